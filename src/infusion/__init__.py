@@ -1,0 +1,78 @@
+"""How training data shapes a model, measured.
+
+    task   = Task(model, outputs, loss, likelihood="categorical")
+    curv   = fit_ekfac(task, train)
+    ihvp   = curv.solve(gradient(task, measurement), damping_ratio=0.1)
+    infl   = influence(task, train, ihvp)
+    chosen = select(infl, k=100)
+    edits  = craft(task, train, chosen, ihvp, budget=LInf(8 / 255), steps=50)
+    edited = edits.apply(train)
+
+Names are loaded on first use, so that ``infusion --help`` does not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from infusion.attribution import gradient, influence
+    from infusion.curvature.ekfac import EKFAC, fit_ekfac
+    from infusion.data.edits import Edits
+    from infusion.errors import InfusionError
+    from infusion.measure import log_prob
+    from infusion.perturb.budget import L2, LInf
+    from infusion.perturb.gradient import perturbation_gradient
+    from infusion.perturb.pixels import craft, predicted_effect
+    from infusion.records import Batch, Dataset, Task
+    from infusion.selection import select
+    from infusion.tasks import classification
+    from infusion.training import train
+
+_HOMES = {
+    "EKFAC": "curvature.ekfac",
+    "fit_ekfac": "curvature.ekfac",
+    "Edits": "data.edits",
+    "InfusionError": "errors",
+    "gradient": "attribution",
+    "influence": "attribution",
+    "log_prob": "measure",
+    "L2": "perturb.budget",
+    "LInf": "perturb.budget",
+    "perturbation_gradient": "perturb.gradient",
+    "craft": "perturb.pixels",
+    "predicted_effect": "perturb.pixels",
+    "Batch": "records",
+    "Dataset": "records",
+    "Task": "records",
+    "select": "selection",
+    "classification": "tasks",
+    "train": "training",
+}
+
+__all__ = [
+    "EKFAC",
+    "L2",
+    "Batch",
+    "Dataset",
+    "Edits",
+    "InfusionError",
+    "LInf",
+    "Task",
+    "classification",
+    "craft",
+    "fit_ekfac",
+    "gradient",
+    "influence",
+    "log_prob",
+    "perturbation_gradient",
+    "predicted_effect",
+    "select",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its home module."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,5 @@
+"""``python -m infusion``."""
+
+from infusion.cli import main
+
+main()

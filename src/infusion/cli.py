@@ -1,0 +1,200 @@
+"""The command ``infusion``: flags to settings, results to a table or JSON."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import Positional, arg
+
+from infusion.configs import Delivery, Fisher, RunConfig
+from infusion.errors import InfusionError, InputError
+
+JSON_KEYS = (
+    "preset",
+    "scale",
+    "n_pairs",
+    "seeds",
+    "clean_accuracy",
+    "effects",
+    "paired",
+    "predicted_vs_realised",
+)
+
+
+def run(  # noqa: PLR0917
+    preset: Positional[Annotated[str | None, arg(metavar="PRESET")]] = None,
+    config: Path | None = None,
+    data: str | None = None,
+    scale: Literal["small", "paper"] = "small",
+    k: int | None = None,
+    pairs: int | None = None,
+    seed: int | None = None,
+    probe: int | None = None,
+    target: str | None = None,
+    epsilon: float | None = None,
+    steps: int | None = None,
+    delivery: Delivery | None = None,
+    fisher: Fisher | None = None,
+    damping: float | None = None,
+    damping_ratio: float | None = None,
+    base: str | None = None,
+    device: Literal["cpu", "cuda"] | None = None,
+    threads: int | None = None,
+    out: Path | None = None,
+    json: Annotated[bool, arg(name="json")] = False,
+) -> None:
+    """Train, attribute, edit, retrain, measure against controls, write the page.
+
+    Args:
+        preset: digits or cifar10.
+        config: Replay the config.yaml of a run folder instead of a preset.
+        data: Folder of parquet, image folder or hub dataset, for cifar10.
+        scale: small takes minutes on two cores, paper has the paper's settings.
+        k: Documents to edit.
+        pairs: Probe-target pairs to measure; 0 trains the base model only.
+        seed: Root seed of initialisation, orders and controls.
+        probe: Position of one probe in the test set.
+        target: Class to steer probes to, by name or number.
+        epsilon: Budget in values, e.g. 0.03 of the range 0 to 1.
+        steps: Ascent steps.
+        delivery: realisable, or as_coded like the paper's code.
+        fisher: exact, sampled or empirical.
+        damping: Absolute damping, nats per squared parameter.
+        damping_ratio: Damping over each layer's mean eigenvalue.
+        base: Folder with the last two checkpoints of a base model.
+        device: Where to compute.
+        threads: CPU threads, and retrains side by side.
+        out: Run folder; the default is named after the settings.
+        json: Print one JSON object as the last line of standard output.
+    """
+    from infusion.presets.run import run as run_preset
+    from infusion.report.tables import effects_table
+
+    settings, folder = _settings(preset, config, scale)
+    settings = _override(
+        settings,
+        {
+            "pairs": pairs,
+            "seed": seed,
+            "probe": probe,
+            "base": base,
+            "device": device,
+            "threads": threads,
+            "target": _class(settings.preset, target),
+            "data": {"source": data},
+            "edit": {"k": k, "epsilon": epsilon, "steps": steps, "delivery": delivery},
+            "curvature": {"fisher": fisher, **_damping(damping, damping_ratio)},
+        },
+    )
+    done = run_preset(settings, out or folder or _folder(settings))
+    print_table = sys.stderr if json else sys.stdout
+    effects_table(done.results, print_table)
+    print_table.write(f"page: {done.page}\n")
+    if json:
+        _print_json(done.results, done.page)
+
+
+def report(folder: Positional[Path]) -> None:
+    """Draw the page of a finished run again.
+
+    Args:
+        folder: Run folder.
+    """
+    from infusion.report.page import report as draw
+
+    sys.stdout.write(f"page: {draw(folder)}\n")
+
+
+COMMANDS = {"run": run, "report": report}
+
+
+def main() -> None:
+    """Run the command line; wrong input ends with one line and status 2."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="infusion",
+            description="How training data shapes a model, measured.",
+        )
+    except InfusionError as error:
+        sys.stderr.write(f"infusion: {error}\n")
+        sys.exit(2)
+
+
+def _settings(
+    preset: str | None, config: Path | None, scale: str
+) -> tuple[RunConfig, Path | None]:
+    """Return the settings to start from, and the run folder of a replay."""
+    from infusion.config_files import from_yaml
+    from infusion.presets import find_preset
+
+    if (preset is None) == (config is None):
+        raise InputError(
+            f"exactly one of PRESET and --config must be given, got {preset} and "
+            f"{config}; try `infusion run digits`"
+        )
+    if config is None:
+        assert preset is not None
+        return find_preset(preset).configs[scale], None
+    if not config.is_file():
+        raise InputError(
+            f"--config must name a file, got {config}; use RUN/config.yaml"
+        )
+    folder = config.parent
+    return from_yaml(config.read_text()), folder.with_name(folder.name + "-replay")
+
+
+def _override(settings: Any, given: dict[str, Any]) -> Any:
+    values = {
+        name: _override(getattr(settings, name), value)
+        if isinstance(value, dict)
+        else value
+        for name, value in given.items()
+        if value is not None
+    }
+    return replace(settings, **values)
+
+
+def _damping(damping: float | None, ratio: float | None) -> dict[str, Any]:
+    raise_both = damping is not None and ratio is not None
+    if raise_both:
+        raise InputError(
+            f"at most one of --damping and --damping-ratio must be given, got {damping} "
+            f"and {ratio}"
+        )
+    return {"damping": damping, "damping_ratio": ratio}
+
+
+def _class(preset: str, name: str | None) -> int | None:
+    from infusion.presets import find_preset
+
+    if name is None:
+        return None
+    names = find_preset(preset).class_names
+    if name in names:
+        return names.index(name)
+    if name.isdigit() and int(name) < len(names):
+        return int(name)
+    raise InputError(
+        f"--target must be one of {', '.join(names)} or 0…{len(names) - 1}, got {name!r}"
+    )
+
+
+def _folder(settings: RunConfig) -> Path:
+    from infusion.store import digest
+
+    name = f"{settings.preset}-{settings.scale}-seed{settings.seed}"
+    return Path("runs") / f"{name}-{digest(settings)[:8]}"
+
+
+def _print_json(results: dict[str, Any], page: Path) -> None:
+    value = {key: results.get(key) for key in JSON_KEYS}
+    value |= {"run": str(page.parent), "report": str(page)}
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Configurations to YAML and back."""
+
+import dataclasses
+from typing import Any, get_origin, get_type_hints
+
+import yaml
+
+from infusion.configs import RunConfig
+from infusion.errors import InputError
+
+
+def to_yaml(config: RunConfig) -> str:
+    """Write a configuration so that :func:`from_yaml` reads the same one.
+
+    Args:
+        config: Any run.
+
+    Returns:
+        YAML text.
+    """
+    plain = _lists(dataclasses.asdict(config))
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
+def from_yaml(text: str) -> RunConfig:
+    """Read a configuration.
+
+    Args:
+        text: Content of a ``config.yaml``.
+
+    Returns:
+        The run it replays.
+
+    Raises:
+        InputError: It is not YAML, or a key is missing or unknown.
+    """
+    try:
+        plain = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(
+            f"a config must be YAML, got {str(error).splitlines()[0]}; use the "
+            "config.yaml of a run folder"
+        ) from error
+    return _build(RunConfig, plain, "config")
+
+
+def _lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _lists(inner) for key, inner in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _build(kind: type[Any], plain: Any, where: str) -> Any:
+    names = {field.name for field in dataclasses.fields(kind)}
+    got = set(plain) if isinstance(plain, dict) else set()
+    required = {
+        f.name
+        for f in dataclasses.fields(kind)
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
+    if got - names or required - got:
+        raise InputError(
+            f"{where} must have the keys {sorted(required)} and no others than "
+            f"{sorted(names)}, got {sorted(got)}; use the config.yaml of a run folder"
+        )
+    hints = get_type_hints(kind)
+    values = {}
+    for name in got:
+        hint, value = hints[name], plain[name]
+        if dataclasses.is_dataclass(hint):
+            value = _build(hint, value, f"{where}.{name}")  # pyright: ignore[reportArgumentType]
+        elif get_origin(hint) is tuple:
+            value = tuple(value)
+        values[name] = value
+    return kind(**values)

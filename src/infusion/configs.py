@@ -1,0 +1,156 @@
+"""Every knob on one page. This module does not import torch."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Fisher = Literal["exact", "sampled", "empirical"]
+Ascent = Literal["sign", "raw"]
+Delivery = Literal["realisable", "as_coded"]
+Arm = Literal[
+    "edit",
+    "clean_replay",
+    "noise_linf",
+    "noise_l2",
+    "random_documents",
+    "copies_1",
+    "copies_5",
+]
+ARMS: tuple[Arm, ...] = (
+    "edit",
+    "clean_replay",
+    "noise_linf",
+    "noise_l2",
+    "random_documents",
+    "copies_1",
+    "copies_5",
+)
+CONTROLS: tuple[Arm, ...] = ARMS[1:]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the documents come from and how they are split.
+
+    Attributes:
+        source: ``"bundled"`` for the digits that come with scikit-learn, else a folder
+            of parquet files, an image folder, or the name of a hub dataset.
+        train: Documents to train on; the rest of the training split is left alone.
+        split_seed: Seed of the permutation that chooses them.
+    """
+
+    source: str
+    train: int
+    split_seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training recipe, used for the base model and for every retrain of it.
+
+    Attributes:
+        epochs: Passes over the training documents.
+        batch_size: Documents per step; the last batch may be smaller.
+        optimiser: Plain SGD or Adam.
+        lr: Learning rate.
+        momentum: SGD only.
+        weight_decay: As the optimiser defines it.
+        milestones: Epochs after which the learning rate is multiplied by ``gamma``.
+        gamma: See ``milestones``.
+        order: ``"fixed"`` reuses one permutation every epoch, as the paper does;
+            ``"fresh"`` draws one per epoch.
+        channels_last: Memory layout of convolutions; faster on CPUs.
+    """
+
+    epochs: int
+    batch_size: int
+    optimiser: Literal["sgd", "adam"] = "sgd"
+    lr: float = 0.01
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+    order: Literal["fixed", "fresh"] = "fresh"
+    channels_last: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvatureConfig:
+    """EK-FAC and its damping.
+
+    Attributes:
+        fisher: Which second moment of gradients to fit.
+        damping: Absolute ``λ``, in nats per squared parameter; or
+        damping_ratio: ``λ`` over each layer's mean eigenvalue. Exactly one is given.
+        batch_size: Documents held at once.
+        skip: Module types or names left out of the curvature.
+    """
+
+    fisher: Fisher = "sampled"
+    damping: float | None = None
+    damping_ratio: float | None = None
+    batch_size: int = 128
+    skip: tuple[str, ...] = ("BatchNorm2d",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditConfig:
+    """Which documents are edited, how far, and how the edit is stored.
+
+    Attributes:
+        k: Documents to edit.
+        norm: Norm of the budget.
+        epsilon: Budget in values, e.g. ``8/255``; at most this much is used.
+        steps: Ascent steps.
+        step_size: In values.
+        ascent: Sign of the gradient, or the gradient itself.
+        delivery: ``"realisable"``: clamped and on the storage grid. ``"as_coded"``:
+            the paper's code, floats that may leave the valid range.
+    """
+
+    k: int
+    norm: Literal["linf", "l2"] = "linf"
+    epsilon: float
+    steps: int
+    step_size: float
+    ascent: Ascent = "sign"
+    delivery: Delivery = "realisable"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides the results of a run.
+
+    Attributes:
+        preset: Name of the preset.
+        scale: ``"small"`` takes minutes on two cores, ``"paper"`` the paper's settings.
+        data: Documents.
+        train: Recipe of base model and retrains.
+        curvature: EK-FAC.
+        edit: Crafting.
+        pairs: Probe-target pairs to measure; 0 trains the base model only.
+        pair_seed: Seed of the rule that lists the pairs.
+        seed: Root seed of initialisation, orders and controls.
+        probe: Position of the one probe in the test set; ``None`` draws ``pairs``.
+        target: Class every probe is steered to; ``None`` draws one per probe.
+        base: Folder of checkpoints to start from instead of training.
+        threads: CPU threads. Every training uses one thread, and that many run side
+            by side; the other stages use them all.
+        device: ``"cpu"`` or ``"cuda"``.
+        arms: The edit and its controls.
+    """
+
+    preset: str
+    scale: Literal["small", "paper"]
+    data: DataConfig
+    train: TrainConfig
+    curvature: CurvatureConfig
+    edit: EditConfig
+    pairs: int
+    pair_seed: int = 999
+    seed: int = 0
+    probe: int | None = None
+    target: int | None = None
+    base: str | None = None
+    threads: int = 2
+    device: str = "cpu"
+    arms: tuple[Arm, ...] = field(default=ARMS)

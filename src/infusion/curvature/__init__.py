@@ -1,0 +1,1 @@
+"""Curvature of the training objective: capture, Fisher directions, EK-FAC, solves."""

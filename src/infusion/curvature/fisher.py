@@ -1,0 +1,190 @@
+"""Directions in output space whose outer products make up each Fisher.
+
+For one document with outputs ``z`` and gradient ``∂ℓ/∂z = u``, the second moment of
+parameter gradients is ``Σ_d Jᵀ u_d u_dᵀ J`` over these directions ``u_d``:
+
+===========  =======================================================================
+exact        one per output; categorical ``√p_c (e_c − p)``, gaussian ``e_c``. Equals
+             the Gauss–Newton matrix of the loss (Martens 2020, §9).
+sampled      ``u(ŷ)/√draws`` for labels ``ŷ`` drawn from the model.
+empirical    ``u(y)`` for the document's own label.
+===========  =======================================================================
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from infusion.configs import Fisher
+from infusion.errors import InputError
+from infusion.records import Batch, LabelSampler, Task
+from infusion.seeding import derive, uniforms
+
+
+def categorical_labels(
+    outputs: Float[Tensor, "b ... c"], uniform: Float[Tensor, "b ... c"]
+) -> Int[Tensor, "b ..."]:
+    """Draw one class per position from the softmax, by inverse distribution function.
+
+    Args:
+        outputs: Logits.
+        uniform: Only the first number of each position is used.
+
+    Returns:
+        Class indices.
+    """
+    cumulative = outputs.double().softmax(-1).cumsum(-1)
+    below = cumulative < uniform[..., :1].to(cumulative)
+    return below.sum(-1).clamp_(max=outputs.shape[-1] - 1)
+
+
+def gaussian_labels(
+    outputs: Float[Tensor, "b ..."], uniform: Float[Tensor, "b ..."]
+) -> Float[Tensor, "b ..."]:
+    """Draw targets from a unit-variance normal around the outputs.
+
+    Args:
+        outputs: Means.
+        uniform: Turned into normals by the inverse distribution function.
+
+    Returns:
+        Targets of the same shape.
+    """
+    return outputs + torch.special.ndtri(uniform).to(outputs)
+
+
+SAMPLERS: dict[str, LabelSampler] = {
+    "categorical": categorical_labels,
+    "gaussian": gaussian_labels,
+}
+
+
+@dataclass(frozen=True)
+class Directions:
+    """Makes the directions of one Fisher for any batch.
+
+    Attributes:
+        task: Loss and likelihood.
+        fisher: Which of the three.
+        draws: Labels per document, for ``"sampled"``.
+        seed: Of the label draws.
+    """
+
+    task: Task
+    fisher: Fisher
+    draws: int
+    seed: int
+
+    def __call__(
+        self, outputs: Tensor, batch: Batch, documents: Int[Tensor, " b"]
+    ) -> Iterator[Tensor]:
+        """Yield directions of the shape of ``outputs``.
+
+        Args:
+            outputs: Detached outputs of the batch.
+            batch: Documents.
+            documents: Their positions in the dataset, which key the label draws.
+
+        Yields:
+            One tensor per backward pass.
+        """
+        if self.fisher == "empirical":
+            yield _loss_gradient(self.task, outputs, batch)
+        elif self.fisher == "exact":
+            yield from _exact(self.task, outputs)
+        else:
+            likelihood = self.task.likelihood
+            sampler = (
+                SAMPLERS[likelihood] if isinstance(likelihood, str) else likelihood
+            )
+            assert sampler is not None, "resolve_fisher lets no such task through"
+            for draw in range(self.draws):
+                key = derive(self.seed, "fisher", draw)
+                uniform = uniforms(key, documents, tuple(outputs.shape[1:]))
+                labels = sampler(outputs, uniform.to(outputs.device))
+                drawn = batch._replace(labels=labels)
+                scale = math.sqrt(self.draws)
+                yield _loss_gradient(self.task, outputs, drawn) / scale
+
+
+def _loss_gradient(task: Task, outputs: Tensor, batch: Batch) -> Tensor:
+    with torch.enable_grad():
+        leaf = outputs.detach().requires_grad_()
+        return torch.autograd.grad(task.loss(leaf, batch).sum(), leaf)[0]
+
+
+def _exact(task: Task, outputs: Tensor) -> Iterator[Tensor]:
+    flat = outputs.flatten(1)
+    if task.likelihood == "categorical":
+        p = outputs.softmax(-1)
+        for c in range(outputs.shape[-1]):
+            direction = -p * p[..., c : c + 1].sqrt()
+            direction[..., c] += p[..., c].sqrt()
+            yield direction
+        return
+    for c in range(flat.shape[1]):
+        direction = torch.zeros_like(flat)
+        direction[:, c] = 1.0
+        yield direction.view_as(outputs)
+
+
+def check_likelihood(task: Task, outputs: Tensor, batch: Batch) -> None:
+    """Check that the named likelihood is the one the loss is the negative log of.
+
+    The loss's second derivative along one direction must be that of the likelihood.
+
+    Args:
+        task: Loss and likelihood.
+        outputs: Detached outputs of one batch.
+        batch: The batch.
+
+    Raises:
+        InputError: They differ by more than rounding.
+    """
+    if not isinstance(task.likelihood, str):
+        return
+    leaf = outputs.detach().double().requires_grad_()
+    v = torch.randn(leaf.shape, generator=torch.Generator().manual_seed(0)).to(leaf)
+    labels = batch.labels.double() if batch.labels.is_floating_point() else batch.labels
+    with torch.enable_grad():
+        loss = task.loss(leaf, batch._replace(labels=labels)).sum()
+        (first,) = torch.autograd.grad(loss, leaf, create_graph=True)
+        (got,) = torch.autograd.grad((first * v).sum(), leaf)
+    expected = v
+    if task.likelihood == "categorical":
+        p = leaf.detach().softmax(-1)
+        expected = p * v - p * (p * v).sum(-1, keepdim=True)
+    error = float((got - expected).norm() / expected.norm())
+    if not error < 1e-4:
+        raise InputError(
+            f"the loss must be the negative log of likelihood={task.likelihood!r} up "
+            f"to a constant, got a second derivative off by {error:.0%}; a gaussian "
+            "loss is ½‖y − outputs‖²; else pass a sampler or fisher='empirical'"
+        )
+
+
+def resolve_fisher(task: Task, fisher: Fisher) -> None:
+    """Refuse a Fisher that the task's likelihood cannot give.
+
+    Args:
+        task: Its likelihood is read.
+        fisher: Which Fisher was asked for.
+
+    Raises:
+        InputError: The true Fisher of a task without likelihood, or the exact one of
+            a likelihood given as a sampler.
+    """
+    if fisher != "empirical" and task.likelihood is None:
+        raise InputError(
+            f"fisher={fisher!r} must know the likelihood of the loss, got a task "
+            "without one; set Task.likelihood or pass fisher='empirical'"
+        )
+    if fisher == "exact" and not isinstance(task.likelihood, str):
+        raise InputError(
+            "fisher='exact' must know the likelihood by name, got a sampler; pass "
+            "fisher='sampled' with enough draws"
+        )

@@ -1,0 +1,1 @@
+"""Documents in, edited documents out, each row with its own hash."""

@@ -1,0 +1,136 @@
+"""Edits: changed documents with their originals, applied, undone and listed."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from infusion.data.hashing import row_hashes
+from infusion.errors import InputError
+from infusion.records import Dataset
+
+
+@dataclass(frozen=True)
+class Edits:
+    """A few documents before and after, at their positions in a dataset.
+
+    Attributes:
+        documents: Positions, no two equal.
+        before: The original rows, as stored.
+        after: The edited rows; on another storage (floats) only for ``as_coded``.
+        operator: What made them, e.g. ``"ascent"``.
+        asked: Budget asked for, e.g. ``{"norm": "linf", "epsilon": 0.125}``.
+        seed: Seed of a random operator.
+        config_hash: Hash of the run's configuration, where there is one.
+    """
+
+    documents: Int[Tensor, " k"]
+    before: Dataset
+    after: Dataset
+    operator: str
+    asked: dict[str, Any]
+    seed: int | None = None
+    config_hash: str | None = None
+
+    def __len__(self) -> int:
+        """Count the edited documents."""
+        return len(self.documents)
+
+    @property
+    def delta(self) -> Tensor:
+        """Change of each document, in values."""
+        return self.after.values().inputs - self.before.values().inputs
+
+    @property
+    def manifest(self) -> list[dict[str, Any]]:
+        """One record per edited document: hashes, labels, budget asked and reached."""
+        delta = self.delta.flatten(1)
+        rows = zip(
+            self.documents.tolist(),
+            row_hashes(self.before),
+            row_hashes(self.after),
+            self.before.labels.tolist(),
+            self.after.labels.tolist(),
+            delta.abs().amax(1).tolist(),
+            delta.double().norm(dim=1).tolist(),
+            strict=True,
+        )
+        return [
+            {
+                "index": index,
+                "hash_before": hash_before,
+                "hash_after": hash_after,
+                "label_before": label_before,
+                "label": label,
+                "operator": self.operator,
+                "asked": self.asked,
+                "reached": {"linf": linf, "l2": l2},
+                "seed": self.seed,
+                "config_hash": self.config_hash,
+            }
+            for index, hash_before, hash_after, label_before, label, linf, l2 in rows
+        ]
+
+    def apply(self, data: Dataset) -> Dataset:
+        """Return the dataset with the edited rows in place.
+
+        Args:
+            data: Must hold the original rows at their positions.
+
+        Returns:
+            A new dataset; stored as float values if the edits are.
+
+        Raises:
+            InputError: A row to replace is not the original.
+        """
+        self._expect(data, self.before, "apply")
+        if self.after.levels != self.before.levels:
+            data = data.values()
+        return self._put(data, self.after)
+
+    def undo(self, data: Dataset) -> Dataset:
+        """Return the dataset with the original rows back, on their storage grid.
+
+        Args:
+            data: Must hold the edited rows at their positions.
+
+        Returns:
+            The dataset the edits were applied to, row for row.
+
+        Raises:
+            InputError: A row to restore is not the edited one.
+        """
+        self._expect(data, self.after, "undo")
+        levels = self.before.levels
+        if levels is not None and data.levels is None:
+            # Values of unedited rows are level / levels in float32, exact to invert;
+            # the edited rows are about to be replaced.
+            inputs = (data.inputs * levels).round().clamp(0, levels).to(torch.uint8)
+            data = replace(data, inputs=inputs, levels=levels)
+        return self._put(replace(data, valid=self.before.valid), self.before)
+
+    def _put(self, data: Dataset, rows: Dataset) -> Dataset:
+        inputs, labels = data.inputs.clone(), data.labels.clone()
+        inputs[self.documents] = rows.inputs
+        labels[self.documents] = rows.labels
+        return replace(data, inputs=inputs, labels=labels)
+
+    def _expect(self, data: Dataset, rows: Dataset, verb: str) -> None:
+        highest = int(self.documents.max())
+        if highest >= len(data):
+            raise InputError(
+                f"to {verb} edits the dataset must hold document {highest}, got "
+                f"{len(data)} documents; use the dataset the edits were made for"
+            )
+        have, want = row_hashes(data.take(self.documents)), row_hashes(rows)
+        wrong = [
+            int(d) for d, h, w in zip(self.documents, have, want, strict=True) if h != w
+        ]
+        if wrong:
+            raise InputError(
+                f"to {verb} edits every row must hash as listed in the manifest, got "
+                f"{len(wrong)} others, first document {wrong[0]}; use the dataset the "
+                "edits were made for"
+            )

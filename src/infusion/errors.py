@@ -1,0 +1,24 @@
+"""The failures a caller may want to catch.
+
+Every message says what must hold, what it got, and what to do about it.
+"""
+
+
+class InfusionError(Exception):
+    """Anything this package refuses to do; the command ends with status 2."""
+
+
+class InputError(InfusionError, ValueError):
+    """A value handed in by the user breaks a stated condition."""
+
+
+class ArtefactError(InfusionError):
+    """A stored file is truncated, altered, or was made from other inputs."""
+
+
+class UncoveredLayerError(InfusionError):
+    """A trainable layer that the curvature cannot represent was not skipped."""
+
+
+class DivergedError(InfusionError):
+    """A training loss or a score became NaN or infinite."""

@@ -1,0 +1,153 @@
+"""Measurements, what a model does with a probe, and intervals over probes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from infusion.records import Dataset, Measurement, Task
+from infusion.seeding import derive
+from infusion.tasks import batches, evaluating
+
+BOOTSTRAP_DRAWS = 10_000
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What a model does with one probe.
+
+    Attributes:
+        probabilities: Of every class.
+        p: Probability of the target.
+        log_p: Its natural logarithm.
+        log_odds: ``log p − log(1 − p)``.
+        top1: The most probable class.
+    """
+
+    probabilities: list[float]
+    p: float
+    log_p: float
+    log_odds: float
+    top1: int
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with a 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def log_prob(probe: Float[Tensor, "..."], target: int) -> Measurement:
+    """Measure the log probability of a class on one input.
+
+    Args:
+        probe: One input as the model sees it, without batch axis.
+        target: Class that should become likelier.
+
+    Returns:
+        ``f(model) = log p(target | probe)``, in nats.
+    """
+
+    def measurement(model: nn.Module) -> Tensor:
+        return model(probe[None]).log_softmax(-1)[0, target]
+
+    return measurement
+
+
+def behaviour(model: nn.Module, probe: Float[Tensor, "..."], target: int) -> Behaviour:
+    """Evaluate a classifier on one probe, in eval mode and float64 after the logits.
+
+    Args:
+        model: Classifier.
+        probe: One input, without batch axis.
+        target: Class of interest.
+
+    Returns:
+        Probabilities and what follows from them.
+    """
+    with evaluating(model), torch.no_grad():
+        logits = model(probe[None])[0].double().cpu()
+    log_p = logits.log_softmax(0)
+    others = torch.cat([log_p[:target], log_p[target + 1 :]]).logsumexp(0)
+    return Behaviour(
+        probabilities=log_p.exp().tolist(),
+        p=float(log_p[target].exp()),
+        log_p=float(log_p[target]),
+        log_odds=float(log_p[target] - others),
+        top1=int(logits.argmax()),
+    )
+
+
+def predictions(task: Task, data: Dataset, *, batch_size: int = 500) -> Tensor:
+    """Predict the class of every document.
+
+    Args:
+        task: Classifier, run in eval mode.
+        data: Documents.
+        batch_size: Documents held at once.
+
+    Returns:
+        Class indices ``[n]``.
+    """
+    with evaluating(task.model), torch.no_grad():
+        parts = [
+            task.outputs(task.model, batch).argmax(-1).cpu()
+            for _, batch in batches(task, data, batch_size)
+        ]
+    return torch.cat(parts)
+
+
+def accuracy(task: Task, data: Dataset) -> float:
+    """Share of documents whose label is predicted.
+
+    Args:
+        task: Classifier.
+        data: Labelled documents.
+
+    Returns:
+        Between 0 and 1.
+    """
+    return float((predictions(task, data) == data.labels).double().mean())
+
+
+def bootstrap_mean(
+    values: list[float], *, seed: int, draws: int = BOOTSTRAP_DRAWS
+) -> Interval:
+    """Mean over probes with its percentile bootstrap interval.
+
+    Args:
+        values: One per probe, at least one; differences for a paired interval.
+        seed: Root seed; the draws are the same for every list of one length, so that
+            intervals of paired lists are paired too.
+        draws: Resamples.
+
+    Returns:
+        Mean, 2.5th and 97.5th percentile; low = mean = high for one value.
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    generator = np.random.default_rng(derive(seed, "bootstrap", len(sample)))
+    picks = generator.integers(0, len(sample), (draws, len(sample)))
+    low, high = np.percentile(sample[picks].mean(1), [2.5, 97.5])
+    return Interval(float(sample.mean()), float(low), float(high))
+
+
+def rank_correlation(left: list[float], right: list[float]) -> float | None:
+    """Spearman's rank correlation, None where it is undefined.
+
+    Args:
+        left: One value per probe.
+        right: Its partner.
+
+    Returns:
+        Between −1 and 1; None for fewer than three probes or constant values.
+    """
+    from scipy.stats import spearmanr
+
+    if len(left) < 3 or len(set(left)) == 1 or len(set(right)) == 1:
+        return None
+    return float(spearmanr(left, right).statistic)  # pyright: ignore[reportAttributeAccessIssue]

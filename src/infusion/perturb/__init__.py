@@ -1,0 +1,1 @@
+"""Edits of documents: gradient, budgets, projected ascent, delivery, controls."""

@@ -1,0 +1,109 @@
+"""Edits that any effect must beat: matched noise, and explicit copies of the probe."""
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from infusion.data.edits import Edits
+from infusion.errors import InputError
+from infusion.perturb.budget import BUDGETS, per_document
+from infusion.perturb.pixels import deliver
+from infusion.records import Dataset
+
+_BISECTIONS = 30
+_LONGEST = 8.0
+"""How many times longer than wanted the noise may be before clamping."""
+
+
+def noise_like(
+    edits: Edits, *, match: Literal["linf", "l2"], seed: int, generator: torch.Generator
+) -> Edits:
+    """Random edits of the same documents, matched document by document.
+
+    ``"linf"``: every entry moves by the edit's largest change, with a random sign, the
+    longest noise of that L∞. ``"l2"``: normal noise whose length after clamping and
+    rounding is the edit's, found by bisection.
+
+    Args:
+        edits: What to match.
+        match: Norm in which sizes are equal.
+        seed: Recorded in the manifest.
+        generator: Stream of the noise.
+
+    Returns:
+        Noise on the same storage; what it reached is in its manifest.
+    """
+    like = edits.delta
+    wanted = BUDGETS[match].size(like)
+    if match == "linf":
+        signs = torch.randint(0, 2, like.shape, generator=generator) * 2.0 - 1.0
+        after = _store(edits, signs * per_document(wanted, like))
+    else:
+        unit = torch.randn(like.shape, generator=generator)
+        unit = unit / per_document(BUDGETS["l2"].size(unit), unit)
+        after = _store(edits, unit * per_document(_scale(edits, unit, wanted), unit))
+    asked = {"norm": match, "epsilon": float(wanted.max()), "like": edits.operator}
+    return replace(
+        edits, after=after, operator=f"noise_{match}", asked=asked, seed=seed
+    )
+
+
+def _store(edits: Edits, noise: Tensor) -> Dataset:
+    if edits.after.levels != edits.before.levels:  # as_coded: floats, not clamped
+        return replace(edits.after, inputs=edits.before.values().inputs + noise)
+    levels = edits.before.levels
+    if levels is not None:  # nearest level: truncation would eat small noise
+        noise = (noise * levels).round() / levels
+    return deliver(edits.before, noise, None)
+
+
+def _scale(
+    edits: Edits, unit: Float[Tensor, "k ..."], wanted: Float[Tensor, " k"]
+) -> Float[Tensor, " k"]:
+    """Smallest scale per document whose stored noise is at least as long as wanted."""
+    before = edits.before.values().inputs
+    low, high = torch.zeros_like(wanted), wanted * _LONGEST
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        stored = _store(edits, unit * per_document(middle, unit))
+        length = BUDGETS["l2"].size(stored.values().inputs - before)
+        reached = length >= wanted
+        high, low = (
+            torch.where(reached, middle, high),
+            torch.where(reached, low, middle),
+        )
+    return high
+
+
+def copies(
+    data: Dataset, documents: Int[Tensor, " m"], probe: Dataset, target: int
+) -> Edits:
+    """Replace documents by explicit copies of the probe with the target label.
+
+    Args:
+        data: The whole training set.
+        documents: Which to replace.
+        probe: The probe as a dataset of one row, on the training set's storage.
+        target: Label of the copies.
+
+    Returns:
+        Edits without a pixel budget.
+
+    Raises:
+        InputError: The probe is not one row of the training set's storage.
+    """
+    if len(probe) != 1 or probe.inputs.shape[1:] != data.inputs.shape[1:]:
+        raise InputError(
+            f"a probe must be one document of shape {tuple(data.inputs.shape[1:])}, "
+            f"got {tuple(probe.inputs.shape)}; take one row of the test set"
+        )
+    before = data.take(documents)
+    after = replace(
+        before,
+        inputs=probe.inputs.expand(before.inputs.shape).clone(),
+        labels=torch.full_like(before.labels, target),
+    )
+    return Edits(documents, before, after, operator="copy", asked={"target": target})

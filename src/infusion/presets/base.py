@@ -1,0 +1,100 @@
+"""The base model: trained or taken over, an epoch per checkpoint."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from infusion import checkpoints
+from infusion.measure import accuracy
+from infusion.presets.context import Run, checkpoint_file
+from infusion.progress import progress
+from infusion.records import Task
+from infusion.store import Store
+from infusion.training import Checkpoint, load_model, train
+
+
+def base_model(run: Run) -> tuple[Task, Checkpoint, Checkpoint]:
+    """Train the base model, or take it from ``--base``; continue where it stopped.
+
+    Args:
+        run: Settings and documents.
+
+    Returns:
+        The trained task, its state one epoch before the end, and at the end.
+
+    Raises:
+        InputError: ``--base`` lacks a checkpoint.
+        ArtefactError: A checkpoint is of another architecture, order or run.
+        DivergedError: A training loss became NaN or infinite.
+    """
+    config, store, task = run.config, run.store, run.make_task()
+    epochs = config.train.epochs
+    inputs = {
+        "train": asdict(config.train),
+        "data": run.data_sha256["train"],
+        "seed": config.seed,
+        "base": config.base,
+    }
+    if config.base is not None and not store.has(checkpoint_file(epochs), inputs):
+        for checkpoint in checkpoints.read_base(Path(config.base), epochs):
+            load_model(task.model, checkpoint.model)
+            _save(store, checkpoint, inputs)
+    done = [e for e in range(1, epochs + 1) if store.has(checkpoint_file(e), inputs)]
+    start = _read(store, done[-1]) if done else None
+    left = epochs - (done[-1] if done else 0)
+    steps = -(-len(run.train) // config.train.batch_size)
+    if left:
+        torch.set_num_threads(1)
+        with run.timed("train"), progress("train base model", left * steps) as advance:
+            for checkpoint in train(
+                task,
+                run.train,
+                config.train,
+                seed=config.seed,
+                start=start,
+                on_step=lambda: advance(1),
+            ):
+                _save(store, checkpoint, inputs)
+        torch.set_num_threads(config.threads)
+    before, final = _read(store, epochs - 1), _read(store, epochs)
+    load_model(task.model, final.model)
+    if config.train.channels_last:
+        task.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return task, before, final
+
+
+def _save(store: Store, checkpoint: Checkpoint, inputs: dict[str, Any]) -> None:
+    name = checkpoint_file(checkpoint.epoch)
+    store.tensors(name, inputs, lambda: checkpoints.to_tensors(checkpoint))
+
+
+def _read(store: Store, epoch: int) -> Checkpoint:
+    return checkpoints.from_tensors(store.read_tensors(checkpoint_file(epoch)))
+
+
+def epoch_accuracies(run: Run, task: Task) -> dict[str, float]:
+    """Measure clean test accuracy after every epoch that is at hand.
+
+    Args:
+        run: Settings and documents.
+        task: Its model is left at the final checkpoint.
+
+    Returns:
+        Epoch to share of test documents predicted right.
+    """
+    epochs = range(1, run.config.train.epochs + 1)
+    there = [e for e in epochs if run.store.is_finished(checkpoint_file(e))]
+    inputs = {checkpoint_file(e): run.store.sha256(checkpoint_file(e)) for e in there}
+
+    def make() -> dict[str, float]:
+        result = {}
+        with progress("clean accuracy", len(there)) as advance:
+            for epoch in there:
+                load_model(task.model, _read(run.store, epoch).model)
+                result[str(epoch)] = accuracy(task, run.test)
+                advance(1)
+        return result
+
+    return run.store.json("accuracy.json", inputs, make)

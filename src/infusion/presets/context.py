@@ -1,0 +1,83 @@
+"""What the stages of a run share: settings, the run folder, documents, pairs."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from infusion import checkpoints
+from infusion.configs import RunConfig
+from infusion.data.hashing import dataset_hash
+from infusion.presets.preset import Preset
+from infusion.records import Dataset, Task
+from infusion.store import Store
+from infusion.tasks import classification
+from infusion.training import init_model
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A probe and the class it should be taken for.
+
+    Attributes:
+        index: Position in the list of pairs.
+        probe: Position in the test set.
+        label: True class.
+        target: Wanted class; neither the true nor the predicted one.
+    """
+
+    index: int
+    probe: int
+    label: int
+    target: int
+
+    def file(self, folder: str, ending: str) -> str:
+        """Name this pair's artefact in a folder of the run."""
+        return f"{folder}/pair-{self.index:03d}{ending}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every stage needs: settings, the run folder and the documents."""
+
+    config: RunConfig
+    preset: Preset
+    store: Store
+    train: Dataset
+    test: Dataset
+
+    def make_task(self) -> Task:
+        """Build the task with the initialisation of this run's seed."""
+        config = self.config
+
+        def build() -> torch.nn.Module:
+            return self.preset.make_model(config.scale)
+
+        return classification(init_model(build, config.seed).to(config.device))
+
+    @cached_property
+    def data_sha256(self) -> dict[str, str]:
+        """Content hashes of the training and test documents."""
+        return {"train": dataset_hash(self.train), "test": dataset_hash(self.test)}
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add a block's wall time to ``times.json``, in seconds."""
+        start = time.monotonic()
+        yield
+        self.store.add_time(stage, time.monotonic() - start)
+
+
+def checkpoint_file(epoch: int) -> str:
+    """Name a checkpoint inside the run folder.
+
+    Args:
+        epoch: Epochs done.
+
+    Returns:
+        Path relative to the run folder.
+    """
+    return f"checkpoints/{checkpoints.file_name(epoch)}"

@@ -1,0 +1,44 @@
+"""Bundled scans of handwritten digits: the whole loop in minutes, nothing to fetch."""
+
+from torch import nn
+
+from infusion.configs import (
+    CurvatureConfig,
+    DataConfig,
+    EditConfig,
+    RunConfig,
+    TrainConfig,
+)
+from infusion.data.images import load_digits, take_split
+from infusion.models.resnet import TinyResNet
+from infusion.presets.preset import Preset
+from infusion.records import Dataset
+
+
+def _load(config: DataConfig) -> tuple[Dataset, Dataset]:
+    return take_split(load_digits(), config.train, config.split_seed)
+
+
+def _model(scale: str) -> nn.Module:
+    widths = (16, 32, 64) if scale == "small" else (32, 64, 128)
+    return TinyResNet(channels=1, widths=widths)
+
+
+def _config(scale: str) -> RunConfig:
+    return RunConfig(
+        preset="digits",
+        scale="small" if scale == "small" else "paper",
+        data=DataConfig(source="bundled", train=1_500, split_seed=0),
+        train=TrainConfig(epochs=10, batch_size=32, lr=0.05),
+        curvature=CurvatureConfig(damping_ratio=0.1),
+        edit=EditConfig(k=15, epsilon=2 / 16, steps=30, step_size=0.25 / 16),
+        pairs=24 if scale == "small" else 90,
+    )
+
+
+PRESET = Preset(
+    configs={scale: _config(scale) for scale in ("small", "paper")},
+    load=_load,
+    make_model=_model,
+    class_names=tuple("0123456789"),
+)

@@ -1,0 +1,209 @@
+"""Pairs and retrains side by side: one process and one thread each.
+
+One thread per job is faster on the whole than all threads on one job, and makes the
+bits independent of how many run at once.
+"""
+
+import hashlib
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from infusion.checkpoints import from_tensors
+from infusion.configs import Arm, DataConfig, RunConfig
+from infusion.curvature.ekfac import EKFAC
+from infusion.measure import accuracy
+from infusion.params import Params
+from infusion.presets import find_preset
+from infusion.presets.base import base_model
+from infusion.presets.context import Pair, Run, checkpoint_file
+from infusion.presets.infuse import curvature, infuse, read_edits
+from infusion.progress import progress
+from infusion.records import Dataset, Task
+from infusion.retrain import behaviours, retrain
+from infusion.store import Store
+
+
+def job_file(arm: Arm, pair: Pair) -> str:
+    """Name the artefact of one retrain; the clean replay serves all pairs."""
+    if arm == "clean_replay":
+        return "retrain/clean_replay.json"
+    return pair.file("retrain", f"-{arm}.json")
+
+
+def job_inputs(run: Run, pairs: list[Pair], arm: Arm) -> dict[str, Any]:
+    """List what decides the result of one retrain.
+
+    Args:
+        run: Settings and documents.
+        pairs: One pair, or all of them for the clean replay.
+        arm: Which retrain.
+
+    Returns:
+        JSON value.
+    """
+    epochs = run.config.train.epochs
+    edits = None
+    if arm != "clean_replay":
+        edits = run.store.sha256(pairs[0].file("edits", ".safetensors"))
+    return {
+        "arm": arm,
+        "start": run.store.sha256(checkpoint_file(epochs - 1)),
+        "pairs": [asdict(pair) for pair in pairs],
+        "edits": edits,
+        "train": asdict(run.config.train),
+        "seed": run.config.seed,
+    }
+
+
+def model_sha256(model: Params) -> str:
+    """Hash weights and buffers bit for bit.
+
+    Args:
+        model: State of a model.
+
+    Returns:
+        sha256 hex digest.
+    """
+    total = hashlib.sha256()
+    for name in sorted(model):
+        total.update(name.encode() + model[name].cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _documents(preset: str, data: DataConfig) -> tuple[Dataset, Dataset]:
+    return find_preset(preset).load(data)
+
+
+@lru_cache(maxsize=1)
+def _run(root: str, config: RunConfig) -> Run:
+    """Open the run in a worker, once per process."""
+    torch.set_num_threads(1)
+    documents = _documents(config.preset, config.data)
+    return Run(config, find_preset(config.preset), Store(Path(root)), *documents)
+
+
+@lru_cache(maxsize=1)
+def _fitted(root: str, config: RunConfig) -> tuple[Task, EKFAC]:
+    run = _run(root, config)
+    task, _, _ = base_model(run)
+    torch.set_num_threads(1)
+    return task, curvature(run, task)
+
+
+def _infuse(root: str, config: RunConfig, pair: Pair) -> None:
+    infuse(_run(root, config), *_fitted(root, config), pair)
+
+
+def _retrain(root: str, config: RunConfig, pairs: list[Pair], arm: Arm) -> None:
+    run = _run(root, config)
+
+    def make() -> dict[str, Any]:
+        train = run.train
+        if arm != "clean_replay":
+            train = read_edits(run, pairs[0], arm).apply(train)
+        start = run.store.read_tensors(checkpoint_file(config.train.epochs - 1))
+        task, final = retrain(
+            run.make_task,
+            train,
+            config.train,
+            seed=config.seed,
+            start=from_tensors(start),
+        )
+        probes = [(pair.probe, pair.target) for pair in pairs]
+        return {
+            "behaviours": [asdict(b) for b in behaviours(task, run.test, probes)],
+            "accuracy": accuracy(task, run.test),
+            "model_sha256": model_sha256(final.model),
+        }
+
+    run.store.json(job_file(arm, pairs[0]), job_inputs(run, pairs, arm), make)
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "only worker processes run this"
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _side_by_side(
+    run: Run, label: str, job: Callable[..., None], arguments: list[tuple[Any, ...]]
+) -> None:
+    if not arguments:
+        return
+    workers = run.config.threads if run.config.device == "cpu" else 1
+    pool = ProcessPoolExecutor(
+        max_workers=min(workers, len(arguments)),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_die_with_parent,
+    )
+    with run.timed(label), pool, progress(label, len(arguments)) as advance:
+        futures = [
+            pool.submit(job, str(run.store.root), run.config, *given)
+            for given in arguments
+        ]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                advance(1)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def infuse_all(run: Run, pairs: list[Pair]) -> None:
+    """Attribute and craft every pair that the run folder does not hold yet.
+
+    Args:
+        run: Settings and documents; its curvature is fitted.
+        pairs: Probes and targets.
+
+    Raises:
+        InfusionError: Whatever a pair raised; finished ones are kept.
+    """
+    missing = [
+        (pair,)
+        for pair in pairs
+        if not run.store.is_finished(pair.file("edits", ".json"))
+    ]
+    _side_by_side(run, "attribute, craft", _infuse, missing)
+
+
+def retrain_all(run: Run, pairs: list[Pair]) -> None:
+    """Retrain on every edit and control that the run folder does not hold yet.
+
+    Args:
+        run: Settings and documents; ``threads`` trainings run at a time.
+        pairs: Pairs whose edits are crafted.
+
+    Raises:
+        InfusionError: Whatever a training raised; finished ones are kept.
+    """
+    wanted: list[tuple[list[Pair], Arm]] = [
+        ([pair], arm)
+        for pair in pairs
+        for arm in run.config.arms
+        if arm != "clean_replay"
+    ]
+    if "clean_replay" in run.config.arms:
+        wanted.insert(0, (pairs, "clean_replay"))
+    missing = [
+        (group, arm)
+        for group, arm in wanted
+        if not run.store.has(job_file(arm, group[0]), job_inputs(run, group, arm))
+    ]
+    _side_by_side(run, "retrain", _retrain, missing)

@@ -1,0 +1,117 @@
+"""The whole loop: train, attribute, edit, retrain, measure against controls, report."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from infusion.config_files import to_yaml
+from infusion.configs import RunConfig
+from infusion.errors import InputError
+from infusion.perturb.budget import BUDGETS
+from infusion.presets import find_preset
+from infusion.presets.base import base_model, epoch_accuracies
+from infusion.presets.context import Pair, Run
+from infusion.presets.infuse import curvature
+from infusion.presets.jobs import infuse_all, retrain_all
+from infusion.presets.pairs import list_pairs
+from infusion.presets.results import collect
+from infusion.report.page import report
+from infusion.selection import check_k
+from infusion.store import Store, environment, refuse_other_config, write_whole
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run's results, and the page that shows them."""
+
+    results: dict[str, Any]
+    page: Path
+
+
+def run(config: RunConfig, root: Path) -> Finished:
+    """Run a preset to the end, continuing whatever the run folder already holds.
+
+    Args:
+        config: Everything that decides the results.
+        root: Run folder; refused if it was started with another configuration.
+
+    Returns:
+        What ``results.json`` holds, and the path of the page.
+
+    Raises:
+        InfusionError: Wrong settings, unusable data, an altered artefact, a training
+            that diverged.
+    """
+    preset = find_preset(config.preset)
+    train, test = preset.load(config.data)
+    check(config, len(train), len(test))
+    refuse_other_config(root, to_yaml(config))
+    store = Store(root)
+    write_whole(root / "environment.json", _json(environment()))
+    torch.set_num_threads(config.threads)
+    this = Run(config, preset, store, train, test)
+    task, _, _ = base_model(this)
+    accuracies = epoch_accuracies(this, task)
+    pairs = list_pairs(this, task) if config.pairs else []
+    if pairs:
+        curvature(this, task)
+        infuse_all(this, pairs)
+        _write_manifest(this, pairs)
+        retrain_all(this, pairs)
+    results = collect(this, task, pairs, accuracies)
+    write_whole(root / "results.json", _json(results))
+    return Finished(results, report(root))
+
+
+def _write_manifest(this: Run, pairs: list[Pair]) -> None:
+    lines = [
+        json.dumps({"pair": pair.index, "arm": arm, **entry}, sort_keys=True) + "\n"
+        for pair in pairs
+        for arm, facts in this.store.read_json(pair.file("edits", ".json")).items()
+        for entry in facts["manifest"]
+    ]
+    write_whole(this.store.root / "edits/manifest.jsonl", "".join(lines).encode())
+
+
+def _json(value: Any) -> bytes:
+    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False)
+    return (text + "\n").encode()
+
+
+def check(config: RunConfig, num_train: int, num_test: int) -> None:
+    """Refuse settings that would only fail after hours of training.
+
+    Args:
+        config: Settings.
+        num_train: Training documents.
+        num_test: Test documents.
+
+    Raises:
+        InputError: A setting is out of range; the message names it.
+    """
+    check_k(config.edit.k, num_train)
+    BUDGETS[config.edit.norm](config.edit.epsilon)
+    settings = config.curvature
+    if (settings.damping is None) == (settings.damping_ratio is None):
+        raise InputError(
+            "exactly one of damping and damping_ratio must be given, got "
+            f"{settings.damping} and {settings.damping_ratio}"
+        )
+    least = {
+        "pairs": (config.pairs, 0),
+        "threads": (config.threads, 1),
+        "steps": (config.edit.steps, 1),
+        "epochs": (config.train.epochs, 2),
+    }
+    for name, (got, low) in least.items():
+        if got < low:
+            raise InputError(f"{name} must be ≥ {low}, got {got}; choose more")
+    if config.probe is not None and not 0 <= config.probe < num_test:
+        raise InputError(
+            f"the probe must lie in 0…{num_test - 1}, the test set, got {config.probe}"
+        )
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda must find a GPU, got none; use --device cpu")

@@ -1,0 +1,205 @@
+"""The nouns: a task, a dataset with its storage grid, a batch of it.
+
+Axes: ``n`` training documents, ``b`` batch, ``k`` edited documents, ``c`` classes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, Self
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from infusion.errors import InputError
+
+Measurement = Callable[[nn.Module], Tensor]
+"""A scalar function of the model whose increase is the goal."""
+
+LabelSampler = Callable[[Tensor, Tensor], Tensor]
+"""``(outputs, uniforms of the same shape) -> labels``, drawn from the model."""
+
+Likelihood = Literal["categorical", "gaussian"] | LabelSampler | None
+
+
+class Batch(NamedTuple):
+    """Documents as the model sees them: values, not stored levels."""
+
+    inputs: Tensor
+    labels: Tensor
+
+
+def call_model(model: nn.Module, batch: Batch) -> Tensor:
+    """Feed the inputs to the model, the usual way to turn a batch into outputs.
+
+    Args:
+        model: Called with the inputs alone.
+        batch: Documents.
+
+    Returns:
+        Whatever the model returns, one row per document.
+    """
+    return model(batch.inputs)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model, how it turns a batch into outputs, and the loss it was trained with.
+
+    Attributes:
+        model: Holds the parameters ``θ``; every stage here runs it in eval mode.
+        outputs: ``outputs(model, batch) -> [b, …]``.
+        loss: ``loss(outputs, batch) -> [b]``, one value per document, in nats for a
+            likelihood. The training objective is its mean over documents.
+        likelihood: What the loss is the negative log of, up to a constant:
+            ``"categorical"`` over the last axis, ``"gaussian"`` with unit variance
+            (loss ``½‖y − outputs‖²``), or a sampler. Needed for the true Fisher.
+    """
+
+    model: nn.Module
+    outputs: Callable[[nn.Module, Batch], Tensor]
+    loss: Callable[[Tensor, Batch], Tensor]
+    likelihood: Likelihood = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Documents as stored, in a fixed order.
+
+    Attributes:
+        inputs: ``[n, …]``; ``uint8`` levels where ``levels`` is given, else values.
+        labels: ``[n]`` class indices or ``[n, …]`` regression targets.
+        levels: Stored level ``L`` stands for the value ``L / levels``: 255 for 8-bit
+            pixels, 16 for the bundled digits. ``None``: values are stored as floats.
+        valid: Smallest and largest allowed value, ``None`` for no limit.
+        num_classes: Labels lie in ``[0, num_classes)``; ``None`` for regression.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    levels: int | None = None
+    valid: tuple[float, float] | None = None
+    num_classes: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no stage could use.
+
+        Raises:
+            InputError: Empty, of unequal lengths, off the grid, outside the valid
+                range, not finite, or with a label out of range.
+        """
+        if len(self.inputs) == 0:
+            raise InputError(
+                "a dataset must hold at least one document, got 0; check the path"
+            )
+        if len(self.inputs) != len(self.labels):
+            raise InputError(
+                "inputs and labels must be equally many, got "
+                f"{len(self.inputs)} and {len(self.labels)}; give one label each"
+            )
+        _check_values(self)
+        _check_labels(self)
+
+    def __len__(self) -> int:
+        """Count the documents."""
+        return len(self.inputs)
+
+    def batch(
+        self, documents: Int[Tensor, " b"], *, like: Tensor | None = None
+    ) -> Batch:
+        """Read documents as the model sees them.
+
+        Args:
+            documents: Positions in this dataset.
+            like: Give values the dtype and device of this tensor, a parameter say.
+
+        Returns:
+            Values in the model's units; class labels stay integers.
+        """
+        inputs, labels = self.inputs[documents], self.labels[documents]
+        dtype = torch.get_default_dtype() if like is None else like.dtype
+        device = inputs.device if like is None else like.device
+        if self.levels is not None:
+            inputs = inputs.to(device, dtype) / self.levels
+        elif inputs.is_floating_point():
+            inputs = inputs.to(device, dtype)
+        if labels.is_floating_point():
+            labels = labels.to(dtype)
+        return Batch(inputs.to(device), labels.to(device))
+
+    def take(self, documents: Int[Tensor, " k"]) -> Self:
+        """Return the named rows as a dataset of their own.
+
+        Args:
+            documents: Positions in this dataset.
+
+        Returns:
+            A dataset of ``k`` rows on the same storage grid.
+        """
+        return replace(
+            self, inputs=self.inputs[documents], labels=self.labels[documents]
+        )
+
+    def values(self) -> Self:
+        """Return the same documents stored as float32 values, with no valid range.
+
+        Returns:
+            A dataset that can hold values off the storage grid.
+        """
+        if self.levels is None:
+            return replace(self, valid=None)
+        inputs = self.inputs.float() / self.levels
+        return replace(self, inputs=inputs, levels=None, valid=None)
+
+
+def _check_values(data: Dataset) -> None:
+    inputs = data.inputs
+    if data.levels is not None:
+        if inputs.dtype != torch.uint8 or not 1 <= data.levels <= 255:
+            raise InputError(
+                "a storage grid needs uint8 levels and 1 ≤ levels ≤ 255, got "
+                f"{inputs.dtype} and levels={data.levels}; pass levels=None for floats"
+            )
+        if int(inputs.max()) > data.levels:
+            raise InputError(
+                f"stored levels must be ≤ {data.levels}, got {int(inputs.max())}; "
+                "pass the grid the data was stored on"
+            )
+        return
+    if not inputs.is_floating_point():
+        return
+    finite = torch.isfinite(inputs)
+    if not bool(finite.all()):
+        row = int((~finite).flatten(1).any(1).nonzero()[0])
+        raise InputError(
+            "inputs must be finite, got NaN or infinity in "
+            f"{int((~finite).sum())} entries, first in row {row}; drop or repair it"
+        )
+    if data.valid is not None:
+        low, high = data.valid
+        least, most = float(inputs.min()), float(inputs.max())
+        if least < low or most > high:
+            raise InputError(
+                f"inputs must lie in [{low:g}, {high:g}], got "
+                f"[{least:g}, {most:g}]; rescale them, for 8-bit pixels divide by 255"
+            )
+
+
+def _check_labels(data: Dataset) -> None:
+    labels = data.labels
+    if data.num_classes is None:
+        if labels.is_floating_point() and not bool(torch.isfinite(labels).all()):
+            raise InputError(
+                "labels must be finite, got NaN or infinity; drop those documents"
+            )
+        return
+    if labels.is_floating_point():
+        raise InputError(
+            f"class labels must be integers, got {labels.dtype}; cast them to int64"
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= data.num_classes:
+        raise InputError(
+            f"labels must lie in 0…{data.num_classes - 1}, got {low}…{high}; "
+            "give the right number of classes or repair the labels"
+        )

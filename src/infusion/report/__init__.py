@@ -1,0 +1,1 @@
+"""Tables, figures and the page; reads run folders, computes nothing."""

@@ -1,0 +1,311 @@
+"""A run folder: what was asked, what it ran on, and every artefact with its inputs.
+
+An artefact ``NAME`` is a file plus ``NAME.record.json`` holding the sha256 of the file
+and of the inputs it was made from. Both are written under a temporary name and then
+renamed, the record last: an artefact without a record was interrupted and is made
+again; one whose bytes or inputs differ is refused, never overwritten.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from infusion.errors import ArtefactError, InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RECORD = ".record.json"
+
+
+def digest(value: Any) -> str:
+    """Hash a JSON value, or a dataclass of JSON values.
+
+    Args:
+        value: Keys are sorted first, so that their order does not matter.
+
+    Returns:
+        sha256 hex digest.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Hash a file's bytes.
+
+    Args:
+        path: An existing file.
+
+    Returns:
+        sha256 hex digest.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Args:
+        path: Its folder is made if needed; an existing file is replaced.
+        content: Bytes to write.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def environment() -> dict[str, str | int | None]:
+    """Describe what a result ran on: bits differ between processors and builds.
+
+    Returns:
+        Versions and processor; no paths and no host name.
+    """
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+@dataclass(frozen=True)
+class Store:
+    """One run folder.
+
+    Attributes:
+        root: The folder; made on first write.
+    """
+
+    root: Path
+
+    def json(
+        self,
+        name: str,
+        inputs: Any,
+        make: Callable[[], Any],
+    ) -> Any:
+        """Return a stored JSON value, or make and store it.
+
+        Args:
+            name: File name inside the folder.
+            inputs: JSON value that decides the artefact; other inputs are refused.
+            make: Called only if there is no finished artefact.
+
+        Returns:
+            The value, read back from its file.
+
+        Raises:
+            ArtefactError: The stored file was altered or has other inputs.
+        """
+        if not self.has(name, inputs):
+            content = json.dumps(make(), indent=1, sort_keys=True, allow_nan=False)
+            self._finish(name, inputs, (content + "\n").encode())
+        return self.read_json(name)
+
+    def tensors(
+        self,
+        name: str,
+        inputs: Any,
+        make: Callable[[], dict[str, "Tensor"]],
+    ) -> dict[str, "Tensor"]:
+        """Return stored tensors, or make and store them.
+
+        Args:
+            name: File name inside the folder, ending in ``.safetensors``.
+            inputs: JSON value that decides the artefact; other inputs are refused.
+            make: Called only if there is no finished artefact.
+
+        Returns:
+            The tensors, read back from their file.
+
+        Raises:
+            ArtefactError: The stored file was altered or has other inputs.
+        """
+        from safetensors.torch import save
+
+        if not self.has(name, inputs):
+            tensors = {k: v.contiguous() for k, v in make().items()}
+            self._finish(name, inputs, save(tensors))
+        return self.read_tensors(name)
+
+    def text(self, name: str, inputs: Any, make: Callable[[], str]) -> Path:
+        """Store a text, or keep the stored one.
+
+        Args:
+            name: File name inside the folder.
+            inputs: JSON value that decides the artefact; other inputs are refused.
+            make: Called only if there is no finished artefact.
+
+        Returns:
+            Path of the file.
+
+        Raises:
+            ArtefactError: The stored file was altered or has other inputs.
+        """
+        if not self.has(name, inputs):
+            self._finish(name, inputs, make().encode())
+        return self.root / name
+
+    def has(self, name: str, inputs: Any) -> bool:
+        """Tell whether a finished artefact made from these inputs is there.
+
+        Args:
+            name: File name inside the folder.
+            inputs: JSON value that decides the artefact.
+
+        Returns:
+            False where there is none, or an interrupted one.
+
+        Raises:
+            ArtefactError: The stored file was altered or has other inputs.
+        """
+        if not self.is_finished(name):
+            return False
+        record = self._verified(name)
+        if record["inputs_sha256"] != digest(inputs):
+            raise ArtefactError(
+                f"a stored {name} must have been made from the inputs of this run, got "
+                f"others in {self.root}; choose another --out or remove the folder"
+            )
+        return True
+
+    def is_finished(self, name: str) -> bool:
+        """Tell whether an artefact was written to the end, whatever its inputs.
+
+        Args:
+            name: File name inside the folder.
+
+        Returns:
+            False where there is none, or an interrupted one.
+        """
+        return (self.root / (name + RECORD)).exists()
+
+    def sha256(self, name: str) -> str:
+        """Return the recorded hash of a finished artefact.
+
+        Args:
+            name: File name inside the folder.
+
+        Returns:
+            sha256 hex digest of its bytes.
+        """
+        return self._record(name)["sha256"]
+
+    def read_json(self, name: str) -> Any:
+        """Read a finished JSON artefact.
+
+        Args:
+            name: File name inside the folder.
+
+        Returns:
+            Its value.
+
+        Raises:
+            ArtefactError: It is missing, interrupted or altered.
+        """
+        self._verified(name)
+        return json.loads((self.root / name).read_text())
+
+    def read_tensors(self, name: str) -> dict[str, "Tensor"]:
+        """Read a finished tensor artefact.
+
+        Args:
+            name: File name inside the folder.
+
+        Returns:
+            Its tensors.
+
+        Raises:
+            ArtefactError: It is missing, interrupted or altered.
+        """
+        from safetensors.torch import load
+
+        self._verified(name)
+        return load((self.root / name).read_bytes())
+
+    def add_time(self, stage: str, seconds: float) -> None:
+        """Add wall time to a stage in ``times.json``.
+
+        Args:
+            stage: Name of the stage.
+            seconds: Wall time of one stretch of it.
+        """
+        path = self.root / "times.json"
+        times = json.loads(path.read_text()) if path.exists() else {}
+        times[stage] = round(times.get(stage, 0.0) + seconds, 3)
+        write_whole(path, (json.dumps(times, indent=1) + "\n").encode())
+
+    def _record(self, name: str) -> dict[str, str]:
+        path = self.root / (name + RECORD)
+        if not path.exists():
+            raise ArtefactError(
+                f"the run folder must hold a finished {name}, got none in {self.root}; "
+                "run `infusion run` on that folder first"
+            )
+        try:
+            return json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise ArtefactError(
+                f"{path} must be JSON, got a truncated or altered file; restore it or "
+                "remove the run folder"
+            ) from error
+
+    def _verified(self, name: str) -> dict[str, str]:
+        record, path = self._record(name), self.root / name
+        got = file_sha256(path) if path.exists() else "no file"
+        if got != record["sha256"]:
+            raise ArtefactError(
+                f"{path} must have sha256 {record['sha256'][:12]}…, got {got[:12]}: it "
+                "was truncated or altered; restore it or remove the run folder"
+            )
+        return record
+
+    def _finish(self, name: str, inputs: Any, content: bytes) -> None:
+        record = {
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "inputs_sha256": digest(inputs),
+        }
+        write_whole(self.root / name, content)
+        write_whole(self.root / (name + RECORD), (json.dumps(record) + "\n").encode())
+
+
+def refuse_other_config(root: Path, text: str) -> None:
+    """Keep a run folder to the configuration it was started with.
+
+    Args:
+        root: Run folder, existing or not.
+        text: Content of ``config.yaml`` for this run; written if there is none.
+
+    Raises:
+        InputError: The folder holds another configuration; the first difference is
+            named.
+    """
+    path = root / "config.yaml"
+    if not path.exists():
+        write_whole(path, text.encode())
+        return
+    old, new = path.read_text().splitlines(), text.splitlines()
+    if old != new:
+        differ = [(a, b) for a, b in zip(old, new, strict=False) if a != b]
+        have, want = differ[0] if differ else (f"{len(old)} lines", f"{len(new)} lines")
+        raise InputError(
+            f"a run folder must keep the inputs it was started with, got "
+            f"{want.strip()!r} where {path} says {have.strip()!r}; choose another --out"
+        )

@@ -1,0 +1,114 @@
+"""Ready tasks, and the one way every stage evaluates a task at given parameters."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from infusion.params import Params
+from infusion.records import Batch, Dataset, Task, call_model
+
+
+class _Outputs(nn.Module):
+    """The task's outputs as a module, so that functional_call can swap parameters."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.model = task.model
+        self.task = task
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.task.outputs(self.model, batch)
+
+
+def classification(model: nn.Module) -> Task:
+    """Classify inputs with softmax outputs and cross-entropy in nats.
+
+    Args:
+        model: Maps inputs ``[b, …]`` to logits ``[b, c]``.
+
+    Returns:
+        A task with categorical likelihood.
+    """
+    return Task(model, call_model, cross_entropy, "categorical")
+
+
+def cross_entropy(outputs: Float[Tensor, "b c"], batch: Batch) -> Float[Tensor, " b"]:
+    """Negative log probability of the label, in nats, per document.
+
+    Args:
+        outputs: Logits.
+        batch: Only its labels are read.
+
+    Returns:
+        One loss per document.
+    """
+    return F.cross_entropy(outputs, batch.labels, reduction="none")
+
+
+def functional_losses(task: Task, params: Params, batch: Batch) -> Float[Tensor, " b"]:
+    """Per-document losses at parameters that replace the model's own.
+
+    Args:
+        task: Model and loss.
+        params: Replaces the parameters it names; the others stay.
+        batch: Documents.
+
+    Returns:
+        One loss per document, differentiable in ``params`` and ``batch.inputs``.
+    """
+    named = {f"model.{name}": value for name, value in params.items()}
+    outputs = torch.func.functional_call(_Outputs(task), named, (batch,))
+    return task.loss(outputs, batch)
+
+
+def first_parameter(task: Task) -> Tensor:
+    """Return a parameter whose dtype and device stand for the model's.
+
+    Args:
+        task: Holds a model with at least one parameter.
+
+    Returns:
+        The first parameter, detached.
+    """
+    return next(task.model.parameters()).detach()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Run a block in eval mode and put every module's mode back afterwards.
+
+    Args:
+        model: BatchNorm then reads its running statistics, dropout is off.
+
+    Yields:
+        Nothing.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def batches(
+    task: Task, data: Dataset, batch_size: int
+) -> Iterator[tuple[Tensor, Batch]]:
+    """Walk a dataset in order, a batch at a time.
+
+    Args:
+        task: Gives dtype and device.
+        data: Documents.
+        batch_size: Documents held at once; bounds the memory of a stage.
+
+    Yields:
+        Positions and the documents at them.
+    """
+    like = first_parameter(task)
+    for documents in torch.arange(len(data)).split(batch_size):
+        yield documents, data.batch(documents, like=like)

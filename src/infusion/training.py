@@ -1,0 +1,217 @@
+"""The one training loop: deterministic, with a checkpoint after every epoch.
+
+Nothing but the seed, the recipe, the documents and the thread count decides the bits:
+orders come from named streams, so a checkpoint needs no generator state.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from infusion.configs import TrainConfig
+from infusion.errors import ArtefactError, DivergedError
+from infusion.params import Params
+from infusion.records import Dataset, Task
+from infusion.seeding import derive, stream
+from infusion.tasks import first_parameter
+
+OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": lambda parameters, config: torch.optim.SGD(
+        parameters,
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    ),
+    "adam": lambda parameters, config: torch.optim.Adam(
+        parameters, lr=config.lr, weight_decay=config.weight_decay
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training run after a whole number of epochs.
+
+    Attributes:
+        epoch: Epochs done; the data order goes on with this epoch's permutation.
+        order_sha256: Hash of that permutation: a replay on another order is refused.
+        model: Weights and buffers.
+        optimiser: ``"{parameter index}.{name}"`` to the optimiser's state.
+        learning_rate: Of the next step, as the schedule left it.
+    """
+
+    epoch: int
+    order_sha256: str
+    model: Params
+    optimiser: Params
+    learning_rate: float
+
+
+def epoch_order(
+    seed: int, epoch: int, size: int, config: TrainConfig
+) -> Int[Tensor, " n"]:
+    """Return the order in which one epoch visits the documents.
+
+    Args:
+        seed: Root seed of the run.
+        epoch: Counted from 0.
+        size: Training documents.
+        config: ``"fixed"`` order ignores the epoch.
+
+    Returns:
+        A permutation of ``0…size−1``.
+    """
+    part = 0 if config.order == "fixed" else epoch
+    return torch.randperm(size, generator=stream(seed, "train", "order", part))
+
+
+def train(
+    task: Task,
+    data: Dataset,
+    config: TrainConfig,
+    *,
+    seed: int,
+    start: Checkpoint | None = None,
+    on_step: Callable[[], None] = lambda: None,
+) -> Iterator[Checkpoint]:
+    """Train the task's model in place, an epoch per checkpoint.
+
+    Args:
+        task: Its model is overwritten.
+        data: Training documents; the objective is the mean loss of each batch.
+        config: Recipe.
+        seed: Decides the orders. Initialisation is the caller's, see ``init_model``.
+        start: Continue after this checkpoint instead of from the model as it is.
+        on_step: Called after every optimiser step.
+
+    Yields:
+        The state after each epoch; consume all to train to the end.
+
+    Raises:
+        ArtefactError: ``start`` is of another architecture, optimiser or data order.
+        DivergedError: A training loss became NaN or infinite.
+    """
+    task.model.train()
+    if config.channels_last:
+        task.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    optimiser = OPTIMISERS[config.optimiser](task.model.parameters(), config)
+    first = 0
+    if start is not None:
+        first = start.epoch
+        if _order_hash(seed, first, len(data), config) != start.order_sha256:
+            raise ArtefactError(
+                f"a replay must visit the documents in the order of seed {seed}, got "
+                f"a checkpoint of epoch {first} with another order; use its seed, "
+                "recipe and number of documents"
+            )
+        load_model(task.model, start.model)
+        _load_optimiser(optimiser, start)
+    for epoch in range(first, config.epochs):
+        order = epoch_order(seed, epoch, len(data), config)
+        torch.manual_seed(derive(seed, "train", "noise", epoch))
+        _train_epoch(task, data, optimiser, order.split(config.batch_size), on_step)
+        if epoch + 1 in config.milestones:
+            for group in optimiser.param_groups:
+                group["lr"] *= config.gamma
+        yield Checkpoint(
+            epoch=epoch + 1,
+            order_sha256=_order_hash(seed, epoch + 1, len(data), config),
+            model={k: v.clone() for k, v in task.model.state_dict().items()},
+            optimiser=_optimiser_state(optimiser),
+            learning_rate=optimiser.param_groups[0]["lr"],
+        )
+
+
+def _train_epoch(
+    task: Task,
+    data: Dataset,
+    optimiser: torch.optim.Optimizer,
+    steps: tuple[Tensor, ...],
+    on_step: Callable[[], None],
+) -> None:
+    like = first_parameter(task)
+    for step, documents in enumerate(steps):
+        batch = data.batch(documents, like=like)
+        optimiser.zero_grad()
+        loss = task.loss(task.outputs(task.model, batch), batch).mean()
+        if not math.isfinite(loss.item()):
+            raise DivergedError(
+                f"the training loss must stay finite, got {loss.item()} at step "
+                f"{step} of an epoch; lower the learning rate "
+                f"(now {optimiser.param_groups[0]['lr']:g})"
+            )
+        loss.backward()
+        optimiser.step()
+        on_step()
+
+
+def init_model(make_model: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Build a model whose initialisation depends on the seed alone.
+
+    Args:
+        make_model: Builds it, drawing from torch's global generator.
+        seed: Root seed of the run.
+
+    Returns:
+        The model; torch's global generator is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "train", "init"))
+        return make_model()
+
+
+def load_model(model: nn.Module, state: Params) -> None:
+    """Copy weights and buffers into a model of the same architecture.
+
+    Args:
+        model: Overwritten.
+        state: As in :class:`Checkpoint`.
+
+    Raises:
+        ArtefactError: Names or shapes differ; the first difference is named.
+    """
+    own = model.state_dict()
+    for name in [*own, *state]:
+        have = tuple(own[name].shape) if name in own else "nothing"
+        got = tuple(state[name].shape) if name in state else "nothing"
+        if have != got:
+            raise ArtefactError(
+                f"a checkpoint must be of the same architecture, got {got} for "
+                f"{name} where the model has {have}; use the checkpoint's own model"
+            )
+    model.load_state_dict(state)
+
+
+def _order_hash(seed: int, epoch: int, size: int, config: TrainConfig) -> str:
+    order = epoch_order(seed, epoch, size, config)
+    return hashlib.sha256(order.numpy().tobytes()).hexdigest()
+
+
+def _optimiser_state(optimiser: torch.optim.Optimizer) -> Params:
+    return {
+        f"{index}.{name}": value.clone()
+        for index, state in optimiser.state_dict()["state"].items()
+        for name, value in state.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _load_optimiser(optimiser: torch.optim.Optimizer, start: Checkpoint) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in start.optimiser.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value.clone()
+    whole = optimiser.state_dict()
+    if state and max(state) >= sum(len(g["params"]) for g in whole["param_groups"]):
+        raise ArtefactError(
+            "an optimiser state must belong to the model's parameters, got state for "
+            f"parameter {max(state)}; use the checkpoint's own model"
+        )
+    optimiser.load_state_dict({**whole, "state": state})
+    for group in optimiser.param_groups:
+        group["lr"] = start.learning_rate
