@@ -53,8 +53,8 @@ def gradient(task: Task, measurement: Measurement) -> Params:
     }
     if not (bool(torch.isfinite(value)) and is_finite(result)):
         raise DivergedError(
-            f"a measurement and its gradient must be finite, got {float(value)}; "
-            "check the probe and the model"
+            "a measurement and its gradient must be finite, got "
+            f"{float(value.detach())}; check the probe and the model"
         )
     return result
 
@@ -98,8 +98,8 @@ def along(task: Task, ihvp: Params) -> Params:
         if name not in own or own[name].shape != value.shape:
             got = tuple(own[name].shape) if name in own else "no such parameter"
             raise InputError(
-                f"an IHVP must fit the model, got {tuple(value.shape)} for {name} where "
-                f"the model has {got}; solve it with this model's curvature"
+                f"an IHVP must fit the model, got {tuple(value.shape)} for {name} "
+                f"where the model has {got}; solve it with this model's curvature"
             )
     return {name: own[name].detach() for name in ihvp}
 
@@ -109,7 +109,7 @@ def influence(
     data: Dataset,
     ihvp: Params,
     *,
-    batch_size: int = 256,
+    batch_size: int = 64,
     on_batch: Callable[[int], None] = lambda _: None,
 ) -> Float[Tensor, " n"]:
     """Influence of every document on the measurement behind the IHVP.

@@ -1,8 +1,12 @@
 """The command ``infusion``: flags to settings, results to a table or JSON."""
 
+import io
 import json
 import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr
 from dataclasses import replace
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,7 +32,7 @@ def run(  # noqa: PLR0917
     preset: Positional[Annotated[str | None, arg(metavar="PRESET")]] = None,
     config: Path | None = None,
     data: str | None = None,
-    scale: Literal["small", "paper"] = "small",
+    scale: Literal["small", "paper"] | None = None,
     k: int | None = None,
     pairs: int | None = None,
     seed: int | None = None,
@@ -86,9 +90,14 @@ def run(  # noqa: PLR0917
             "target": _class(settings.preset, target),
             "data": {"source": data},
             "edit": {"k": k, "epsilon": epsilon, "steps": steps, "delivery": delivery},
-            "curvature": {"fisher": fisher, **_damping(damping, damping_ratio)},
+            "curvature": {"fisher": fisher},
         },
     )
+    if damping is not None or damping_ratio is not None:
+        curvature = replace(
+            settings.curvature, damping=damping, damping_ratio=damping_ratio
+        )
+        settings = replace(settings, curvature=curvature)
     done = run_preset(settings, out or folder or _folder(settings))
     print_table = sys.stderr if json else sys.stdout
     effects_table(done.results, print_table)
@@ -114,20 +123,58 @@ COMMANDS = {"run": run, "report": report}
 def main() -> None:
     """Run the command line; wrong input ends with one line and status 2."""
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            prog="infusion",
-            description="How training data shapes a model, measured.",
-        )
+        _parse()()
     except InfusionError as error:
         sys.stderr.write(f"infusion: {error}\n")
         sys.exit(2)
 
 
+def _parse() -> Callable[[], None]:
+    """Turn the command line into a call.
+
+    Raises:
+        InputError: It cannot be read; tyro's box of several lines, in one.
+        SystemExit: Help was asked for.
+    """
+    box = io.StringIO()
+    try:
+        with redirect_stderr(box):
+            return tyro.extras.subcommand_cli_from_dict(
+                {name: _later(command) for name, command in COMMANDS.items()},
+                prog="infusion",
+                description="How training data shapes a model, measured.",
+            )
+    except SystemExit as stopped:
+        if not stopped.code:
+            raise
+        lines = [line.strip("│ ") for line in box.getvalue().splitlines()[1:-1]]
+        end = next((i for i, line in enumerate(lines) if line.strip("─") == ""), None)
+        flags = [line.split()[0] for line in lines[end:] if line.startswith("--")]
+        suggests = flags and "Perhaps you meant:" in lines
+        meant = f"perhaps you meant {flags[0]}; " if suggests else ""
+        raise InputError(
+            f"{' '.join(lines[:end]).rstrip('.')}; {meant}try `infusion run --help`"
+        ) from None
+
+
+def _later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    """Parse now, run later: what a command prints is no parse error."""
+
+    @wraps(command)
+    def call(*args: Any, **flags: Any) -> Callable[[], None]:
+        return partial(command, *args, **flags)
+
+    return call
+
+
 def _settings(
-    preset: str | None, config: Path | None, scale: str
+    preset: str | None, config: Path | None, scale: str | None
 ) -> tuple[RunConfig, Path | None]:
-    """Return the settings to start from, and the run folder of a replay."""
+    """Return the settings to start from, and the run folder of a replay.
+
+    Raises:
+        InputError: Not exactly one of preset and config is given, or no such file.
+    """
     from infusion.config_files import from_yaml
     from infusion.presets import find_preset
 
@@ -138,13 +185,17 @@ def _settings(
         )
     if config is None:
         assert preset is not None
-        return find_preset(preset).configs[scale], None
+        return find_preset(preset).configs[scale or "small"], None
+    if scale is not None:
+        raise InputError(
+            f"--scale must come with a PRESET, got {scale} beside --config; drop it"
+        )
     if not config.is_file():
         raise InputError(
             f"--config must name a file, got {config}; use RUN/config.yaml"
         )
-    folder = config.parent
-    return from_yaml(config.read_text()), folder.with_name(folder.name + "-replay")
+    replay = Path(f"{config.resolve().parent}-replay")
+    return from_yaml(config.read_text("utf-8", errors="replace")), replay
 
 
 def _override(settings: Any, given: dict[str, Any]) -> Any:
@@ -158,16 +209,6 @@ def _override(settings: Any, given: dict[str, Any]) -> Any:
     return replace(settings, **values)
 
 
-def _damping(damping: float | None, ratio: float | None) -> dict[str, Any]:
-    raise_both = damping is not None and ratio is not None
-    if raise_both:
-        raise InputError(
-            f"at most one of --damping and --damping-ratio must be given, got {damping} "
-            f"and {ratio}"
-        )
-    return {"damping": damping, "damping_ratio": ratio}
-
-
 def _class(preset: str, name: str | None) -> int | None:
     from infusion.presets import find_preset
 
@@ -179,7 +220,8 @@ def _class(preset: str, name: str | None) -> int | None:
     if name.isdigit() and int(name) < len(names):
         return int(name)
     raise InputError(
-        f"--target must be one of {', '.join(names)} or 0…{len(names) - 1}, got {name!r}"
+        f"--target must be one of {', '.join(names)} or 0…{len(names) - 1}, got "
+        f"{name!r}"
     )
 
 

@@ -1,7 +1,8 @@
 """Configurations to YAML and back."""
 
 import dataclasses
-from typing import Any, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -32,7 +33,8 @@ def from_yaml(text: str) -> RunConfig:
         The run it replays.
 
     Raises:
-        InputError: It is not YAML, or a key is missing or unknown.
+        InputError: It is not YAML, a key is missing or unknown, or a value is of
+            another type than its setting.
     """
     try:
         plain = yaml.safe_load(text)
@@ -69,7 +71,35 @@ def _build(kind: type[Any], plain: Any, where: str) -> Any:
         hint, value = hints[name], plain[name]
         if dataclasses.is_dataclass(hint):
             value = _build(hint, value, f"{where}.{name}")  # pyright: ignore[reportArgumentType]
-        elif get_origin(hint) is tuple:
-            value = tuple(value)
+        else:
+            value = _checked(hint, value, f"{where}.{name}")
         values[name] = value
     return kind(**values)
+
+
+def _checked(hint: Any, value: Any, where: str) -> Any:
+    """Return a plain value of the type a setting has; lists become tuples.
+
+    Raises:
+        InputError: It is of another type, or none of the choices.
+    """
+    if get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(_checked(get_args(hint)[0], inner, where) for inner in value)
+    if not _fits(hint, value):
+        wanted = getattr(hint, "__name__", None) or str(hint)
+        raise InputError(
+            f"{where} must be of type {wanted.replace('typing.', '')}, got {value!r}; "
+            "use the config.yaml of a run folder"
+        )
+    return float(value) if hint is float else value
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    if get_origin(hint) is UnionType:
+        return any(_fits(choice, value) for choice in get_args(hint))
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    wanted = (int, float) if hint is float else hint
+    return isinstance(wanted, (type, tuple)) and (
+        isinstance(value, wanted) and isinstance(value, bool) == (hint is bool)
+    )

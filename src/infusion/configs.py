@@ -88,7 +88,7 @@ class CurvatureConfig:
     fisher: Fisher = "sampled"
     damping: float | None = None
     damping_ratio: float | None = None
-    batch_size: int = 128
+    batch_size: int = 64
     skip: tuple[str, ...] = ("BatchNorm2d",)
 
 

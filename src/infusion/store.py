@@ -178,8 +178,7 @@ class Store:
         """
         if not self.is_finished(name):
             return False
-        record = self._verified(name)
-        if record["inputs_sha256"] != digest(inputs):
+        if self._record(name)["inputs_sha256"] != digest(inputs):
             raise ArtefactError(
                 f"a stored {name} must have been made from the inputs of this run, got "
                 f"others in {self.root}; choose another --out or remove the folder"
@@ -194,8 +193,14 @@ class Store:
 
         Returns:
             False where there is none, or an interrupted one.
+
+        Raises:
+            ArtefactError: The stored file was altered.
         """
-        return (self.root / (name + RECORD)).exists()
+        if not (self.root / (name + RECORD)).exists():
+            return False
+        self._verified(name)
+        return True
 
     def sha256(self, name: str) -> str:
         """Return the recorded hash of a finished artefact.
@@ -246,10 +251,19 @@ class Store:
         Args:
             stage: Name of the stage.
             seconds: Wall time of one stretch of it.
+
+        Raises:
+            ArtefactError: The file was altered.
         """
         path = self.root / "times.json"
-        times = json.loads(path.read_text()) if path.exists() else {}
-        times[stage] = round(times.get(stage, 0.0) + seconds, 3)
+        try:
+            times = json.loads(path.read_text("utf-8")) if path.exists() else {}
+            times[stage] = round(times.get(stage, 0.0) + seconds, 3)
+        except (ValueError, AttributeError, TypeError) as error:
+            raise ArtefactError(
+                f"{path} must hold a JSON object of seconds, got a truncated or "
+                "altered file; restore or remove it"
+            ) from error
         write_whole(path, (json.dumps(times, indent=1) + "\n").encode())
 
     def _record(self, name: str) -> dict[str, str]:
@@ -260,11 +274,12 @@ class Store:
                 "run `infusion run` on that folder first"
             )
         try:
-            return json.loads(path.read_text())
-        except json.JSONDecodeError as error:
+            record = json.loads(path.read_text("utf-8"))
+            return {key: str(record[key]) for key in ("sha256", "inputs_sha256")}
+        except (ValueError, KeyError, TypeError) as error:
             raise ArtefactError(
-                f"{path} must be JSON, got a truncated or altered file; restore it or "
-                "remove the run folder"
+                f"{path} must be JSON with two hashes, got a truncated or altered "
+                "file; restore it or remove the run folder"
             ) from error
 
     def _verified(self, name: str) -> dict[str, str]:
@@ -294,14 +309,21 @@ def refuse_other_config(root: Path, text: str) -> None:
         text: Content of ``config.yaml`` for this run; written if there is none.
 
     Raises:
-        InputError: The folder holds another configuration; the first difference is
-            named.
+        InputError: The folder holds another configuration, whose first difference is
+            named, or cannot be written to.
     """
     path = root / "config.yaml"
     if not path.exists():
-        write_whole(path, text.encode())
+        try:
+            write_whole(path, text.encode())
+        except OSError as error:
+            raise InputError(
+                f"--out must name a folder that can be written to, got {root}: "
+                f"{error.strerror}; choose another --out"
+            ) from error
         return
-    old, new = path.read_text().splitlines(), text.splitlines()
+    old = path.read_text("utf-8", errors="replace").splitlines()
+    new = text.splitlines()
     if old != new:
         differ = [(a, b) for a, b in zip(old, new, strict=False) if a != b]
         have, want = differ[0] if differ else (f"{len(old)} lines", f"{len(new)} lines")

@@ -5,6 +5,7 @@ positions ``t``; the column of ones appended to ``a`` stands for the bias. Param
 are frozen during capture, so no parameter gradient is ever formed.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from infusion.curvature.covariance import is_shift_invariant, shift_covariance
 from infusion.errors import InputError, UncoveredLayerError
 
 
@@ -129,13 +131,17 @@ def _refuse(
             f"every entry of skip must name a module type or a module, got {unmatched} "
             "which match none; remove them"
         )
-    shared = len(list(model.named_parameters(remove_duplicate=False))) - len(
-        list(model.named_parameters())
-    )
+    owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    shared = [
+        name
+        for layer in covered
+        for name in layer.parameters()
+        if owners[id(model.get_parameter(name))] > 1
+    ]
     if shared:
         raise InputError(
-            f"parameters must belong to one module each, got {shared} shared between "
-            "modules; skip those modules"
+            "covered parameters must belong to one module each, got "
+            f"{', '.join(shared)} shared between modules; skip all those modules"
         )
     if not covered:
         raise InputError(
@@ -158,6 +164,22 @@ class Captured:
             columns = torch.cat([columns, torch.ones_like(columns[:, :1])], 1)
         return columns
 
+    def input_covariance(self, layer: Layer) -> Float[Tensor, "i i"]:
+        """Sum ``a aᵀ`` over documents and positions.
+
+        Args:
+            layer: Of this pass.
+
+        Returns:
+            The batch's part of the input factor.
+        """
+        module = layer.module
+        if isinstance(module, nn.Conv2d) and is_shift_invariant(module):
+            height, width = module.kernel_size
+            return shift_covariance(self.inputs[layer.name], (height, width))
+        flat = self.positions(layer).transpose(0, 1).flatten(1)
+        return flat @ flat.T
+
     def gradients(
         self, layers: list[Layer], outputs: Tensor, direction: Tensor
     ) -> list[Float[Tensor, "b o t"]]:
@@ -170,9 +192,20 @@ class Captured:
 
         Returns:
             One tensor per layer, positions last.
+
+        Raises:
+            InputError: The outputs do not depend on a layer.
         """
         edges = [self.edges[layer.name] for layer in layers]
-        pulled = torch.autograd.grad(outputs, edges, direction, retain_graph=True)
+        pulled = torch.autograd.grad(
+            outputs, edges, direction, retain_graph=True, allow_unused=True
+        )
+        unused = [lay.name for lay, g in zip(layers, pulled, strict=True) if g is None]
+        if unused:
+            raise InputError(
+                "the outputs must depend on every covered layer, got none on "
+                f"{', '.join(unused)}; skip them"
+            )
         return [_as_columns(layer, g) for layer, g in zip(layers, pulled, strict=True)]
 
 
@@ -209,8 +242,8 @@ def capturing(model: nn.Module, layers: list[Layer]) -> Iterator[Captured]:
                 )
             captured.inputs[layer.name] = inputs[0].detach()
             if not output.requires_grad:
-                # A fresh node, so that in-place operations after it stay legal.
-                output = output.detach().requires_grad_().view_as(output)
+                # A node of its own; a view of a leaf could not be changed in place.
+                output = output.detach().requires_grad_().clone()
             captured.edges[layer.name] = get_gradient_edge(output)
             return output
 

@@ -12,7 +12,7 @@ arXiv 2308.03296, §2.2. ``H`` is the mean over documents, as is the objective.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -47,7 +47,7 @@ class Block:
     eigenvalues: Float[Tensor, "o i"]
 
     def matrix(self, vector: Params) -> Float[Tensor, "o i"]:
-        """Lay out this layer's part of a vector as a matrix, bias in the last column."""
+        """Lay out this layer's part of a vector, bias in the last column."""
         weight = vector[self.names[0]].reshape(self.shape[0], -1)
         if len(self.names) == 1:
             return weight
@@ -174,7 +174,7 @@ def fit_ekfac(
     skip: tuple[str, ...] = (),
     draws: int = 1,
     seed: int = 0,
-    batch_size: int = 128,
+    batch_size: int = 64,
     on_batch: Callable[[int], None] = lambda _: None,
 ) -> EKFAC:
     """Fit EK-FAC to the training documents, in eval mode and two passes.
@@ -231,7 +231,7 @@ def fit_ekfac(
 
 @dataclass(frozen=True)
 class _Sweep:
-    """One pass over the documents that hands out inputs and output gradients."""
+    """Passes over the documents that hand out layer inputs and output gradients."""
 
     task: Task
     data: Dataset
@@ -240,92 +240,108 @@ class _Sweep:
     batch_size: int
     on_batch: Callable[[int], None]
 
-    def run(
-        self,
-        on_inputs: Callable[[Layer, Tensor], None],
-        on_gradient: Callable[[Layer, Tensor, Tensor], None],
-    ) -> None:
-        """Call back with ``a [b, i, t]``, then ``(a, g [b, o, t])`` per direction."""
+    def __iter__(self) -> Iterator[tuple[Captured, Iterator[list[Tensor]]]]:
+        """Yield each batch's captured inputs, and its gradients direction by direction.
+
+        The gradients ``g [b, o, t]`` come in the order of ``layers``.
+        """
         model = self.task.model
         with evaluating(model), capturing(model, self.layers) as captured:
             for documents, batch in batches(self.task, self.data, self.batch_size):
                 captured.inputs.clear()
                 outputs = self.task.outputs(model, batch)
-                if int(documents[0]) == 0 and self.directions.fisher != "empirical":
-                    check_likelihood(self.task, outputs.detach(), batch)
-                self._batch(captured, outputs, batch, documents, on_inputs, on_gradient)
+                self._check(captured, outputs.detach(), batch, documents)
+                directions = self.directions(outputs.detach(), batch, documents)
+                yield (
+                    captured,
+                    (captured.gradients(self.layers, outputs, d) for d in directions),
+                )
                 self.on_batch(len(documents))
 
-    def _batch(  # noqa: PLR0917
+    def _check(
         self,
         captured: Captured,
         outputs: Tensor,
         batch: Batch,
         documents: Int[Tensor, " b"],
-        on_inputs: Callable[[Layer, Tensor], None],
-        on_gradient: Callable[[Layer, Tensor, Tensor], None],
     ) -> None:
-        columns = {layer.name: captured.positions(layer) for layer in self.layers}
+        if int(documents[0]) == 0 and self.directions.fisher != "empirical":
+            check_likelihood(self.task, outputs, batch)
         for layer in self.layers:
-            if len(columns[layer.name]) != len(documents):
+            if layer.name not in captured.inputs:
+                raise InputError(
+                    f"every covered layer must run in the forward pass, got no call of "
+                    f"{layer.name}; skip it"
+                )
+            if len(captured.inputs[layer.name]) != len(documents):
                 raise InputError(
                     "the first axis of a layer's input must be the documents, got "
-                    f"{len(columns[layer.name])} rows for {len(documents)} documents "
-                    f"at {layer.name}; skip it"
+                    f"{len(captured.inputs[layer.name])} rows for {len(documents)} "
+                    f"documents at {layer.name}; skip it"
                 )
-            on_inputs(layer, columns[layer.name])
-        for direction in self.directions(outputs.detach(), batch, documents):
-            pulled = captured.gradients(self.layers, outputs, direction)
-            for layer, gradient in zip(self.layers, pulled, strict=True):
-                on_gradient(layer, columns[layer.name], gradient)
+
+
+def _add(sums: Params, name: str, update: Tensor) -> None:
+    """Accumulate in float64, so that results do not depend on the batch size."""
+    sums[name] = sums[name].add_(update) if name in sums else update.double()
 
 
 def _bases(sweep: _Sweep) -> dict[str, tuple[Tensor, Tensor]]:
-    inputs: dict[str, Tensor] = {}
-    outputs: dict[str, Tensor] = {}
+    inputs: Params = {}
+    outputs: Params = {}
+    for captured, directions in sweep:
+        for layer in sweep.layers:
+            _add(inputs, layer.name, captured.input_covariance(layer))
+        for gradients in directions:
+            for layer, g in zip(sweep.layers, gradients, strict=True):
+                flat = g.transpose(0, 1).flatten(1)
+                _add(outputs, layer.name, flat @ flat.T)
+    return {
+        layer.name: (
+            _eigenvectors(layer, inputs[layer.name]),
+            _eigenvectors(layer, outputs[layer.name]),
+        )
+        for layer in sweep.layers
+    }
 
-    def add(sums: dict[str, Tensor], name: str, columns: Tensor) -> None:
-        flat = columns.transpose(0, 1).flatten(1)
-        update = (flat @ flat.T).double()
-        sums[name] = sums[name].add_(update) if name in sums else update
 
-    sweep.run(
-        lambda layer, a: add(inputs, layer.name, a),
-        lambda layer, _, g: add(outputs, layer.name, g),
-    )
-    bases = {}
-    for layer in sweep.layers:
-        pair = []
-        for sums in (inputs, outputs):
-            if not bool(torch.isfinite(sums[layer.name]).all()):
-                raise DivergedError(
-                    f"Kronecker factors must be finite, got NaN or infinity at "
-                    f"{layer.name}; check inputs and weights"
-                )
-            weight = layer.module.get_parameter("weight")
-            pair.append(torch.linalg.eigh(sums[layer.name])[1].to(weight.dtype))
-        bases[layer.name] = (pair[0], pair[1])
-    return bases
+def _eigenvectors(layer: Layer, factor: Tensor) -> Tensor:
+    if not bool(torch.isfinite(factor).all()):
+        raise DivergedError(
+            f"Kronecker factors must be finite, got NaN or infinity at {layer.name}; "
+            "check inputs and weights"
+        )
+    dtype = layer.module.get_parameter("weight").dtype
+    return torch.linalg.eigh(factor)[1].to(dtype)
 
 
 def _corrected_eigenvalues(
     sweep: _Sweep, bases: dict[str, tuple[Tensor, Tensor]]
 ) -> Params:
     sums: Params = {}
-
-    def add(layer: Layer, a: Tensor, g: Tensor) -> None:
-        q_a, q_g = bases[layer.name]
-        if a.shape[-1] == 1:  # one position: the gradient has rank one
-            square = (g[..., 0] @ q_g).square().T @ (a[..., 0] @ q_a).square()
-        else:
-            square = (q_g.T @ (g @ a.transpose(1, 2)) @ q_a).square().sum(0)
-        square = square.double()
-        sums[layer.name] = (
-            sums[layer.name].add_(square) if layer.name in sums else square
-        )
-
-    sweep.run(lambda *_: None, add)
+    for captured, directions in sweep:
+        columns = [captured.positions(layer) for layer in sweep.layers]
+        for gradients in directions:
+            for layer, a, g in zip(sweep.layers, columns, gradients, strict=True):
+                _add(sums, layer.name, _squared_rotation(a, g, *bases[layer.name]))
     return {
         layer.name: (sums[layer.name] / len(sweep.data)).to(bases[layer.name][0].dtype)
         for layer in sweep.layers
     }
+
+
+def _squared_rotation(
+    a: Float[Tensor, "b i t"],
+    g: Float[Tensor, "b o t"],
+    q_a: Float[Tensor, "i i"],
+    q_g: Float[Tensor, "o o"],
+) -> Float[Tensor, "o i"]:
+    """Sum ``(Q_Gᵀ (g aᵀ) Q_A)²`` over documents, by the cheapest order of products."""
+    i, o, t = len(q_a), len(q_g), a.shape[-1]
+    if t == 1:  # the gradient of a document has rank one
+        return (g[..., 0] @ q_g).square().T @ (a[..., 0] @ q_a).square()
+    if t * (i * i + o * o) < o * i * (i + o):
+        rotated = (q_g.T @ g) @ (q_a.T @ a).transpose(1, 2)
+    else:
+        rotated = q_g.T @ (g @ a.transpose(1, 2)) @ q_a
+    return rotated.square_().sum(0)

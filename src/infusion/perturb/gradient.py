@@ -40,5 +40,5 @@ def perturbation_gradient(
         moved = batch._replace(inputs=inputs)
         return directional_losses(task, params, ihvp, moved).sum()
 
-    with evaluating(task.model), torch.enable_grad():
+    with evaluating(task.model), torch.no_grad():
         return grad(total)(batch.inputs) / -num_documents

@@ -24,7 +24,7 @@ from infusion.perturb.gradient import perturbation_gradient
 from infusion.records import Dataset, Task
 from infusion.tasks import evaluating, first_parameter
 
-_ROUNDING = 1e-3
+ROUNDING = 1e-3
 """Levels: how far below a whole level float32 arithmetic may leave one."""
 
 
@@ -56,8 +56,11 @@ def deliver(
         delta = (values + delta).clamp(*before.valid) - values
     if before.levels is None:
         return replace(before, inputs=(values + delta).to(before.inputs.dtype))
-    steps = delta.double() * before.levels
-    steps = (steps + _ROUNDING * steps.sign()).trunc()
+    wanted = delta.double() * before.levels
+    steps = (wanted + ROUNDING * wanted.sign()).trunc()
+    if budget is not None:  # a budget just below a whole level: not that level then
+        over = budget.size(steps / before.levels) > budget.epsilon * (1 + 1e-9)
+        steps[over] = wanted[over].trunc()
     levels = before.inputs.long() + steps.long().to(before.inputs.device)
     return replace(before, inputs=levels.to(torch.uint8))
 

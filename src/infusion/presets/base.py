@@ -87,6 +87,7 @@ def epoch_accuracies(run: Run, task: Task) -> dict[str, float]:
     epochs = range(1, run.config.train.epochs + 1)
     there = [e for e in epochs if run.store.is_finished(checkpoint_file(e))]
     inputs = {checkpoint_file(e): run.store.sha256(checkpoint_file(e)) for e in there}
+    inputs["test"] = run.data_sha256["test"]
 
     def make() -> dict[str, float]:
         result = {}

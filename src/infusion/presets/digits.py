@@ -10,12 +10,18 @@ from infusion.configs import (
     TrainConfig,
 )
 from infusion.data.images import load_digits, take_split
+from infusion.errors import InputError
 from infusion.models.resnet import TinyResNet
 from infusion.presets.preset import Preset
 from infusion.records import Dataset
 
 
 def _load(config: DataConfig) -> tuple[Dataset, Dataset]:
+    if config.source != "bundled":
+        raise InputError(
+            f"the digits come with scikit-learn, got --data {config.source}; drop it, "
+            "or run the preset cifar10 on a folder of pictures"
+        )
     return take_split(load_digits(), config.train, config.split_seed)
 
 

@@ -178,7 +178,14 @@ def infuse_all(run: Run, pairs: list[Pair]) -> None:
     missing = [
         (pair,)
         for pair in pairs
-        if not run.store.is_finished(pair.file("edits", ".json"))
+        if not all(
+            run.store.is_finished(name)
+            for name in (
+                pair.file("scores", ".safetensors"),
+                pair.file("edits", ".safetensors"),
+                pair.file("edits", ".json"),
+            )
+        )
     ]
     _side_by_side(run, "attribute, craft", _infuse, missing)
 

@@ -1,6 +1,7 @@
 """The whole loop: train, attribute, edit, retrain, measure against controls, report."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ from typing import Any
 import torch
 
 from infusion.config_files import to_yaml
-from infusion.configs import RunConfig
+from infusion.configs import EditConfig, RunConfig
 from infusion.errors import InputError
 from infusion.perturb.budget import BUDGETS
+from infusion.perturb.pixels import ROUNDING
 from infusion.presets import find_preset
 from infusion.presets.base import base_model, epoch_accuracies
 from infusion.presets.context import Pair, Run
@@ -18,6 +20,7 @@ from infusion.presets.infuse import curvature
 from infusion.presets.jobs import infuse_all, retrain_all
 from infusion.presets.pairs import list_pairs
 from infusion.presets.results import collect
+from infusion.records import Dataset
 from infusion.report.page import report
 from infusion.selection import check_k
 from infusion.store import Store, environment, refuse_other_config, write_whole
@@ -47,7 +50,7 @@ def run(config: RunConfig, root: Path) -> Finished:
     """
     preset = find_preset(config.preset)
     train, test = preset.load(config.data)
-    check(config, len(train), len(test))
+    check(config, train, test)
     refuse_other_config(root, to_yaml(config))
     store = Store(root)
     write_whole(root / "environment.json", _json(environment()))
@@ -81,20 +84,20 @@ def _json(value: Any) -> bytes:
     return (text + "\n").encode()
 
 
-def check(config: RunConfig, num_train: int, num_test: int) -> None:
+def check(config: RunConfig, train: Dataset, test: Dataset) -> None:
     """Refuse settings that would only fail after hours of training.
 
     Args:
         config: Settings.
-        num_train: Training documents.
-        num_test: Test documents.
+        train: Training documents.
+        test: Test documents.
 
     Raises:
         InputError: A setting is out of range; the message names it.
     """
-    check_k(config.edit.k, num_train)
-    BUDGETS[config.edit.norm](config.edit.epsilon)
-    settings = config.curvature
+    check_k(config.edit.k, len(train))
+    _check_budget(config.edit, train)
+    settings, recipe = config.curvature, config.train
     if (settings.damping is None) == (settings.damping_ratio is None):
         raise InputError(
             "exactly one of damping and damping_ratio must be given, got "
@@ -104,14 +107,65 @@ def check(config: RunConfig, num_train: int, num_test: int) -> None:
         "pairs": (config.pairs, 0),
         "threads": (config.threads, 1),
         "steps": (config.edit.steps, 1),
-        "epochs": (config.train.epochs, 2),
+        "epochs": (recipe.epochs, 2),
+        "the batch size of training": (recipe.batch_size, 1),
+        "the batch size of curvature": (settings.batch_size, 1),
+        "momentum": (recipe.momentum, 0),
+        "weight decay": (recipe.weight_decay, 0),
     }
     for name, (got, low) in least.items():
-        if got < low:
+        if not low <= got < math.inf:
             raise InputError(f"{name} must be ≥ {low}, got {got}; choose more")
-    if config.probe is not None and not 0 <= config.probe < num_test:
+    positive = {
+        "damping": settings.damping,
+        "damping ratio": settings.damping_ratio,
+        "the learning rate": recipe.lr,
+        "the step size": config.edit.step_size,
+    }
+    for name, got in positive.items():
+        if got is not None and not 0 < got < math.inf:
+            raise InputError(f"{name} must be > 0 and finite, got {got}; choose more")
+    if "edit" not in config.arms:
         raise InputError(
-            f"the probe must lie in 0…{num_test - 1}, the test set, got {config.probe}"
+            f"the arms must hold the edit, which the controls are matched to, got "
+            f"{list(config.arms)}; add it"
         )
+    _check_probe(config, len(test))
+    if config.device not in ("cpu", "cuda"):
+        raise InputError(f"the device must be cpu or cuda, got {config.device!r}")
     if config.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda must find a GPU, got none; use --device cpu")
+
+
+def _check_budget(edit: EditConfig, train: Dataset) -> None:
+    """Refuse a budget within which no document can change.
+
+    Raises:
+        InputError: It is not positive, or below one storage level.
+    """
+    BUDGETS[edit.norm](edit.epsilon)
+    levels = train.levels
+    if levels is None or edit.delivery == "as_coded":
+        return
+    if edit.epsilon * levels < 1 - ROUNDING:
+        raise InputError(
+            f"a realisable budget must allow one storage level, 1/{levels}, got "
+            f"epsilon={edit.epsilon}; nothing could change, so raise it"
+        )
+
+
+def _check_probe(config: RunConfig, size: int) -> None:
+    """Refuse a probe or a target that does not exist.
+
+    Raises:
+        InputError: It does not exist.
+    """
+    if config.probe is not None and not 0 <= config.probe < size:
+        raise InputError(
+            f"the probe must lie in 0…{size - 1}, the test set, got {config.probe}"
+        )
+    classes = len(find_preset(config.preset).class_names)
+    if config.target is not None and not 0 <= config.target < classes:
+        raise InputError(
+            f"the target must lie in 0…{classes - 1}, the classes, got {config.target}"
+        )

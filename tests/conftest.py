@@ -1,0 +1,69 @@
+"""Fixtures shared by the tests: one thread, small pictures, small models."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import settings
+from torch import nn
+
+from infusion.records import Dataset
+from infusion.training import init_model
+
+settings.register_profile("same every time", derandomize=True, deadline=None)
+settings.load_profile("same every time")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Bits and time of a test depend on the thread count."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def pictures(generator: torch.Generator) -> Dataset:
+    """Fourteen pictures of noise ``[2, 6, 6]`` on 17 levels, three classes."""
+    return Dataset(
+        inputs=torch.randint(0, 17, (14, 2, 6, 6), generator=generator).byte(),
+        labels=torch.randint(0, 3, (14,), generator=generator),
+        levels=16,
+        valid=(0.0, 1.0),
+        num_classes=3,
+    )
+
+
+@pytest.fixture
+def make_cnn(pictures: Dataset) -> Callable[..., nn.Module]:
+    """Builds a small network for ``pictures``, in float64 unless told otherwise."""
+
+    def make(
+        *,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        batch_norm: bool = True,
+        dtype: torch.dtype = torch.float64,
+        seed: int = 0,
+    ) -> nn.Module:
+        def build() -> nn.Module:
+            norm = [nn.BatchNorm2d(4)] if batch_norm else []
+            return nn.Sequential(
+                nn.Conv2d(2, 4, 3, padding=1),
+                *norm,
+                activation(),
+                nn.Conv2d(4, 3, 3, stride=2, padding=1),
+                activation(),
+                nn.Flatten(),
+                nn.Linear(27, 3),
+            )
+
+        model = init_model(build, seed).to(dtype)
+        # One pass in train mode, so that BatchNorm has statistics of its own.
+        with torch.no_grad():
+            model(pictures.inputs.to(dtype) / pictures.levels)
+        return model.eval()
+
+    return make
