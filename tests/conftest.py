@@ -1,6 +1,8 @@
 """Fixtures shared by the tests: one thread, small pictures, small models."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -67,3 +69,23 @@ def make_cnn(pictures: Dataset) -> Callable[..., nn.Module]:
         return model.eval()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run folder of the digits preset: 2 pairs, 400 documents, 2 epochs."""
+    from infusion.presets import find_preset
+    from infusion.presets.run import run
+
+    config = find_preset("digits").configs["small"]
+    config = replace(
+        config,
+        data=replace(config.data, train=400),
+        train=replace(config.train, epochs=2),
+        edit=replace(config.edit, k=10, steps=5),
+        pairs=2,
+        threads=1,
+    )
+    root = tmp_path_factory.mktemp("runs") / "digits"
+    run(config, root)
+    return root

@@ -20,7 +20,9 @@ PROBE = torch.linspace(0, 1, 72, dtype=torch.float64).reshape(2, 6, 6)
 
 
 @pytest.fixture(params=[nn.ReLU, nn.Tanh], ids=["ReLU", "Tanh"])
-def task(request: pytest.FixtureRequest, make_cnn: Callable[..., nn.Module]) -> inf.Task:
+def task(
+    request: pytest.FixtureRequest, make_cnn: Callable[..., nn.Module]
+) -> inf.Task:
     """A convolutional network with BatchNorm, left in train mode."""
     return inf.classification(make_cnn(activation=request.param).train())
 

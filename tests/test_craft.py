@@ -63,7 +63,7 @@ def test_projection_is_feasible_idempotent_and_nearest(
 @pytest.mark.parametrize("make", [inf.LInf, inf.L2])
 @pytest.mark.parametrize("epsilon", [0.0, -0.1, float("nan"), float("inf")])
 def test_empty_budgets_are_refused(make: type, epsilon: float) -> None:
-    with pytest.raises(InputError, match=f"budget must be > 0 and finite, got epsilon="):
+    with pytest.raises(InputError, match="budget must be > 0 and finite, got epsilon="):
         make(epsilon)
 
 
@@ -313,9 +313,9 @@ def test_edits_of_another_dataset_are_refused(scene: tuple) -> None:
     _, data, chosen, _ = scene
     edits = craft(scene)
     edited = edits.apply(data)
-    with pytest.raises(InputError, match="to apply edits every row .* got 5 others"):
+    with pytest.raises(InputError, match=r"to apply edits every row .* got 5 others"):
         edits.apply(edited)
-    with pytest.raises(InputError, match="to undo edits every row .* got 5 others"):
+    with pytest.raises(InputError, match=r"to undo edits every row .* got 5 others"):
         edits.undo(data)
     relabelled = replace(data, labels=(data.labels + 1) % 3)
     with pytest.raises(InputError, match=f"first document {int(chosen[0])}"):

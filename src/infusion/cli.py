@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import replace
 from functools import partial, wraps
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -122,6 +123,8 @@ COMMANDS = {"run": run, "report": report}
 
 def main() -> None:
     """Run the command line; wrong input ends with one line and status 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without ∞ shows a ?
+        sys.stdout.reconfigure(errors="replace")
     try:
         _parse()()
     except InfusionError as error:
@@ -131,6 +134,9 @@ def main() -> None:
 
 def _parse() -> Callable[[], None]:
     """Turn the command line into a call.
+
+    Returns:
+        The command with its flags.
 
     Raises:
         InputError: It cannot be read; tyro's box of several lines, in one.
@@ -147,14 +153,20 @@ def _parse() -> Callable[[], None]:
     except SystemExit as stopped:
         if not stopped.code:
             raise
-        lines = [line.strip("│ ") for line in box.getvalue().splitlines()[1:-1]]
-        end = next((i for i, line in enumerate(lines) if line.strip("─") == ""), None)
-        flags = [line.split()[0] for line in lines[end:] if line.startswith("--")]
-        suggests = flags and "Perhaps you meant:" in lines
-        meant = f"perhaps you meant {flags[0]}; " if suggests else ""
-        raise InputError(
-            f"{' '.join(lines[:end]).rstrip('.')}; {meant}try `infusion run --help`"
-        ) from None
+        raise InputError(_one_line(box.getvalue())) from None
+
+
+def _one_line(box: str) -> str:
+    """Shorten tyro's box, drawn with or without Unicode: title, rules, paragraphs."""
+    lines = [line.strip("│╰╯ ") for line in box.splitlines()[1:]]
+    paragraphs = [
+        " ".join(group)
+        for is_text, group in groupby(lines, key=lambda line: bool(line.strip("─-")))
+        if is_text
+    ]
+    meant = [p.split()[3] for p in paragraphs if p.startswith("Perhaps you meant:")]
+    advice = f"perhaps you meant {meant[0]}; " if meant else ""
+    return f"{paragraphs[0].rstrip('.')}; {advice}try `infusion run --help`"
 
 
 def _later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
@@ -235,7 +247,7 @@ def _folder(settings: RunConfig) -> Path:
 def _print_json(results: dict[str, Any], page: Path) -> None:
     value = {key: results.get(key) for key in JSON_KEYS}
     value |= {"run": str(page.parent), "report": str(page)}
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(value) + "\n")
 
 
 if __name__ == "__main__":

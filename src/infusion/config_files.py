@@ -78,11 +78,7 @@ def _build(kind: type[Any], plain: Any, where: str) -> Any:
 
 
 def _checked(hint: Any, value: Any, where: str) -> Any:
-    """Return a plain value of the type a setting has; lists become tuples.
-
-    Raises:
-        InputError: It is of another type, or none of the choices.
-    """
+    """Return a plain value of the type a setting has; lists become tuples."""
     if get_origin(hint) is tuple and isinstance(value, list):
         return tuple(_checked(get_args(hint)[0], inner, where) for inner in value)
     if not _fits(hint, value):

@@ -5,7 +5,7 @@ Axes: ``n`` training documents, ``b`` batch, ``k`` edited documents, ``c`` class
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -127,7 +127,7 @@ class Dataset:
             labels = labels.to(dtype)
         return Batch(inputs.to(device), labels.to(device))
 
-    def take(self, documents: Int[Tensor, " k"]) -> Self:
+    def take(self, documents: Int[Tensor, " k"]) -> "Dataset":
         """Return the named rows as a dataset of their own.
 
         Args:
@@ -140,7 +140,7 @@ class Dataset:
             self, inputs=self.inputs[documents], labels=self.labels[documents]
         )
 
-    def values(self) -> Self:
+    def values(self) -> "Dataset":
         """Return the same documents stored as float32 values, with no valid range.
 
         Returns:

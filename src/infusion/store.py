@@ -163,6 +163,24 @@ class Store:
             self._finish(name, inputs, make().encode())
         return self.root / name
 
+    def derive(self, name: str, content: bytes) -> None:
+        """Write what finished artefacts alone decide, anew on every run.
+
+        Args:
+            name: File name inside the folder.
+            content: Replaces a stored one of other content, as a newer version of
+                this package may derive it.
+
+        Raises:
+            ArtefactError: The stored file was altered.
+        """
+        if self.is_finished(name):
+            record = self._verified(name)
+            if record["sha256"] == hashlib.sha256(content).hexdigest():
+                return
+        (self.root / (name + RECORD)).unlink(missing_ok=True)
+        self._finish(name, None, content)
+
     def has(self, name: str, inputs: Any) -> bool:
         """Tell whether a finished artefact made from these inputs is there.
 

@@ -109,6 +109,7 @@ def train(
                 f"a checkpoint of epoch {first} with another order; use its seed, "
                 "recipe and number of documents"
             )
+        _check_optimiser(config, start)
         load_model(task.model, start.model)
         _load_optimiser(optimiser, start)
     for epoch in range(first, config.epochs):
@@ -199,6 +200,18 @@ def _optimiser_state(optimiser: torch.optim.Optimizer) -> Params:
         for name, value in state.items()
         if isinstance(value, Tensor)
     }
+
+
+def _check_optimiser(config: TrainConfig, start: Checkpoint) -> None:
+    wanted = {"momentum_buffer"} if config.momentum else set()
+    if config.optimiser == "adam":
+        wanted = {"step", "exp_avg", "exp_avg_sq"}
+    got = {key.split(".", 1)[1] for key in start.optimiser}
+    if got != wanted:
+        raise ArtefactError(
+            f"a replay must use the optimiser of its checkpoint, got state "
+            f"{sorted(got)} where the recipe has {sorted(wanted)}; use its recipe"
+        )
 
 
 def _load_optimiser(optimiser: torch.optim.Optimizer, start: Checkpoint) -> None:

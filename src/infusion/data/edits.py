@@ -39,6 +39,12 @@ class Edits:
         return len(self.documents)
 
     @property
+    def storage_differs(self) -> bool:
+        """Tell whether the edited rows are off the original's grid or range."""
+        before, after = self.before, self.after
+        return (after.levels, after.valid) != (before.levels, before.valid)
+
+    @property
     def delta(self) -> Tensor:
         """Change of each document, in values."""
         return self.after.values().inputs - self.before.values().inputs
@@ -86,7 +92,7 @@ class Edits:
             InputError: A row to replace is not the original.
         """
         self._expect(data, self.before, "apply")
-        if self.after.levels != self.before.levels:
+        if self.storage_differs:
             data = data.values()
         return self._put(data, self.after)
 
@@ -109,7 +115,7 @@ class Edits:
             # the edited rows are about to be replaced.
             inputs = (data.inputs * levels).round().clamp(0, levels).to(torch.uint8)
             data = replace(data, inputs=inputs, levels=levels)
-        return self._put(replace(data, valid=self.before.valid), self.before)
+        return replace(self._put(data, self.before), valid=self.before.valid)
 
     def _put(self, data: Dataset, rows: Dataset) -> Dataset:
         inputs, labels = data.inputs.clone(), data.labels.clone()

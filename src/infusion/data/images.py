@@ -1,6 +1,7 @@
 """Load labelled pictures: the bundled digits, or anything `datasets` can read."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,19 +48,25 @@ def load_images(source: str, *, num_classes: int) -> tuple[Dataset, Dataset]:
         num_classes: Labels must lie below it.
 
     Returns:
-        Training and test pictures ``[n, 3, h, w]`` on 256 levels.
+        Training and test pictures ``[n, 3, h, w]``: on 256 levels, or floats in
+        ``[0, 1]`` where a column of arrays holds such.
 
     Raises:
-        InputError: The source does not exist, lacks a split or a column, or its
-            pictures differ in size.
+        InputError: The source does not exist, cannot be read, lacks a split or a
+            column, its pictures differ in size, or a pixel or label is unusable.
     """
     splits = _open(source)
-    train = _split(splits, TRAIN_NAMES, source)
-    test = _split(splits, TEST_NAMES, source)
-    return (
-        _decode(train, f"{source} (train)", num_classes),
-        _decode(test, f"{source} (test)", num_classes),
+    train, test = (
+        _decode(_split(splits, names, source), f"{source} ({names[0]})", num_classes)
+        for names in (TRAIN_NAMES, TEST_NAMES)
     )
+    layouts = [(tuple(part.inputs.shape[1:]), part.levels) for part in (train, test)]
+    if layouts[0] != layouts[1]:
+        raise InputError(
+            "training and test pictures must have one size and one storage, got "
+            f"{layouts[0]} and {layouts[1]} in {source}; convert one of them"
+        )
+    return train, test
 
 
 def take_split(data: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
@@ -105,26 +112,49 @@ def _open(source: str) -> Any:
                     "a folder of parquet must hold train*.parquet and test*.parquet, "
                     f"got {[f.name for f in parquet]} in {source}; rename the files"
                 )
-            return datasets.load_dataset("parquet", data_files=found)
-        return _load_by_name("imagefolder", data_dir=source)
-    if source.startswith((".", "/", "~")):
+            _refuse_empty(found)
+            return _load(source, "parquet", data_files=found)
+        return _load(source, "imagefolder", data_dir=source)
+    if folder.exists() or source.startswith((".", "/", "~")):
         raise InputError(
             f"--data must name a folder or a hub dataset, got {source}, which is not a "
             "folder; check the path"
         )
-    return _load_by_name(source)
+    return _load(source, source)
 
 
-def _load_by_name(name: str, **arguments: str) -> Any:
-    import datasets
+def _refuse_empty(files: dict[str, list[str]]) -> None:
+    """Read the row counts of parquet files, which `datasets` needs to be positive."""
+    import pyarrow.parquet
+
+    for split, paths in files.items():
+        for path in paths:
+            try:
+                rows = pyarrow.parquet.read_metadata(path).num_rows
+            except (OSError, ValueError) as error:
+                raise InputError(
+                    f"{path} must be a parquet file, got a truncated or altered one: "
+                    f"{' '.join(str(error).split())}; restore it"
+                ) from error
+            if rows == 0:
+                raise InputError(
+                    "a dataset must hold at least one document, got 0 in "
+                    f"{path} ({split}); check it"
+                )
+
+
+def _load(source: str, name: str, **arguments: Any) -> Any:
+    """Open a dataset; whatever `datasets` raises becomes one line."""
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
 
     try:
-        return datasets.load_dataset(name, **arguments)
-    except (OSError, ValueError) as error:  # what `datasets` raises for both kinds
-        where = arguments.get("data_dir", name)
+        return load_dataset(name, **arguments)
+    except (OSError, ValueError, DatasetsError) as error:
+        cause = " ".join(str(error.__cause__ or error).split())
         raise InputError(
             "--data must name a folder of parquet, an image folder or a hub dataset, "
-            f"got {where}: {str(error).splitlines()[0]}; check the path or the network"
+            f"got {source}: {cause}; check the path, the files or the network"
         ) from error
 
 
@@ -160,23 +190,95 @@ def _decode(split: Any, source: str, num_classes: int) -> Dataset:
             "the data must have a picture column (img or image) and a label column, "
             f"got {split.column_names} in {source}; rename the columns"
         )
-    if not isinstance(split.features[pictures[0]], datasets.Image):
-        split = split.cast_column(pictures[0], datasets.Image())
-    arrays = [np.asarray(row.convert("RGB")) for row in split[pictures[0]]]
+    pixels, levels = _pixels(split, pictures[0], source)
+    return Dataset(
+        inputs=pixels,
+        labels=_labels(split, labels[0], num_classes, source),
+        levels=levels,
+        valid=(0.0, 1.0),
+        num_classes=num_classes,
+    )
+
+
+def _pixels(split: Any, column: str, source: str) -> tuple[Tensor, int | None]:
+    """Read pictures ``[n, 3, h, w]`` and their grid: arrays of floats have none."""
+    import datasets
+
+    feature = split.features[column]
+    is_array = isinstance(feature, (datasets.List, datasets.Array2D, datasets.Array3D))
+
+    def rows() -> Iterator[np.ndarray]:
+        if is_array:
+            yield from map(np.asarray, split.with_format("numpy")[column])
+        else:
+            for picture in split.cast_column(column, datasets.Image())[column]:
+                yield np.asarray(picture.convert("RGB"))
+
+    arrays: list[np.ndarray] = []
+    try:
+        arrays.extend(rows())
+    except (OSError, ValueError, AttributeError, NotImplementedError) as error:
+        raise InputError(  # AttributeError: no picture; NotImplementedError: no bytes
+            f"every picture must be readable, got none in row {len(arrays)} of "
+            f"{source}: {' '.join(str(error).split())}; drop or repair that row"
+        ) from error
     sizes = {array.shape for array in arrays}
     if len(sizes) != 1:
         raise InputError(
             f"all pictures must have one size, got {sorted(sizes)[:3]} in {source}; "
             "resize them first"
         )
-    pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
-    return Dataset(
-        inputs=pixels,
-        labels=torch.tensor(split[labels[0]][:], dtype=torch.int64),
-        levels=255,
-        valid=(0.0, 1.0),
-        num_classes=num_classes,
-    )
+    pixels = _channels_first(np.stack(arrays), source)
+    return torch.from_numpy(pixels), None if pixels.dtype == np.float32 else 255
+
+
+def _channels_first(pixels: np.ndarray, source: str) -> np.ndarray:
+    """Lay out pictures as ``[n, 3, h, w]`` of uint8 or float32."""
+    if pixels.ndim == 3:
+        pixels = pixels[:, None]
+    if pixels.ndim == 4 and pixels.shape[1] not in (1, 3):
+        pixels = pixels.transpose(0, 3, 1, 2)
+    if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
+        raise InputError(
+            "arrays of pixels must have one or three channels, first or last, got "
+            f"{pixels.shape[1:]} in {source}; reshape them"
+        )
+    if np.issubdtype(pixels.dtype, np.floating):
+        kind: type[np.generic] = np.float32
+    elif (
+        np.issubdtype(pixels.dtype, np.integer)
+        and pixels.min() >= 0
+        and pixels.max() <= 255
+    ):
+        kind = np.uint8
+    else:
+        raise InputError(
+            "pixels must be integers in 0…255 or floats in [0, 1], got "
+            f"{pixels.dtype} in {source}; convert them"
+        )
+    three = (len(pixels), 3, *pixels.shape[2:])
+    return np.array(np.broadcast_to(pixels, three), dtype=kind, order="C")
+
+
+def _labels(split: Any, column: str, num_classes: int, source: str) -> Tensor:
+    """Read class indices: none missing, and of as many classes as the preset has."""
+    import datasets
+
+    feature = split.features[column]
+    names = feature.names if isinstance(feature, datasets.ClassLabel) else []
+    if names and len(names) != num_classes:
+        raise InputError(
+            f"the data must have {num_classes} classes, got {len(names)} in {source}: "
+            f"{', '.join(names[:12])}; add or merge some"
+        )
+    labels = split[column][:]
+    if not all(isinstance(label, int) for label in labels):
+        wrong = next(label for label in labels if not isinstance(label, int))
+        raise InputError(
+            f"labels must be integers, got {wrong!r} in column {column} of {source}; "
+            "number the classes"
+        )
+    return torch.tensor(labels, dtype=torch.int64)
 
 
 def class_names(source: str) -> list[str] | None:

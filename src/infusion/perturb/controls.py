@@ -14,8 +14,8 @@ from infusion.perturb.pixels import deliver
 from infusion.records import Dataset
 
 _BISECTIONS = 30
-_LONGEST = 8.0
-"""How many times longer than wanted the noise may be before clamping."""
+_LONGEST = 256.0
+"""How many times longer than wanted the noise may be before clamping and rounding."""
 
 
 def noise_like(
@@ -52,7 +52,7 @@ def noise_like(
 
 
 def _store(edits: Edits, noise: Tensor) -> Dataset:
-    if edits.after.levels != edits.before.levels:  # as_coded: floats, not clamped
+    if edits.storage_differs:  # as_coded: floats, not clamped
         return replace(edits.after, inputs=edits.before.values().inputs + noise)
     levels = edits.before.levels
     if levels is not None:  # nearest level: truncation would eat small noise

@@ -24,7 +24,7 @@ from infusion.perturb.gradient import perturbation_gradient
 from infusion.records import Dataset, Task
 from infusion.tasks import evaluating, first_parameter
 
-ROUNDING = 1e-3
+_ROUNDING = 1e-3
 """Levels: how far below a whole level float32 arithmetic may leave one."""
 
 
@@ -57,7 +57,7 @@ def deliver(
     if before.levels is None:
         return replace(before, inputs=(values + delta).to(before.inputs.dtype))
     wanted = delta.double() * before.levels
-    steps = (wanted + ROUNDING * wanted.sign()).trunc()
+    steps = (wanted + _ROUNDING * wanted.sign()).trunc()
     if budget is not None:  # a budget just below a whole level: not that level then
         over = budget.size(steps / before.levels) > budget.epsilon * (1 + 1e-9)
         steps[over] = wanted[over].trunc()

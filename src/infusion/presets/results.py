@@ -75,6 +75,8 @@ def collect(
         "base_sha256": store.sha256(checkpoint_file(config.train.epochs)),
         "data_sha256": run.data_sha256,
         "num_documents": {"train": len(run.train), "test": len(run.test)},
+        "levels": run.train.levels,
+        "valid": run.train.valid,
         "class_names": run.preset.class_names,
         "threads": config.threads,
         "environment": environment(),

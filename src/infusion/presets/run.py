@@ -12,7 +12,6 @@ from infusion.config_files import to_yaml
 from infusion.configs import EditConfig, RunConfig
 from infusion.errors import InputError
 from infusion.perturb.budget import BUDGETS
-from infusion.perturb.pixels import ROUNDING
 from infusion.presets import find_preset
 from infusion.presets.base import base_model, epoch_accuracies
 from infusion.presets.context import Pair, Run
@@ -65,7 +64,7 @@ def run(config: RunConfig, root: Path) -> Finished:
         _write_manifest(this, pairs)
         retrain_all(this, pairs)
     results = collect(this, task, pairs, accuracies)
-    write_whole(root / "results.json", _json(results))
+    store.derive("results.json", _json(results))
     return Finished(results, report(root))
 
 
@@ -76,7 +75,7 @@ def _write_manifest(this: Run, pairs: list[Pair]) -> None:
         for arm, facts in this.store.read_json(pair.file("edits", ".json")).items()
         for entry in facts["manifest"]
     ]
-    write_whole(this.store.root / "edits/manifest.jsonl", "".join(lines).encode())
+    this.store.derive("edits/manifest.jsonl", "".join(lines).encode())
 
 
 def _json(value: Any) -> bytes:
@@ -96,7 +95,6 @@ def check(config: RunConfig, train: Dataset, test: Dataset) -> None:
         InputError: A setting is out of range; the message names it.
     """
     check_k(config.edit.k, len(train))
-    _check_budget(config.edit, train)
     settings, recipe = config.curvature, config.train
     if (settings.damping is None) == (settings.damping_ratio is None):
         raise InputError(
@@ -125,6 +123,7 @@ def check(config: RunConfig, train: Dataset, test: Dataset) -> None:
     for name, got in positive.items():
         if got is not None and not 0 < got < math.inf:
             raise InputError(f"{name} must be > 0 and finite, got {got}; choose more")
+    _check_budget(config.edit, train)
     if "edit" not in config.arms:
         raise InputError(
             f"the arms must hold the edit, which the controls are matched to, got "
@@ -138,28 +137,22 @@ def check(config: RunConfig, train: Dataset, test: Dataset) -> None:
 
 
 def _check_budget(edit: EditConfig, train: Dataset) -> None:
-    """Refuse a budget within which no document can change.
-
-    Raises:
-        InputError: It is not positive, or below one storage level.
-    """
+    """Refuse a budget, or steps, that cannot reach one storage level."""
     BUDGETS[edit.norm](edit.epsilon)
     levels = train.levels
     if levels is None or edit.delivery == "as_coded":
         return
-    if edit.epsilon * levels < 1 - ROUNDING:
-        raise InputError(
-            f"a realisable budget must allow one storage level, 1/{levels}, got "
-            f"epsilon={edit.epsilon}; nothing could change, so raise it"
-        )
+    reach = {"epsilon": edit.epsilon, "steps × step size": edit.steps * edit.step_size}
+    for name, got in reach.items():
+        if got * levels < 1 - 1e-6:
+            raise InputError(
+                f"{name} must be at least one storage level, 1/{levels} = "
+                f"{1 / levels:.4g}, got {got:.4g}: nothing could change; raise it"
+            )
 
 
 def _check_probe(config: RunConfig, size: int) -> None:
-    """Refuse a probe or a target that does not exist.
-
-    Raises:
-        InputError: It does not exist.
-    """
+    """Refuse a probe or a target that does not exist."""
     if config.probe is not None and not 0 <= config.probe < size:
         raise InputError(
             f"the probe must lie in 0…{size - 1}, the test set, got {config.probe}"

@@ -1,0 +1,182 @@
+"""Figures as inline SVG whose colours and fonts are those of the page.
+
+Matplotlib writes plain colours; each of ours is a token that stands for a CSS variable,
+so that one drawing serves light and dark pages. Text stays text.
+"""
+
+import io
+import re
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from numpy.typing import NDArray
+
+from infusion.report.numbers import significant
+
+INK, MUTED, LINE, ACCENT = "#010101", "#020202", "#030303", "#040404"
+_VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", ACCENT: "--accent"}
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "infusion",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+}
+_POINTS_PER_INCH = 72
+_MOST_NUMBERED = 12
+
+
+def _axes(width: int, height: int) -> tuple[Figure, Axes]:
+    size = (width / _POINTS_PER_INCH, height / _POINTS_PER_INCH)
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasSVG(figure)
+    return figure, figure.add_subplot()
+
+
+def _svg(figure: Figure, label: str) -> str:
+    """Write a figure as an element of an HTML page."""
+    # The document type, metadata and namespaces of a file of its own go; so do names of
+    # groups, which would repeat from figure to figure.
+    buffer = io.StringIO()
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.S)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.S)
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"| version="[^"]*"', "", text)
+    text = re.sub(r'^<svg[^>]*?(viewBox="[^"]*")[^>]*>', r"<svg \1>", text)
+    text = text.replace("xlink:href", "href")
+    used = set(re.findall(r"url\(#([^)]+)\)|href=\"#([^\"]+)\"", text))
+    kept = {name for pair in used for name in pair if name}
+    text = re.sub(
+        r' id="([^"]*)"', lambda m: m.group(0) if m.group(1) in kept else "", text
+    )
+    for token, variable in _VARIABLES.items():
+        text = text.replace(token, f"var({variable})")
+    text = re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 var(--sans)", text)
+    text = re.sub(r">\s+<", "><", text).strip()
+    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+def _tick(value: float, _: int | None = None) -> str:
+    plain = value == 0 or 1e-4 <= abs(value) < 1e6
+    text = f"{value:,.8g}" if plain else significant(value, 2)
+    return text.replace("-", "−")
+
+
+def effects(
+    names: list[str], intervals: list[dict[str, float]], accented: list[bool]
+) -> str:
+    """Draw one dot and its interval per arm, on a common axis.
+
+    Args:
+        names: Arms, from top to bottom.
+        intervals: ``mean``, ``low`` and ``high`` of each, in nats.
+        accented: Which arms are the edit rather than something it is compared with.
+
+    Returns:
+        An ``svg`` element.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(330, 34 + 22 * len(names))
+        axes.axvline(0, color=MUTED, linewidth=0.8)
+        for row, (value, accent) in enumerate(zip(intervals, accented, strict=True)):
+            colour = ACCENT if accent else INK
+            axes.plot([value["low"], value["high"]], [row, row], color=colour, lw=1.6)
+            axes.plot(value["mean"], row, "o", color=colour, markersize=5.5)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.set_xlabel("change of log p(target), nats")
+        axes.grid(axis="x", color=LINE, linewidth=0.6)
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0, labelcolor=INK)
+    return _svg(figure, "Mean effect of every arm with its 95 % interval")
+
+
+def scatter(predicted: list[float], realised: list[float]) -> str:
+    """Draw predicted against realised effects of the edit, a dot per pair.
+
+    Args:
+        predicted: By influence, in nats; the axes have scales of their own.
+        realised: By retraining, in nats.
+
+    Returns:
+        An ``svg`` element.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(300, 210)
+        axes.grid(color=LINE, linewidth=0.6)
+        axes.plot(predicted, realised, "o", color=ACCENT, markersize=5, alpha=0.85)
+        if len(predicted) <= _MOST_NUMBERED:
+            for pair, at in enumerate(zip(predicted, realised, strict=True)):
+                axes.annotate(
+                    str(pair), at, (5, 3), textcoords="offset points", color=MUTED
+                )
+        axes.margins(0.12)
+        axes.set_xlabel("predicted by influence, nats (own scale)")
+        axes.set_ylabel("realised by retraining, nats")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(FuncFormatter(_tick))
+    return _svg(figure, "Predicted against realised effect of the edit, by pair")
+
+
+def accuracy(by_epoch: dict[int, float]) -> str:
+    """Draw the clean accuracy of the base model by epoch.
+
+    Args:
+        by_epoch: Between 0 and 1, in order of epochs.
+
+    Returns:
+        An ``svg`` element.
+    """
+    epochs, shares = list(by_epoch), [100 * share for share in by_epoch.values()]
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(300, 210)
+        axes.grid(axis="y", color=LINE, linewidth=0.6)
+        axes.plot(epochs, shares, "-o", color=INK, linewidth=1.4, markersize=4)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.margins(x=0.06, y=0.12)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("clean test accuracy, %")
+    return _svg(figure, "Clean test accuracy of the base model by epoch")
+
+
+def histogram(influence: NDArray[np.floating], chosen: NDArray[np.integer]) -> str:
+    """Draw how many documents have which influence, the chosen ones apart.
+
+    Args:
+        influence: Of every training document.
+        chosen: Positions of the edited ones.
+
+    Returns:
+        An ``svg`` element; the counts are on a logarithmic axis.
+    """
+    edges = np.histogram_bin_edges(influence.astype(np.float64), bins=48)
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(320, 160)
+        axes.grid(axis="y", color=LINE, linewidth=0.6)
+        axes.hist(influence, bins=edges.tolist(), color=MUTED, alpha=0.45)
+        axes.hist(influence[chosen], bins=edges.tolist(), color=ACCENT)
+        axes.set_yscale("log", nonpositive="clip")
+        axes.set_ylim(bottom=0.6)
+        axes.axvline(0, color=MUTED, linewidth=0.8)
+        axes.set_xlabel("influence on log p(target), nats per unit of weight")
+        axes.set_ylabel("documents")
+        axes.xaxis.set_major_formatter(FuncFormatter(_tick))
+        axes.yaxis.set_major_formatter(FuncFormatter(_tick))
+        axes.yaxis.set_minor_locator(NullLocator())
+    return _svg(figure, "Histogram of the influence of all training documents")

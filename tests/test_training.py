@@ -1,0 +1,264 @@
+"""Training is deterministic, and a replay from a checkpoint is the run itself."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import infusion as inf
+from infusion.configs import TrainConfig
+from infusion.errors import ArtefactError, DivergedError
+from infusion.params import Params
+from infusion.records import Dataset
+from infusion.training import Checkpoint, epoch_order, init_model, load_model
+
+from .oracles import document_gradients
+
+RECIPES = {
+    "sgd": {"lr": 0.1},
+    "sgd, fixed order": {"lr": 0.1, "order": "fixed"},
+    "momentum": {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3},
+    "momentum, contiguous": {"lr": 0.05, "momentum": 0.9, "channels_last": False},
+    "adam, milestones": {"optimiser": "adam", "milestones": (1, 3), "gamma": 0.5},
+}
+
+
+@pytest.fixture(params=RECIPES.values(), ids=RECIPES)
+def config(request: pytest.FixtureRequest) -> TrainConfig:
+    return TrainConfig(epochs=4, batch_size=4, **request.param)
+
+
+@pytest.fixture
+def make_task(make_cnn: Callable[..., nn.Module]) -> Callable[..., inf.Task]:
+    """A network with BatchNorm and dropout in float32, as the presets train it."""
+
+    def make(**options: Any) -> inf.Task:
+        model = make_cnn(**{"dtype": torch.float32, **options})
+        return inf.classification(nn.Sequential(model, nn.Dropout(0.2)))
+
+    return make
+
+
+def run(task: inf.Task, data: Dataset, config: TrainConfig, **options: Any) -> list:
+    return list(inf.train(task, data, config, **{"seed": 0, **options}))
+
+
+def stored(checkpoint: Checkpoint) -> Checkpoint:
+    """Lay tensors out as a file does: contiguous, sharing nothing."""
+
+    def copy(tensors: Params) -> Params:
+        return {k: v.contiguous().clone() for k, v in tensors.items()}
+
+    return replace(
+        checkpoint, model=copy(checkpoint.model), optimiser=copy(checkpoint.optimiser)
+    )
+
+
+def assert_same(left: Checkpoint, right: Checkpoint) -> None:
+    assert left.epoch == right.epoch
+    assert left.order_sha256 == right.order_sha256
+    assert left.learning_rate == right.learning_rate
+    for mine, other in [(left.model, right.model), (left.optimiser, right.optimiser)]:
+        assert list(mine) == list(other)
+        for name, value in mine.items():
+            assert torch.equal(value, other[name]), name
+
+
+# Determinism
+
+
+def test_two_runs_are_bitwise_equal(
+    make_task: Callable[..., inf.Task], pictures: Dataset, config: TrainConfig
+) -> None:
+    first = run(make_task(), pictures, config)
+    torch.rand(3)  # the global generator must not matter
+    second = run(make_task(), pictures, config)
+    assert [checkpoint.epoch for checkpoint in first] == [1, 2, 3, 4]
+    for left, right in zip(first, second, strict=True):
+        assert_same(left, right)
+
+
+@pytest.mark.parametrize("epochs_left", [1, 3])
+def test_a_replay_without_edits_is_the_run_itself(
+    epochs_left: int,
+    make_task: Callable[..., inf.Task],
+    pictures: Dataset,
+    config: TrainConfig,
+) -> None:
+    original = run(make_task(), pictures, config)
+    start = stored(original[-1 - epochs_left])
+    task = make_task(seed=5)
+    replayed = run(task, pictures, config, start=start)
+    assert len(replayed) == epochs_left
+    assert_same(replayed[-1], original[-1])
+    for name, value in task.model.state_dict().items():
+        assert torch.equal(value, original[-1].model[name])
+
+
+def test_optimiser_state_is_kept_where_there_is_some(
+    make_task: Callable[..., inf.Task], pictures: Dataset, config: TrainConfig
+) -> None:
+    names = {
+        key.split(".")[1] for key in run(make_task(), pictures, config)[-1].optimiser
+    }
+    adam = {"step", "exp_avg", "exp_avg_sq"}
+    momentum = {"momentum_buffer"} if config.momentum else set()
+    assert names == (adam if config.optimiser == "adam" else momentum)
+
+
+def test_checkpoints_do_not_change_as_training_goes_on(
+    make_task: Callable[..., inf.Task], pictures: Dataset, config: TrainConfig
+) -> None:
+    steps = inf.train(make_task(), pictures, config, seed=0)
+    first = next(steps)
+    kept = stored(first)
+    rest = list(steps)
+    assert_same(first, kept)
+    assert not torch.equal(rest[-1].model["0.0.weight"], kept.model["0.0.weight"])
+
+
+def test_an_edit_or_another_seed_changes_the_outcome(
+    make_task: Callable[..., inf.Task], pictures: Dataset, config: TrainConfig
+) -> None:
+    original = run(make_task(), pictures, config)
+    edited = replace(pictures, inputs=pictures.inputs.clone())
+    edited.inputs[3, 0, 2, 2] ^= 1
+    replayed = run(make_task(), edited, config, start=original[-2])
+    reordered = run(make_task(), pictures, config, seed=1)
+    for other in (replayed, reordered):
+        assert not torch.equal(
+            other[-1].model["0.0.weight"], original[-1].model["0.0.weight"]
+        )
+
+
+# The recipe
+
+
+def test_one_step_of_sgd_is_the_formula(
+    make_cnn: Callable[..., nn.Module], pictures: Dataset
+) -> None:
+    """``θ ← θ − lr (mean ∇ℓ + decay θ)`` with all documents in one batch."""
+    task = inf.classification(make_cnn(batch_norm=False))
+    before = {n: p.detach().clone() for n, p in task.model.named_parameters()}
+    batch = pictures.batch(torch.arange(14), like=before["0.weight"])
+    gradients = document_gradients(task, batch)
+    config = TrainConfig(epochs=1, batch_size=14, lr=0.3, weight_decay=0.1)
+    (after,) = run(task, pictures, config)
+    for name, value in before.items():
+        mean = sum(g[name] for g in gradients) / 14
+        expected = value - 0.3 * (mean + 0.1 * value)
+        torch.testing.assert_close(after.model[name], expected, rtol=1e-10, atol=1e-14)
+
+
+def test_milestones_multiply_the_learning_rate(
+    make_task: Callable[..., inf.Task], pictures: Dataset
+) -> None:
+    config = TrainConfig(epochs=4, batch_size=4, lr=0.08, milestones=(1, 3), gamma=0.5)
+    rates = [c.learning_rate for c in run(make_task(), pictures, config)]
+    assert rates == pytest.approx([0.04, 0.04, 0.02, 0.02])
+
+
+def test_every_document_is_visited_once_an_epoch() -> None:
+    for order in ("fixed", "fresh"):
+        config = TrainConfig(epochs=3, batch_size=4, order=order)
+        orders = [epoch_order(0, epoch, 50, config) for epoch in range(3)]
+        for visited in orders:
+            assert visited.sort().values.tolist() == list(range(50))
+        repeated = torch.equal(orders[0], orders[1]) and torch.equal(
+            orders[0], orders[2]
+        )
+        assert repeated == (order == "fixed")
+        assert not torch.equal(orders[0], epoch_order(1, 0, 50, config))
+
+
+def test_every_step_is_reported(
+    make_task: Callable[..., inf.Task], pictures: Dataset
+) -> None:
+    steps: list[None] = []
+    config = TrainConfig(epochs=2, batch_size=4)
+    run(make_task(), pictures, config, on_step=lambda: steps.append(None))
+    assert len(steps) == 2 * 4
+
+
+def test_initialisation_depends_on_its_seed_alone() -> None:
+    state = torch.random.get_rng_state()
+    first, same, other = (
+        init_model(lambda: nn.Linear(3, 2), seed).get_parameter("weight")
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: nn.Sequential(nn.Linear(4, 3)),
+            r"got \(3, 5\) for 0.weight .* \(3, 4\)",
+        ),
+        (
+            lambda: nn.Sequential(nn.Linear(5, 3), nn.Linear(3, 3)),
+            r"got nothing for 1.weight where the model has \(3, 3\)",
+        ),
+        (
+            lambda: nn.Sequential(nn.Linear(5, 3, bias=False)),
+            r"got \(3,\) for 0.bias where the model has nothing",
+        ),
+    ],
+)
+def test_a_checkpoint_of_another_architecture_is_refused(
+    make: Callable[[], nn.Module], message: str
+) -> None:
+    model = make()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(ArtefactError, match=message):
+        load_model(model, nn.Sequential(nn.Linear(5, 3)).state_dict())
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_a_replay_with_another_order_is_refused(
+    make_task: Callable[..., inf.Task], pictures: Dataset, config: TrainConfig
+) -> None:
+    start = run(make_task(), pictures, config)[-2]
+    fewer = pictures.take(torch.arange(13))
+    for data, seed in [(pictures, 1), (fewer, 0)]:
+        with pytest.raises(ArtefactError, match=f"the order of seed {seed}, got a"):
+            run(make_task(), data, config, seed=seed, start=start)
+
+
+@pytest.mark.parametrize(
+    ("saved", "resumed"),
+    [
+        ({"optimiser": "sgd"}, {"optimiser": "adam"}),
+        ({"optimiser": "adam"}, {"optimiser": "sgd", "momentum": 0.9}),
+        ({"momentum": 0.9}, {"momentum": 0.0}),
+    ],
+)
+def test_the_state_of_another_optimiser_is_refused(
+    saved: dict,
+    resumed: dict,
+    make_task: Callable[..., inf.Task],
+    pictures: Dataset,
+) -> None:
+    first, second = (
+        TrainConfig(epochs=2, batch_size=4, **recipe) for recipe in (saved, resumed)
+    )
+    start = run(make_task(), pictures, first)[0]
+    with pytest.raises(ArtefactError):
+        run(make_task(), pictures, second, start=start)
+
+
+def test_a_loss_that_is_not_finite_is_refused(
+    make_task: Callable[..., inf.Task], pictures: Dataset
+) -> None:
+    config = TrainConfig(epochs=3, batch_size=4, lr=1e30)
+    with pytest.raises(DivergedError, match=r"got (nan|inf) at step \d .*now 1e\+30"):
+        run(make_task(), pictures, config)
