@@ -38,6 +38,19 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
+def json_bytes(value: Any) -> bytes:
+    """Write a JSON value the one way that makes equal values equal bytes.
+
+    Args:
+        value: Holds no NaN and no infinity.
+
+    Returns:
+        Indented UTF-8 with sorted keys.
+    """
+    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False)
+    return (text + "\n").encode()
+
+
 def file_sha256(path: Path) -> str:
     """Hash a file's bytes.
 
@@ -115,8 +128,7 @@ class Store:
             ArtefactError: The stored file was altered or has other inputs.
         """
         if not self.has(name, inputs):
-            content = json.dumps(make(), indent=1, sort_keys=True, allow_nan=False)
-            self._finish(name, inputs, (content + "\n").encode())
+            self._finish(name, inputs, json_bytes(make()))
         return self.read_json(name)
 
     def tensors(
@@ -144,24 +156,6 @@ class Store:
             tensors = {k: v.contiguous() for k, v in make().items()}
             self._finish(name, inputs, save(tensors))
         return self.read_tensors(name)
-
-    def text(self, name: str, inputs: Any, make: Callable[[], str]) -> Path:
-        """Store a text, or keep the stored one.
-
-        Args:
-            name: File name inside the folder.
-            inputs: JSON value that decides the artefact; other inputs are refused.
-            make: Called only if there is no finished artefact.
-
-        Returns:
-            Path of the file.
-
-        Raises:
-            ArtefactError: The stored file was altered or has other inputs.
-        """
-        if not self.has(name, inputs):
-            self._finish(name, inputs, make().encode())
-        return self.root / name
 
     def derive(self, name: str, content: bytes) -> None:
         """Write what finished artefacts alone decide, anew on every run.

@@ -1,6 +1,5 @@
 """Load labelled pictures: the bundled digits, or anything `datasets` can read."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -279,16 +278,3 @@ def _labels(split: Any, column: str, num_classes: int, source: str) -> Tensor:
             "number the classes"
         )
     return torch.tensor(labels, dtype=torch.int64)
-
-
-def class_names(source: str) -> list[str] | None:
-    """Read class names that a data folder states beside its files.
-
-    Args:
-        source: Folder that may hold ``classes.json``, a list of names.
-
-    Returns:
-        The names, or None where there is no such file.
-    """
-    file = Path(source) / "classes.json"
-    return json.loads(file.read_text()) if file.is_file() else None

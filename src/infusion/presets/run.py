@@ -22,7 +22,13 @@ from infusion.presets.results import collect
 from infusion.records import Dataset
 from infusion.report.page import report
 from infusion.selection import check_k
-from infusion.store import Store, environment, refuse_other_config, write_whole
+from infusion.store import (
+    Store,
+    environment,
+    json_bytes,
+    refuse_other_config,
+    write_whole,
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ def run(config: RunConfig, root: Path) -> Finished:
     check(config, train, test)
     refuse_other_config(root, to_yaml(config))
     store = Store(root)
-    write_whole(root / "environment.json", _json(environment()))
+    write_whole(root / "environment.json", json_bytes(environment()))
     torch.set_num_threads(config.threads)
     this = Run(config, preset, store, train, test)
     task, _, _ = base_model(this)
@@ -64,7 +70,7 @@ def run(config: RunConfig, root: Path) -> Finished:
         _write_manifest(this, pairs)
         retrain_all(this, pairs)
     results = collect(this, task, pairs, accuracies)
-    store.derive("results.json", _json(results))
+    store.derive("results.json", json_bytes(results))
     return Finished(results, report(root))
 
 
@@ -72,15 +78,10 @@ def _write_manifest(this: Run, pairs: list[Pair]) -> None:
     lines = [
         json.dumps({"pair": pair.index, "arm": arm, **entry}, sort_keys=True) + "\n"
         for pair in pairs
-        for arm, facts in this.store.read_json(pair.file("edits", ".json")).items()
+        for arm, facts in this.store.readjson_bytes(pair.file("edits", ".json")).items()
         for entry in facts["manifest"]
     ]
     this.store.derive("edits/manifest.jsonl", "".join(lines).encode())
-
-
-def _json(value: Any) -> bytes:
-    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False)
-    return (text + "\n").encode()
 
 
 def check(config: RunConfig, train: Dataset, test: Dataset) -> None:
