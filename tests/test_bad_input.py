@@ -53,7 +53,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
 
 @pytest.fixture
 def refused(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Refused:
     """Runs the command, which must refuse with a line like ``wanted``."""
 
@@ -63,7 +63,7 @@ def refused(
         with pytest.raises(SystemExit) as stopped:
             main()
         assert stopped.value.code == 2
-        assert_one_line(capsys.readouterr().err, wanted)
+        assert_one_line(capfd.readouterr().err, wanted)
         after = tree(keeps) if keeps else {}
         assert {name: after.get(name) for name in before} == before
 

@@ -57,8 +57,9 @@ def command(*words: str | Path) -> list[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The command's environment: one thread outside torch's own count."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
+    """One thread outside torch's own count, and none that spins while it waits."""
+    calm = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    return {**os.environ, **calm, **more}
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -207,12 +208,12 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Call:
 
 
 def test_a_finished_run_is_not_made_again(
-    finished: FinishedRun, call: Call, capsys: pytest.CaptureFixture[str]
+    finished: FinishedRun, call: Call, capfd: pytest.CaptureFixture[str]
 ):
     before = tree(finished.root)
     assert call("run", "--config", finished.root / "config.yaml", "--out",
                 finished.root, "--json") == 0  # fmt: skip
-    again = capsys.readouterr()
+    again = capfd.readouterr()
     assert tree(finished.root) == before
     assert again.out == finished.done.stdout
     assert "retrain" not in again.err
@@ -220,11 +221,11 @@ def test_a_finished_run_is_not_made_again(
 
 
 def test_without_json_the_table_is_the_output(
-    finished: FinishedRun, call: Call, capsys: pytest.CaptureFixture[str]
+    finished: FinishedRun, call: Call, capfd: pytest.CaptureFixture[str]
 ):
     config = finished.root / "config.yaml"
     assert call("run", "--config", config, "--out", finished.root) == 0
-    printed = capsys.readouterr().out
+    printed = capfd.readouterr().out
     assert "clean replay" in printed
     assert printed.splitlines()[-1] == f"page: {finished.root / 'report.html'}"
 
@@ -248,11 +249,11 @@ def test_any_terminal_will_do(finished: FinishedRun, tmp_path: Path, words: list
 
 
 def test_pairs_0_trains_the_base_model_only(
-    tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, call: Call, capfd: pytest.CaptureFixture[str]
 ):
     config = write_config(tmp_path / "asked", tiny_config(pairs=0))
     assert call("run", "--config", config, "--out", tmp_path / "run", "--json") == 0
-    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    last = json.loads(capfd.readouterr().out.splitlines()[-1])
     assert (last["n_pairs"], last["effects"], last["paired"]) == (0, None, None)
     assert 0 <= last["clean_accuracy"]["before"] <= 1
     assert last["clean_accuracy"]["after"] is None

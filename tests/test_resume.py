@@ -5,6 +5,7 @@ or after the write of a file leaves every state that a kill between two writes c
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,32 +29,42 @@ from .test_cli import (
 
 When = Literal["before", "halfway", "after"]
 
-# Run as the main script, so that worker processes import it too.
+# Reads "NAME WHEN" lines; for each, a fork runs the command and dies at that write with
+# its workers, which import this script too. Forking saves the imports.
 CRASHING = """
 import os, signal, sys
 from infusion import store
-from infusion.cli import main
 
-NAME, WHEN = sys.argv[1:3]
 whole = store.write_whole
 
 def die(*_):
     os.killpg(0, signal.SIGKILL)
 
 def write_whole(path, content):
-    if not str(path).endswith(NAME):
+    name, when = os.environ["DIE_AT"].split()
+    if not str(path).endswith(name):
         return whole(path, content)
-    if WHEN == "before":
+    if when == "before":
         die()
-    if WHEN == "halfway":  # in the temporary file, before it is renamed
+    if when == "halfway":  # in the temporary file, before it is renamed
         os.fsync, content = die, content[: len(content) // 2]
     whole(path, content)
     die()
 
 store.write_whole = write_whole
 if __name__ == "__main__":
-    sys.argv[1:3] = []
-    main()
+    import sklearn.datasets
+    import infusion.presets.run
+    from infusion.cli import main
+
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            os.setsid()
+            os.environ["DIE_AT"] = line
+            main()
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 # One crash after the other in the same folder, each in the next stage.
 CRASHES: list[tuple[str, When]] = [
@@ -113,23 +124,30 @@ def test_a_run_killed_in_every_stage_ends_the_same(
     """Replays the finished run's config in another folder, so that holds as well."""
     script, out = tmp_path / "crashing.py", tmp_path / "run"
     script.write_text(CRASHING)
-    config = finished.root / "config.yaml"
-    for name, when in CRASHES:
-        done = subprocess.run(
-            [sys.executable, script, name, when, *words(config, out)],
+    config, wanted = finished.root / "config.yaml", artefacts(finished.root)
+    with (
+        (tmp_path / "stderr").open("w") as log,
+        subprocess.Popen(
+            [sys.executable, script, *words(config, out)],
             env=environment(),
-            start_new_session=True,
-            capture_output=True,
-            check=False,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
             encoding="utf-8",
-        )
-        assert done.returncode == -signal.SIGKILL, f"{name}: {done.stderr}"
-        assert (out / name).exists() == (when == "after"), name
-        left = list(out.rglob(f".{Path(name).name}.*.part"))
-        assert bool(left) == (when == "halfway"), name
-        kept = artefacts(out)
-        wanted = artefacts(finished.root)
-        assert kept == {n: wanted[n] for n in kept}, f"after {name}"
+        ) as runs,
+    ):
+        assert runs.stdin
+        assert runs.stdout
+        for name, when in CRASHES:
+            runs.stdin.write(f"{name} {when}\n")
+            runs.stdin.flush()
+            status = runs.stdout.readline().strip()
+            assert status == str(-signal.SIGKILL), (tmp_path / "stderr").read_text()
+            assert (out / name).exists() == (when == "after"), name
+            left = list(out.rglob(f".{Path(name).name}.*.part"))
+            assert bool(left) == (when == "halfway"), name
+            kept = artefacts(out)
+            assert kept == {n: wanted[n] for n in kept}, f"after {name}"
     printed = finish(config, out)
     assert "train" not in printed, "everything was there but the page"
     assert_same_run(out, finished.root)
@@ -155,6 +173,10 @@ def test_workers_die_with_the_command_and_leave_what_can_go_on(tmp_path: Path):
     )
     whole = FinishedRun(tmp_path / "whole", tiny)
     config, out = whole.root / "config.yaml", tmp_path / "run"
+    shutil.copytree(whole.root, out)
+    for made_later in ["retrain/*", "results.json*", "report.html"]:
+        for path in out.glob(made_later):
+            path.unlink()
     process = subprocess.Popen(
         command(*words(config, out)),
         env=environment(),

@@ -48,29 +48,25 @@ def _pairs(run: Run, task: Task) -> list[dict[str, int]]:
     targets = torch.randint(classes, (len(labels),), generator=generator).tolist()
     if config.target is not None:
         targets = [config.target] * len(labels)
-    wanted = config.pairs
     if config.probe is not None:
-        order, wanted = [config.probe], min(config.pairs, 1)
-        names = run.preset.class_names
-        target = targets[0] = targets[order.index(config.probe)]
-        if config.target is not None and target in (
-            labels[config.probe],
-            predicted[config.probe],
-        ):
-            raise InputError(
-                f"the target must be neither the true class "
-                f"({names[labels[config.probe]]}) nor the predicted one "
-                f"({names[predicted[config.probe]]}) of probe {config.probe}, got "
-                f"{names[target]}; choose another --target"
-            )
+        order = [config.probe]
     kept = [
         Pair(0, probe, labels[probe], target)
         for probe, target in zip(order, targets, strict=False)
         if target not in (labels[probe], predicted[probe])
-    ][:wanted]
+    ]
+    wanted = min(config.pairs, len(order))
     if len(kept) < wanted:
+        if config.probe is not None and config.target is not None:
+            names = run.preset.class_names
+            raise InputError(
+                "the target must be neither the true class "
+                f"({names[labels[config.probe]]}) nor the predicted one "
+                f"({names[predicted[config.probe]]}) of probe {config.probe}, got "
+                f"{names[config.target]}; choose another --target"
+            )
         raise InputError(
             f"the test set must hold {wanted} non-trivial pairs, got {len(kept)}; ask "
             "for fewer --pairs or another --target"
         )
-    return [asdict(replace(pair, index=i)) for i, pair in enumerate(kept)]
+    return [asdict(replace(pair, index=i)) for i, pair in enumerate(kept[:wanted])]

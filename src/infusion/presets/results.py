@@ -141,7 +141,7 @@ def _summary(run: Run, rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _share(rows: list[dict[str, Any]], arm: Arm) -> dict[str, float]:
+def _share(rows: list[dict[str, Any]], arm: Arm) -> dict[str, int | float]:
     """Share of probes now taken for the target, with Wilson's 95 % interval."""
     from scipy.stats import binomtest
 

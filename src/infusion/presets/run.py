@@ -78,7 +78,7 @@ def _write_manifest(this: Run, pairs: list[Pair]) -> None:
     lines = [
         json.dumps({"pair": pair.index, "arm": arm, **entry}, sort_keys=True) + "\n"
         for pair in pairs
-        for arm, facts in this.store.readjson_bytes(pair.file("edits", ".json")).items()
+        for arm, facts in this.store.read_json(pair.file("edits", ".json")).items()
         for entry in facts["manifest"]
     ]
     this.store.derive("edits/manifest.jsonl", "".join(lines).encode())
