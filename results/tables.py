@@ -1,10 +1,10 @@
 """Draw README's tables and figure from the files in this folder.
 
-    python results/tables.py          rewrite README.md and docs/digits.png
-    python results/tables.py --check  exit 1 where README.md differs
+    python results/tables.py          rewrite README.md and docs/digits.svg
+    python results/tables.py --check  exit 1 where either differs
 
-``digits.json`` and ``cifar10*.json`` are the ``results.json`` of finished runs,
-``ratios.json`` is what ``benchmarks/ratios.py`` wrote.
+``digits.json`` and ``cifar10-seed*.json`` are the ``results.json`` of finished runs,
+``ratios.json`` and ``demo.json`` are what ``benchmarks/`` wrote.
 """
 
 import json
@@ -13,12 +13,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from infusion.report.tables import NAMES, interval
+from infusion.report.figures import effects as draw_effects
+from infusion.report.tables import HEADINGS, NAMES, effects_rows
 
 HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
+ROOT = HERE.parent
 PAPER_ACCURACY = 0.7391
 """Clean test accuracy of the paper's TinyResNet, arXiv 2602.09987."""
+COLOURS = {"--ink": "#222", "--muted": "#666", "--line": "#ddd", "--accent": "#b8401f"}
 
 
 def read(name: str) -> Any:
@@ -26,26 +28,23 @@ def read(name: str) -> Any:
     return json.loads((HERE / name).read_text())
 
 
+def markdown(headings: list[str], rows: list[list[str]]) -> list[str]:
+    """Lay out a table."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
 def effects(name: str) -> str:
     """Return a table of effects with controls of one run."""
     run = read(name)
-    n = run["n_pairs"]
     lines = [
-        f"n = {n} pairs, base seed {run['seeds'][0]}, {run['num_documents']['train']:,} "
-        f"documents, {run['config']['edit']['k']} edited, "
-        f"{run['threads']} threads, {run['environment']['processor']}.",
+        f"n = {run['n_pairs']} pairs, base seed {run['seeds'][0]} (checkpoint sha256 "
+        f"{run['base_sha256'][:12]}…), {run['config']['edit']['k']} of "
+        f"{run['num_documents']['train']:,} documents edited; one thread per training, "
+        f"{run['environment']['processor']}, torch {run['environment']['torch']}.",
         "",
-        "| | Δ log p(target), nats [95 %] | edit − this [95 %] | Δp | top-1 | accuracy |",
-        "|---|---|---|---|---|---|",
+        *markdown(list(HEADINGS), [list(row) for row in effects_rows(run)]),
     ]
-    for arm, effect in run["effects"].items():
-        paired = run["paired"].get(arm)
-        lines.append(
-            f"| {NAMES[arm]} | {interval(effect)} | "
-            f"{interval(paired) if paired else ''} | "
-            f"{run['effects_p'][arm]['mean']:+.3f} | {run['top1'][arm]['count']}/{n} | "
-            f"{run['accuracy_after'][arm]['mean']:.2%} |"
-        )
     correlation = run["predicted_vs_realised"]["rank_correlation"]
     if correlation is not None:
         lines += [
@@ -56,33 +55,36 @@ def effects(name: str) -> str:
 
 
 def accuracies() -> str:
-    """Clean accuracy of the CIFAR-10 base models beside the paper's."""
+    """Return clean accuracies of the CIFAR-10 base models beside the paper's."""
     runs = [read(file.name) for file in sorted(HERE.glob("cifar10-seed*.json"))]
     epochs = sorted({int(e) for run in runs for e in run["accuracy_by_epoch"]})[-4:]
-    lines = [
-        "| base seed | " + " | ".join(f"epoch {e}" for e in epochs) + " |",
-        "|---" * (len(epochs) + 1) + "|",
+    rows = [
+        [str(run["seeds"][0])]
+        + [f"{run['accuracy_by_epoch'][str(e)]:.2%}" for e in epochs]
+        for run in runs
     ]
-    for run in runs:
-        values = [f"{run['accuracy_by_epoch'][str(e)]:.2%}" for e in epochs]
-        lines.append(f"| {run['seeds'][0]} | " + " | ".join(values) + " |")
-    last = " | " * (len(epochs) - 1)
-    lines.append(f"| paper | {last}{PAPER_ACCURACY:.2%} |")
-    return "\n".join(lines)
+    rows.append(["paper", *[""] * (len(epochs) - 1), f"{PAPER_ACCURACY:.2%}"])
+    return "\n".join(markdown(["base seed", *(f"epoch {e}" for e in epochs)], rows))
 
 
 def ratios() -> str:
-    """Table of time ratios."""
+    """Return a table of time ratios."""
     stored = read("ratios.json")
-    names = list(next(iter(stored.values()))["rows"])
-    lines = [
-        "| | " + " | ".join(stored) + " |",
-        "|---" * (len(stored) + 1) + "|",
+    names = next(iter(stored.values()))["rows"]
+    rows = [
+        [name, *(f"{side['rows'][name]['ratio']:.2f}" for side in stored.values())]
+        for name in names
     ]
-    for name in names:
-        values = [f"{side['rows'][name]['ratio']:.2f}" for side in stored.values()]
-        lines.append(f"| {name} | " + " | ".join(values) + " |")
-    return "\n".join(lines)
+    return "\n".join(markdown(["", *stored], rows))
+
+
+def demo() -> str:
+    """Say what one run of the demo took."""
+    run = read("demo.json")
+    return (
+        f"`make demo` after installation: {run['seconds']:.0f} s and at most "
+        f"{run['peak_gib']:.2f} GiB on {run['environment']['cores']} cores."
+    )
 
 
 SECTIONS = {
@@ -90,23 +92,46 @@ SECTIONS = {
     "cifar10": lambda: effects("cifar10-seed0.json"),
     "accuracies": accuracies,
     "ratios": ratios,
+    "demo": demo,
 }
 
 
 def drawn(text: str) -> str:
     """Return README's text with every marked section drawn anew."""
     for name, draw in SECTIONS.items():
-        mark = rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)"
+        mark = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         body = draw()
-        text = re.sub(
-            mark, lambda m, body=body: m[1] + body + m[2], text, flags=re.DOTALL
+        text, count = re.subn(
+            mark, lambda m, b=body: f"{m[1]}{b}\n{m[2]}", text, flags=re.DOTALL
         )
+        if count > 1:
+            sys.exit(
+                f"README.md must mark the section {name} at most once, got {count}"
+            )
     return text
 
 
+def figure() -> str:
+    """Draw the digits run's effects as a picture of its own."""
+    run = read("digits.json")
+    svg = draw_effects(
+        [NAMES[arm] for arm in run["effects"]],
+        list(run["effects"].values()),
+        [arm == "edit" for arm in run["effects"]],
+    )
+    for name, colour in COLOURS.items():
+        svg = svg.replace(f"var({name})", colour)
+    svg = svg.replace("var(--sans)", "sans-serif")
+    head = '<svg xmlns="http://www.w3.org/2000/svg" style="background:#fff" '
+    return svg.replace("<svg ", head, 1) + "\n"
+
+
 if __name__ == "__main__":
-    old = README.read_text()
-    new = drawn(old)
+    files = {
+        ROOT / "README.md": drawn((ROOT / "README.md").read_text()),
+        ROOT / "docs" / "digits.svg": figure(),
+    }
     if "--check" in sys.argv:
-        sys.exit(0 if new == old else 1)
-    README.write_text(new)
+        sys.exit(any(not f.exists() or f.read_text() != t for f, t in files.items()))
+    for file, text in files.items():
+        file.write_text(text)

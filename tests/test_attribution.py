@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import infusion as inf
 from infusion.data.edits import Edits
 from infusion.errors import DivergedError, InputError
-from infusion.params import Params, dot, is_finite, norm
+from infusion.params import Params, is_finite
 from infusion.records import Dataset
 
 from .oracles import derivative, document_gradients
@@ -42,7 +42,10 @@ def loop(task: inf.Task, data: Dataset, ihvp: Params) -> Tensor:
     task.model.eval()
     like = next(task.model.parameters())
     gradients = document_gradients(task, data.batch(torch.arange(len(data)), like=like))
-    scores = [-dot(ihvp, gradient) / len(data) for gradient in gradients]
+    scores = [
+        -sum(float((ihvp[name] * g[name]).sum()) for name in ihvp) / len(data)
+        for g in gradients
+    ]
     task.model.train()
     return torch.tensor(scores, dtype=torch.float64)
 
@@ -259,12 +262,7 @@ def test_predicted_effect_sums_influences_and_sees_labels(
 # Arithmetic on parameters
 
 
-def test_parameter_arithmetic(generator: torch.Generator) -> None:
-    left, right = (
-        {"a": torch.randn(3, generator=generator), "b": torch.ones(2, 2)}
-        for _ in range(2)
-    )
-    assert dot(left, right) == pytest.approx(float(left["a"] @ right["a"]) + 4)
-    assert norm(left) == pytest.approx(dot(left, left) ** 0.5)
-    assert is_finite(left)
-    assert not is_finite({**left, "b": torch.tensor([torch.inf])})
+def test_is_finite_finds_one_bad_entry() -> None:
+    good = {"a": torch.zeros(3), "b": torch.ones(2, 2)}
+    assert is_finite(good)
+    assert not is_finite({**good, "b": torch.tensor([torch.inf])})

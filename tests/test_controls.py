@@ -49,7 +49,7 @@ def make_edits(levels: int | None, delivery: str) -> Edits:
 
 
 def make_noise(edits: Edits, match: Literal["linf", "l2"], seed: int = 3) -> Edits:
-    return noise_like(edits, match=match, seed=seed, generator=stream(seed))
+    return noise_like(edits, match=match, seed=seed)
 
 
 def sizes(edits: Edits, norm: str) -> Tensor:

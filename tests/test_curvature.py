@@ -623,3 +623,25 @@ def test_a_gradient_that_is_not_finite_is_refused(curvature: EKFAC) -> None:
     vector["0.weight"][0, 0] = torch.inf
     with pytest.raises(DivergedError, match="an IHVP must be finite"):
         curvature.solve(vector, damping=1.0)
+
+
+def test_exact_fisher_of_outputs_with_positions_adds_up_position_by_position() -> None:
+    """Each position is a factor of the likelihood: no terms between positions."""
+    generator = torch.Generator().manual_seed(0)
+    layer = nn.Linear(3, 4, bias=False, dtype=torch.float64)
+    x = torch.randn(1, 2, 3, generator=generator, dtype=torch.float64)
+    data = inf.Dataset(x, torch.zeros(1, 2, dtype=torch.int64))
+
+    def loss(outputs: Tensor, batch: inf.Batch) -> Tensor:
+        flat = nn.functional.cross_entropy(
+            outputs.transpose(1, 2), batch.labels, reduction="none"
+        )
+        return flat.sum(1)
+
+    task = inf.Task(layer, lambda m, batch: m(batch.inputs), loss, "categorical")
+    block = next(iter(inf.fit_ekfac(task, data, fisher="exact").blocks.values()))
+    p = layer(x)[0].softmax(-1).detach()
+    expected = sum(
+        float((p[t] - p[t].square()).sum() * x[0, t].square().sum()) for t in (0, 1)
+    )
+    assert float(block.eigenvalues.sum()) == pytest.approx(expected, rel=1e-10)

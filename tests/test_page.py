@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 from infusion.errors import ArtefactError
 from infusion.report.page import report
 from infusion.report.pictures import magnification, png_uri, values
-from infusion.store import Store
+from infusion.store import Store, json_bytes
 
 from .browser import Chromium, Page, Visit, number_faults, read
 
@@ -85,7 +85,7 @@ def large_run(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     generator = torch.Generator().manual_seed(0)
     store, documents = Store(root), torch.randperm(400, generator=generator)[:20]
     for index in range(90):
-        pair = copy.deepcopy(first) | {"index": index}
+        pair = copy.deepcopy(first) | {"index": index, "label": 0}
         results["pairs"].append(pair)
         before = torch.randint(0, 256, (20, 3, 32, 32), generator=generator).byte()
         noise = torch.rand(before.shape, generator=generator) - 0.5
@@ -93,7 +93,7 @@ def large_run(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
             "edit/documents": documents,
             "edit/before_inputs": before,
             "edit/after_inputs": before / 255 + 0.1 * noise,
-            "copies_1/after_inputs": before[:1].clone(),
+            "probe": before[:1].clone(),
         }
         store.tensors(f"edits/pair-{index:03d}.safetensors", 0, lambda t=tensors: t)
         influence = torch.randn(400, generator=generator)
@@ -112,7 +112,7 @@ def large_run(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     results |= {"n_pairs": 90, "levels": 255}
     results["predicted_vs_realised"] = {"rank_correlation": 0.5}
     results["class_names"] = ["<b>zero & one</b>", *results["class_names"][1:]]
-    (root / "results.json").write_text(json.dumps(results))
+    derive(root, results)
     return root
 
 
@@ -127,7 +127,7 @@ def base_only(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     results = {key: value for key, value in results.items() if key not in gone}
     results |= {"n_pairs": 0, "pairs": []}
     results["clean_accuracy"]["after"] = None
-    (root / "results.json").write_text(json.dumps(results))
+    derive(root, results)
     return root
 
 
@@ -181,16 +181,18 @@ def test_large_page_says_what_it_leaves_out_and_clips(large_run: Path) -> None:
     assert "&lt;b&gt;zero &amp; one" in text
 
 
-def test_page_without_copies_shows_no_probe(small_run: Path, tmp_path: Path) -> None:
+def test_page_without_copies_shows_the_probe_too(
+    small_run: Path, tmp_path: Path
+) -> None:
     root = clone(small_run, tmp_path)
     results = read(root / "results.json")
     arms = ["edit", "clean_replay", "noise_l2"]
     results["config"]["arms"] = arms
     for pair in results["pairs"]:
         pair["arms"] = {arm: pair["arms"][arm] for arm in arms}
-    (root / "results.json").write_text(json.dumps(results))
+    derive(root, results)
     page = Page(report(root))
-    assert not [p for p in page.pictures if "probe" in (p["alt"] or "")]
+    assert [p for p in page.pictures if "probe" in (p["alt"] or "")]
     assert number_faults(page.numbers, root) == []
 
 
@@ -200,18 +202,18 @@ def test_page_without_copies_shows_no_probe(small_run: Path, tmp_path: Path) -> 
         (lambda root: shutil.rmtree(root), "must hold a finished results.json, got no"),
         (
             lambda root: (root / "results.json").unlink(),
-            "must hold a finished results.json, got none .* run `infusion run`",
+            "results.json must have sha256 .*, got no file",
         ),
         (
             lambda root: (root / "results.json").write_text('{"effects": {"ed'),
-            "must be a whole JSON object, got .* remove it and run",
+            "results.json must have sha256 .*: it was truncated or altered",
         ),
         (
-            lambda root: (root / "results.json").write_text("[1]"),
-            "must be a whole JSON object, got a list",
+            lambda root: change_digit(root / "results.json"),
+            "results.json must have sha256 .*: it was truncated or altered",
         ),
         (
-            lambda root: (root / "results.json").write_text("{}"),
+            lambda root: derive(root, {}),
             "results.json must hold .*, got none: another version wrote it",
         ),
         (
@@ -221,7 +223,7 @@ def test_page_without_copies_shows_no_probe(small_run: Path, tmp_path: Path) -> 
         (lambda root: drop(root, "levels"), "results.json must hold levels, got none"),
         (
             lambda root: (root / "times.json").write_text('{"train": 1'),
-            "times.json must be a whole JSON object",
+            "times.json must hold a JSON object of seconds",
         ),
         (
             lambda root: (root / "edits/pair-001.safetensors").write_bytes(b"12"),
@@ -248,10 +250,20 @@ def test_unfinished_or_damaged_run_is_one_clear_error(
     assert not (root / "report.html").exists()
 
 
+def derive(root: Path, results: dict) -> None:
+    """Write results with the record of their hash, as a run does."""
+    Store(root).derive("results.json", json_bytes(results))
+
+
+def change_digit(path: Path) -> None:
+    text = path.read_text()
+    path.write_text(text.replace("1", "2", 1))
+
+
 def drop(root: Path, key: str) -> None:
     results = read(root / "results.json")
     del results[key]
-    (root / "results.json").write_text(json.dumps(results))
+    derive(root, results)
 
 
 def test_import_of_the_page_leaves_torch_and_matplotlib_alone() -> None:

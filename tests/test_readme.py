@@ -19,7 +19,15 @@ def test_the_snippet_runs_and_edits_can_be_undone() -> None:
     assert names["infl"].shape == (1_500,)
     assert len(names["edits"].manifest) == 15
     undone = names["edits"].undo(names["edited"])
+    assert undone == names["train"]
+    assert undone != names["edited"]
     assert row_hashes(undone) == row_hashes(names["train"])
+
+
+def test_the_public_names_are_listed_alike() -> None:
+    assert sorted(inf.__all__) == sorted(inf._HOMES)
+    for name in inf.__all__:
+        assert getattr(inf, name).__name__ == name or name == "Batch"
 
 
 def test_the_tables_are_drawn_from_results() -> None:

@@ -13,7 +13,13 @@ from infusion.configs import TrainConfig
 from infusion.errors import ArtefactError, DivergedError
 from infusion.params import Params
 from infusion.records import Dataset
-from infusion.training import Checkpoint, epoch_order, init_model, load_model
+from infusion.training import (
+    Checkpoint,
+    epoch_order,
+    init_model,
+    load_model,
+    train_epochs,
+)
 
 from .oracles import document_gradients
 
@@ -43,7 +49,7 @@ def make_task(make_cnn: Callable[..., nn.Module]) -> Callable[..., inf.Task]:
 
 
 def run(task: inf.Task, data: Dataset, config: TrainConfig, **options: Any) -> list:
-    return list(inf.train(task, data, config, **{"seed": 0, **options}))
+    return list(train_epochs(task, data, config, **{"seed": 0, **options}))
 
 
 def stored(checkpoint: Checkpoint) -> Checkpoint:
@@ -112,7 +118,7 @@ def test_optimiser_state_is_kept_where_there_is_some(
 def test_checkpoints_do_not_change_as_training_goes_on(
     make_task: Callable[..., inf.Task], pictures: Dataset, config: TrainConfig
 ) -> None:
-    steps = inf.train(make_task(), pictures, config, seed=0)
+    steps = train_epochs(make_task(), pictures, config, seed=0)
     first = next(steps)
     kept = stored(first)
     rest = list(steps)
@@ -262,3 +268,16 @@ def test_a_loss_that_is_not_finite_is_refused(
     config = TrainConfig(epochs=3, batch_size=4, lr=1e30)
     with pytest.raises(DivergedError, match=r"got (nan|inf) at step \d .*now 1e\+30"):
         run(make_task(), pictures, config)
+
+
+def test_train_goes_to_the_end_and_from_a_checkpoint(
+    make_task: Callable[..., inf.Task], pictures: Dataset
+) -> None:
+    config = TrainConfig(epochs=3, batch_size=5, lr=0.1)
+    task = make_task()
+    first = next(train_epochs(task, pictures, config, seed=0))
+    whole = inf.train(make_task(), pictures, config, seed=0)
+    continued = inf.train(make_task(), pictures, config, seed=0, start=first)
+    assert whole.epoch == continued.epoch == 3
+    for name, value in whole.model.items():
+        assert torch.equal(value, continued.model[name])

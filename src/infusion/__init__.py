@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from infusion.attribution import gradient, influence
+    from infusion.configs import TrainConfig
     from infusion.curvature.ekfac import EKFAC, fit_ekfac
     from infusion.data.edits import Edits
     from infusion.errors import InfusionError
@@ -44,6 +45,7 @@ _HOMES = {
     "Batch": "records",
     "Dataset": "records",
     "Task": "records",
+    "TrainConfig": "configs",
     "select": "selection",
     "classification": "tasks",
     "train": "training",
@@ -58,6 +60,7 @@ __all__ = [
     "InfusionError",
     "LInf",
     "Task",
+    "TrainConfig",
     "classification",
     "craft",
     "fit_ekfac",

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from infusion.configs import Delivery, Fisher, RunConfig
+from infusion.configs import Ascent, Delivery, Fisher, RunConfig
 from infusion.errors import InfusionError, InputError
 
 JSON_KEYS = (
@@ -40,7 +40,10 @@ def run(  # noqa: PLR0917
     probe: int | None = None,
     target: str | None = None,
     epsilon: float | None = None,
+    norm: Literal["linf", "l2"] | None = None,
     steps: int | None = None,
+    step_size: float | None = None,
+    ascent: Ascent | None = None,
     delivery: Delivery | None = None,
     fisher: Fisher | None = None,
     damping: float | None = None,
@@ -57,14 +60,17 @@ def run(  # noqa: PLR0917
         preset: digits or cifar10.
         config: Replay the config.yaml of a run folder instead of a preset.
         data: Folder of parquet, image folder or hub dataset, for cifar10.
-        scale: small takes minutes on two cores, paper has the paper's settings.
+        scale: small takes minutes on two cores, paper is the paper's size.
         k: Documents to edit.
         pairs: Probe-target pairs to measure; 0 trains the base model only.
         seed: Root seed of initialisation, orders and controls.
         probe: Position of one probe in the test set.
         target: Class to steer probes to, by name or number.
         epsilon: Budget in values, e.g. 0.03 of the range 0 to 1.
+        norm: Norm of the budget.
         steps: Ascent steps.
+        step_size: Of one ascent step, in values.
+        ascent: sign of the gradient, or raw, the gradient over its norm.
         delivery: realisable, or as_coded like the paper's code.
         fisher: exact, sampled or empirical.
         damping: Absolute damping, nats per squared parameter.
@@ -90,7 +96,15 @@ def run(  # noqa: PLR0917
             "threads": threads,
             "target": _class(settings.preset, target),
             "data": {"source": data},
-            "edit": {"k": k, "epsilon": epsilon, "steps": steps, "delivery": delivery},
+            "edit": {
+                "k": k,
+                "norm": norm,
+                "epsilon": epsilon,
+                "steps": steps,
+                "step_size": step_size,
+                "ascent": ascent,
+                "delivery": delivery,
+            },
             "curvature": {"fisher": fisher},
         },
     )
@@ -107,15 +121,23 @@ def run(  # noqa: PLR0917
         _print_json(done.results, done.page)
 
 
-def report(folder: Positional[Path]) -> None:
+def report(
+    folder: Positional[Path], json: Annotated[bool, arg(name="json")] = False
+) -> None:
     """Draw the page of a finished run again.
 
     Args:
         folder: Run folder.
+        json: Print one JSON object as the last line of standard output.
     """
     from infusion.report.page import report as draw
+    from infusion.store import Store
 
-    sys.stdout.write(f"page: {draw(folder)}\n")
+    page = draw(folder)
+    if json:
+        _print_json(Store(folder).read_json("results.json"), page)
+    else:
+        sys.stdout.write(f"page: {page}\n")
 
 
 COMMANDS = {"run": run, "report": report}

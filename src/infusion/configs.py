@@ -102,7 +102,7 @@ class EditConfig:
         epsilon: Budget in values, e.g. ``8/255``; at most this much is used.
         steps: Ascent steps.
         step_size: In values.
-        ascent: Sign of the gradient, or the gradient itself.
+        ascent: Sign of the gradient, or the gradient over its norm.
         delivery: ``"realisable"``: clamped and on the storage grid. ``"as_coded"``:
             the paper's code, floats that may leave the valid range.
     """
@@ -133,8 +133,8 @@ class RunConfig:
         probe: Position of the one probe in the test set; ``None`` draws ``pairs``.
         target: Class every probe is steered to; ``None`` draws one per probe.
         base: Folder of checkpoints to start from instead of training.
-        threads: CPU threads. Every training uses one thread, and that many run side
-            by side; the other stages use them all.
+        threads: CPU cores to use. Every job (training, attributing and crafting a
+            pair) runs on one thread, that many side by side; the fit uses them all.
         device: ``"cpu"`` or ``"cuda"``.
         arms: The edit and its controls.
     """

@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from infusion.errors import InputError
 from infusion.records import Dataset, Measurement, Task
 from infusion.seeding import derive
-from infusion.tasks import batches, evaluating
+from infusion.tasks import batches, evaluating, first_parameter
 
 BOOTSTRAP_DRAWS = 10_000
 
@@ -54,7 +55,13 @@ def log_prob(probe: Float[Tensor, "..."], target: int) -> Measurement:
     """
 
     def measurement(model: nn.Module) -> Tensor:
-        return model(probe[None]).log_softmax(-1)[0, target]
+        log_p = model(probe[None]).log_softmax(-1)[0]
+        if not 0 <= target < len(log_p):
+            raise InputError(
+                f"the target must lie in 0…{len(log_p) - 1}, the classes, got "
+                f"{target}; choose one of them"
+            )
+        return log_p[target]
 
     return measurement
 
@@ -81,6 +88,28 @@ def behaviour(model: nn.Module, probe: Float[Tensor, "..."], target: int) -> Beh
         log_odds=float(log_p[target] - others),
         top1=int(logits.argmax()),
     )
+
+
+def behaviours(
+    task: Task, test: Dataset, pairs: list[tuple[int, int]]
+) -> list[Behaviour]:
+    """Evaluate a model on probes of the test set.
+
+    Args:
+        task: Classifier.
+        test: Clean test documents.
+        pairs: Probe's position in ``test``, and target class.
+
+    Returns:
+        One behaviour per pair.
+    """
+    like = first_parameter(task)
+    return [
+        behaviour(
+            task.model, test.batch(torch.tensor([probe]), like=like).inputs[0], target
+        )
+        for probe, target in pairs
+    ]
 
 
 def predictions(task: Task, data: Dataset, *, batch_size: int = 500) -> Tensor:

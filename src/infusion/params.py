@@ -1,36 +1,9 @@
-"""Arithmetic on parameters, gradients and IHVPs held as ``dict[str, Tensor]``."""
-
-import math
+"""Parameters, gradients and IHVPs are all ``dict[str, Tensor]``."""
 
 import torch
 from torch import Tensor
 
 Params = dict[str, Tensor]
-
-
-def dot(left: Params, right: Params) -> float:
-    """Inner product over the names in ``left``, accumulated in float64.
-
-    Args:
-        left: First vector.
-        right: Second vector; must hold every name of ``left``.
-
-    Returns:
-        ``Σ_name ⟨left, right⟩``.
-    """
-    return float(sum((v.double() * right[k].double()).sum() for k, v in left.items()))
-
-
-def norm(vector: Params) -> float:
-    """Euclidean norm over all entries, accumulated in float64.
-
-    Args:
-        vector: Parameters, a gradient or an IHVP.
-
-    Returns:
-        ``‖vector‖₂``.
-    """
-    return math.sqrt(dot(vector, vector))
 
 
 def is_finite(vector: Params) -> bool:

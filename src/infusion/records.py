@@ -62,7 +62,7 @@ class Task:
     likelihood: Likelihood = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """Documents as stored, in a fixed order.
 
@@ -99,6 +99,24 @@ class Dataset:
             )
         _check_values(self)
         _check_labels(self)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare row by row: same storage, same bits, same labels, same order."""
+        if not isinstance(other, Dataset):
+            return NotImplemented
+        return self._frame() == other._frame() and all(
+            torch.equal(mine, theirs)
+            for mine, theirs in (
+                (self.inputs, other.inputs),
+                (self.labels, other.labels),
+            )
+        )
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    def _frame(self) -> tuple[object, ...]:
+        kinds = self.inputs.dtype, self.labels.dtype
+        return *kinds, self.levels, self.valid, self.num_classes
 
     def __len__(self) -> int:
         """Count the documents."""

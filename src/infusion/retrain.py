@@ -1,13 +1,9 @@
-"""Retrain a model on edited documents, and measure what came of it."""
+"""Retrain a model on edited documents."""
 
 from collections.abc import Callable
 
-import torch
-
 from infusion.configs import TrainConfig
-from infusion.measure import Behaviour, behaviour
 from infusion.records import Dataset, Task
-from infusion.tasks import first_parameter
 from infusion.training import Checkpoint, train
 
 
@@ -36,29 +32,4 @@ def retrain(
         DivergedError: A training loss became NaN or infinite.
     """
     task = make_task()
-    final = start
-    for checkpoint in train(task, data, config, seed=seed, start=start):
-        final = checkpoint
-    return task, final
-
-
-def behaviours(
-    task: Task, test: Dataset, pairs: list[tuple[int, int]]
-) -> list[Behaviour]:
-    """Evaluate a model on probes of the test set.
-
-    Args:
-        task: Classifier.
-        test: Clean test documents.
-        pairs: Probe's position in ``test``, and target class.
-
-    Returns:
-        One behaviour per pair.
-    """
-    like = first_parameter(task)
-    return [
-        behaviour(
-            task.model, test.batch(torch.tensor([probe]), like=like).inputs[0], target
-        )
-        for probe, target in pairs
-    ]
+    return task, train(task, data, config, seed=seed, start=start)

@@ -13,6 +13,7 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +90,9 @@ def environment() -> dict[str, str | int | None]:
     import torch
 
     return {
+        "infusion": version("infusion-lab"),
         "python": platform.python_version(),
+        "numpy": version("numpy"),
         "torch": torch.__version__,
         "processor": torch.backends.cpu.get_cpu_capability(),
         "machine": platform.machine(),
@@ -267,16 +270,28 @@ class Store:
         Raises:
             ArtefactError: The file was altered.
         """
+        times = self.read_times()
+        times[stage] = round(times.get(stage, 0.0) + seconds, 3)
+        write_whole(self.root / "times.json", json_bytes(times))
+
+    def read_times(self) -> dict[str, float]:
+        """Read ``times.json``.
+
+        Returns:
+            Stage to wall time in seconds; empty before the first.
+
+        Raises:
+            ArtefactError: The file was altered.
+        """
         path = self.root / "times.json"
         try:
             times = json.loads(path.read_text("utf-8")) if path.exists() else {}
-            times[stage] = round(times.get(stage, 0.0) + seconds, 3)
+            return {stage: float(seconds) for stage, seconds in times.items()}
         except (ValueError, AttributeError, TypeError) as error:
             raise ArtefactError(
                 f"{path} must hold a JSON object of seconds, got a truncated or "
                 "altered file; restore or remove it"
             ) from error
-        write_whole(path, (json.dumps(times, indent=1) + "\n").encode())
 
     def _record(self, name: str) -> dict[str, str]:
         path = self.root / (name + RECORD)
@@ -343,3 +358,32 @@ def refuse_other_config(root: Path, text: str) -> None:
             f"a run folder must keep the inputs it was started with, got "
             f"{want.strip()!r} where {path} says {have.strip()!r}; choose another --out"
         )
+
+
+def refuse_other_environment(root: Path) -> None:
+    """Keep a run folder to the processor and libraries it was started with.
+
+    Args:
+        root: Run folder; ``environment.json`` is written if there is none.
+
+    Raises:
+        ArtefactError: The folder was started elsewhere: its bits would be mixed.
+    """
+    path, here = root / "environment.json", environment()
+    if not path.exists():
+        write_whole(path, json_bytes(here))
+        return
+    try:
+        there = dict(json.loads(path.read_text("utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ArtefactError(
+            f"{path} must be a JSON object, got a truncated or altered file; restore "
+            "it or choose another --out"
+        ) from error
+    for name, value in here.items():
+        if there.get(name) != value:
+            raise ArtefactError(
+                f"a run must be continued where it was started, got {name} {value} "
+                f"where {path} says {there.get(name)}; choose another --out, and "
+                "--base for its base model"
+            )

@@ -14,7 +14,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from infusion.configs import TrainConfig
-from infusion.errors import ArtefactError, DivergedError
+from infusion.errors import ArtefactError, DivergedError, InputError
 from infusion.params import Params
 from infusion.records import Dataset, Task
 from infusion.seeding import derive, stream
@@ -77,6 +77,39 @@ def train(
     *,
     seed: int,
     start: Checkpoint | None = None,
+) -> Checkpoint:
+    """Train the task's model in place to the end of the recipe.
+
+    Args:
+        task: Its model is overwritten.
+        data: Training documents.
+        config: Recipe.
+        seed: Decides the orders.
+        start: Continue after this checkpoint instead of from the model as it is.
+
+    Returns:
+        The state after the last epoch; ``start`` itself where nothing was left to do.
+
+    Raises:
+        InputError: There is no epoch to train and no start.
+        ArtefactError: ``start`` is of another architecture, optimiser or data order.
+        DivergedError: A training loss became NaN or infinite.
+    """
+    final = start
+    for checkpoint in train_epochs(task, data, config, seed=seed, start=start):
+        final = checkpoint
+    if final is None:
+        raise InputError(f"epochs must be ≥ 1, got {config.epochs}; train for more")
+    return final
+
+
+def train_epochs(
+    task: Task,
+    data: Dataset,
+    config: TrainConfig,
+    *,
+    seed: int,
+    start: Checkpoint | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> Iterator[Checkpoint]:
     """Train the task's model in place, an epoch per checkpoint.
@@ -102,14 +135,8 @@ def train(
     optimiser = OPTIMISERS[config.optimiser](task.model.parameters(), config)
     first = 0
     if start is not None:
+        check_start(start, config, seed=seed, size=len(data))
         first = start.epoch
-        if _order_hash(seed, first, len(data), config) != start.order_sha256:
-            raise ArtefactError(
-                f"a replay must visit the documents in the order of seed {seed}, got "
-                f"a checkpoint of epoch {first} with another order; use its seed, "
-                "recipe and number of documents"
-            )
-        _check_optimiser(config, start)
         load_model(task.model, start.model)
         _load_optimiser(optimiser, start)
     for epoch in range(first, config.epochs):
@@ -202,7 +229,26 @@ def _optimiser_state(optimiser: torch.optim.Optimizer) -> Params:
     }
 
 
-def _check_optimiser(config: TrainConfig, start: Checkpoint) -> None:
+def check_start(
+    start: Checkpoint, config: TrainConfig, *, seed: int, size: int
+) -> None:
+    """Refuse a checkpoint of another data order or optimiser.
+
+    Args:
+        start: Checkpoint to continue from.
+        config: Recipe to continue with.
+        seed: Seed of the orders.
+        size: Training documents.
+
+    Raises:
+        ArtefactError: The checkpoint is of another seed, recipe or number of documents.
+    """
+    if _order_hash(seed, start.epoch, size, config) != start.order_sha256:
+        raise ArtefactError(
+            f"a replay must visit the documents in the order of seed {seed}, got a "
+            f"checkpoint of epoch {start.epoch} with another order; use its seed, "
+            "recipe and number of documents"
+        )
     wanted = {"momentum_buffer"} if config.momentum else set()
     if config.optimiser == "adam":
         wanted = {"step", "exp_avg", "exp_avg_sq"}

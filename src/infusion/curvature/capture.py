@@ -81,7 +81,8 @@ def cover(
 
     Args:
         model: Any model.
-        skip: Module types (``"BatchNorm2d"``) or module names to leave out.
+        skip: Module types (``"BatchNorm2d"``) or module names to leave out, with
+            all they hold.
 
     Returns:
         Covered layers in module order, and the parameter count of each skipped module.
@@ -98,10 +99,10 @@ def cover(
     matched: set[str] = set()
     for name, module in model.named_modules():
         own = [p for p in module.parameters(recurse=False) if p.requires_grad]
-        keys = {type(module).__name__, name} & set(skip)
-        matched |= keys
         if not own:
             continue
+        keys = {type(module).__name__, *_ancestors(name)} & set(skip)
+        matched |= keys
         if keys:
             skipped[name] = sum(p.numel() for p in own)
         elif _is_covered(module) and len(own) == len(list(module.parameters())):
@@ -111,6 +112,12 @@ def cover(
             refused[f"{name} ({type(module).__name__})"] = sum(p.numel() for p in own)
     _refuse(model, covered, refused, [s for s in skip if s not in matched])
     return covered, skipped
+
+
+def _ancestors(name: str) -> list[str]:
+    """Return a module's name and those of the modules that hold it."""
+    parts = name.split(".")
+    return [".".join(parts[: end + 1]) for end in range(len(parts))]
 
 
 def _refuse(
@@ -156,6 +163,11 @@ class Captured:
 
     inputs: dict[str, Tensor]
     edges: dict[str, GradientEdge]
+
+    def clear(self) -> None:
+        """Forget the last forward pass and its graph."""
+        self.inputs.clear()
+        self.edges.clear()
 
     def positions(self, layer: Layer) -> Float[Tensor, "b i t"]:
         """Return the layer's inputs as columns, one per position, ones appended."""

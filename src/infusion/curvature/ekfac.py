@@ -21,7 +21,7 @@ from torch import Tensor
 
 from infusion.configs import Fisher
 from infusion.curvature.capture import Captured, Layer, capturing, cover
-from infusion.curvature.fisher import Directions, check_likelihood, resolve_fisher
+from infusion.curvature.fisher import Directions, check_fisher, check_likelihood
 from infusion.errors import DivergedError, InputError
 from infusion.params import Params, is_finite
 from infusion.records import Batch, Dataset, Task
@@ -101,7 +101,8 @@ class EKFAC:
         if (damping is None) == (damping_ratio is None):
             raise InputError(
                 "exactly one of damping and damping_ratio must be given, got "
-                f"damping={damping} and damping_ratio={damping_ratio}"
+                f"damping={damping} and damping_ratio={damping_ratio}; 0.1 is a usual "
+                "damping_ratio"
             )
         given = damping if damping_ratio is None else damping_ratio
         assert given is not None
@@ -161,7 +162,8 @@ class EKFAC:
         if not is_finite(solved):
             raise DivergedError(
                 "an IHVP must be finite, got NaN or infinity; check the measurement "
-                "gradient and raise the damping"
+                "gradient, and pass an absolute damping where a layer's eigenvalues "
+                "are all zero"
             )
         return solved
 
@@ -210,7 +212,7 @@ def fit_ekfac(
                 "Task.likelihood for the true one",
                 stacklevel=2,
             )
-    resolve_fisher(task, fisher)
+    check_fisher(task, fisher)
     layers, skipped = cover(task.model, skip)
     directions = Directions(task, fisher, draws, seed)
     sweep = _Sweep(task, data, layers, directions, batch_size, on_batch)
@@ -248,7 +250,7 @@ class _Sweep:
         model = self.task.model
         with evaluating(model), capturing(model, self.layers) as captured:
             for documents, batch in batches(self.task, self.data, self.batch_size):
-                captured.inputs.clear()
+                captured.clear()
                 outputs = self.task.outputs(model, batch)
                 self._check(captured, outputs.detach(), batch, documents)
                 directions = self.directions(outputs.detach(), batch, documents)

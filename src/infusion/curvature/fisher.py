@@ -101,7 +101,7 @@ class Directions:
             sampler = (
                 SAMPLERS[likelihood] if isinstance(likelihood, str) else likelihood
             )
-            assert sampler is not None, "resolve_fisher lets no such task through"
+            assert sampler is not None, "check_fisher lets no such task through"
             for draw in range(self.draws):
                 key = derive(self.seed, "fisher", draw)
                 uniform = uniforms(key, documents, tuple(outputs.shape[1:]))
@@ -118,18 +118,24 @@ def _loss_gradient(task: Task, outputs: Tensor, batch: Batch) -> Tensor:
 
 
 def _exact(task: Task, outputs: Tensor) -> Iterator[Tensor]:
-    flat = outputs.flatten(1)
-    if task.likelihood == "categorical":
-        p = outputs.softmax(-1)
-        for c in range(outputs.shape[-1]):
-            direction = -p * p[..., c : c + 1].sqrt()
-            direction[..., c] += p[..., c].sqrt()
-            yield direction
+    """One direction per output, each within one position."""
+    if task.likelihood == "gaussian":
+        for c in range(outputs[0].numel()):
+            direction = torch.zeros_like(outputs.flatten(1))
+            direction[:, c] = 1.0
+            yield direction.view_as(outputs)
         return
-    for c in range(flat.shape[1]):
-        direction = torch.zeros_like(flat)
-        direction[:, c] = 1.0
-        yield direction.view_as(outputs)
+    p = (
+        outputs.softmax(-1).flatten(1, -2)
+        if outputs.ndim > 2
+        else (outputs.softmax(-1)[:, None])
+    )
+    for t in range(p.shape[1]):
+        for c in range(p.shape[2]):
+            direction = torch.zeros_like(p)
+            direction[:, t] = -p[:, t] * p[:, t, c : c + 1].sqrt()
+            direction[:, t, c] += p[:, t, c].sqrt()
+            yield direction.view_as(outputs)
 
 
 def check_likelihood(task: Task, outputs: Tensor, batch: Batch) -> None:
@@ -167,7 +173,7 @@ def check_likelihood(task: Task, outputs: Tensor, batch: Batch) -> None:
         )
 
 
-def resolve_fisher(task: Task, fisher: Fisher) -> None:
+def check_fisher(task: Task, fisher: Fisher) -> None:
     """Refuse a Fisher that the task's likelihood cannot give.
 
     Args:

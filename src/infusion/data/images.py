@@ -1,5 +1,6 @@
 """Load labelled pictures: the bundled digits, or anything `datasets` can read."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ def _open(source: str) -> Any:
         parquet = sorted(folder.glob("**/*.parquet"))
         if parquet:
             files = {
-                split: [str(f) for f in parquet if f.name.startswith(split)]
+                split: [str(f) for f in parquet if re.match(rf"{split}[-.]", f.name)]
                 for split in (*TRAIN_NAMES, *TEST_NAMES)
             }
             found = {split: paths for split, paths in files.items() if paths}
@@ -188,6 +189,11 @@ def _decode(split: Any, source: str, num_classes: int) -> Dataset:
         raise InputError(
             "the data must have a picture column (img or image) and a label column, "
             f"got {split.column_names} in {source}; rename the columns"
+        )
+    if len(pictures) > 1 or len(labels) > 1:
+        raise InputError(
+            "the data must have one picture and one label column, got "
+            f"{[*pictures, *labels]} in {source}; drop the others"
         )
     pixels, levels = _pixels(split, pictures[0], source)
     return Dataset(

@@ -18,9 +18,7 @@ _LONGEST = 256.0
 """How many times longer than wanted the noise may be before clamping and rounding."""
 
 
-def noise_like(
-    edits: Edits, *, match: Literal["linf", "l2"], seed: int, generator: torch.Generator
-) -> Edits:
+def noise_like(edits: Edits, *, match: Literal["linf", "l2"], seed: int) -> Edits:
     """Random edits of the same documents, matched document by document.
 
     ``"linf"``: every entry moves by the edit's largest change, with a random sign, the
@@ -30,13 +28,12 @@ def noise_like(
     Args:
         edits: What to match.
         match: Norm in which sizes are equal.
-        seed: Recorded in the manifest.
-        generator: Stream of the noise.
+        seed: Of the noise; recorded in the manifest.
 
     Returns:
         Noise on the same storage; what it reached is in its manifest.
     """
-    like = edits.delta
+    like, generator = edits.delta, torch.Generator().manual_seed(seed)
     wanted = BUDGETS[match].size(like)
     if match == "linf":
         signs = torch.randint(0, 2, like.shape, generator=generator) * 2.0 - 1.0

@@ -1,6 +1,6 @@
 """Projected gradient ascent on documents with continuous inputs, and its delivery.
 
-    δ ← Π_budget(δ + α·u),   u = sign(∂f/∂x)  or  ∂f/∂x over the batch's largest norm
+    δ ← Π_budget(δ + α·u),   u = sign(∂f/∂x)  or  ∂f/∂x over its norm
 
 then the valid range, then the storage grid: levels are rounded towards the original,
 so that neither projection can push an edit out of its budget.
@@ -19,10 +19,10 @@ from infusion.configs import Ascent, Delivery
 from infusion.data.edits import Edits
 from infusion.errors import DivergedError, InputError
 from infusion.params import Params
-from infusion.perturb.budget import Budget
+from infusion.perturb.budget import Budget, per_document
 from infusion.perturb.gradient import perturbation_gradient
 from infusion.records import Dataset, Task
-from infusion.tasks import evaluating, first_parameter
+from infusion.tasks import batches, evaluating, first_parameter
 
 _ROUNDING = 1e-3
 """Levels: how far below a whole level float32 arithmetic may leave one."""
@@ -31,9 +31,8 @@ _ROUNDING = 1e-3
 def _direction(gradient: Tensor, budget: Budget, ascent: Ascent) -> Tensor:
     if ascent == "sign":
         return gradient.sign()
-    return gradient / budget.size(gradient).max().clamp_min(
-        torch.finfo(gradient.dtype).tiny
-    )
+    length = budget.size(gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
+    return gradient / per_document(length, gradient)
 
 
 def deliver(
@@ -62,7 +61,7 @@ def deliver(
         over = budget.size(steps / before.levels) > budget.epsilon * (1 + 1e-9)
         steps[over] = wanted[over].trunc()
     levels = before.inputs.long() + steps.long().to(before.inputs.device)
-    return replace(before, inputs=levels.to(torch.uint8))
+    return replace(before, inputs=levels.clamp(0, before.levels).to(torch.uint8))
 
 
 def craft(
@@ -90,10 +89,10 @@ def craft(
         steps: Gradient evaluations per document.
         step_size: ``α``, in values; ``None`` is ``2.5 · ε / steps`` (Madry et al.
             2018).
-        ascent: ``"sign"``, or ``"raw"``: the gradient over the largest norm in its
-            batch, so that documents with small gradients move less.
-        delivery: ``"realisable"``, or ``"as_coded"``: neither clamped nor rounded, as
-            the paper's code does; the result is stored as floats.
+        ascent: ``"sign"``, or ``"raw"``: the gradient of each document over its norm,
+            in the budget's norm, so that ``α`` keeps its unit.
+        delivery: ``"realisable"``, or ``"as_coded"``: no budget, no clamp, no rounding,
+            as the paper's code, whose ε never binds; the result is stored as floats.
         batch_size: Documents held at once.
         on_step: Called after each step of each batch.
 
@@ -124,7 +123,9 @@ def craft(
                     "a perturbation gradient must be finite, got NaN or infinity; "
                     "check the chosen documents and raise the damping"
                 )
-            delta = budget.project(delta + alpha * _direction(gradient, budget, ascent))
+            delta = delta + alpha * _direction(gradient, budget, ascent)
+            if delivery == "realisable":
+                delta = budget.project(delta)
             if delivery == "realisable" and data.valid is not None:
                 delta = (original + delta).clamp(*data.valid) - original
             on_step()
@@ -167,11 +168,14 @@ def _check_craft(
         )
     if steps < 1 or (step_size is not None and not 0 < step_size < math.inf):
         raise InputError(
-            f"steps must be ≥ 1 and step_size > 0, got {steps} and {step_size}"
+            f"steps must be ≥ 1 and step_size > 0, got {steps} and {step_size}; raise "
+            "them"
         )
 
 
-def predicted_effect(task: Task, data: Dataset, edits: Edits, ihvp: Params) -> float:
+def predicted_effect(
+    task: Task, data: Dataset, edits: Edits, ihvp: Params, *, batch_size: int = 64
+) -> float:
     """Change of the measurement that influence predicts for these very edits.
 
     Args:
@@ -179,6 +183,7 @@ def predicted_effect(task: Task, data: Dataset, edits: Edits, ihvp: Params) -> f
         data: The whole training set, for its size.
         edits: Labels may differ too.
         ihvp: From ``curvature.solve``.
+        batch_size: Documents held at once.
 
     Returns:
         ``−(1/n) Σᵢ (⟨s, ∇ℓ(zᵢ′)⟩ − ⟨s, ∇ℓ(zᵢ)⟩)``, in units of the measurement.
@@ -186,11 +191,13 @@ def predicted_effect(task: Task, data: Dataset, edits: Edits, ihvp: Params) -> f
     Source:
         arXiv 2602.09987, eq. 3, without linearising in the edit.
     """
-    params, like = along(task, ihvp), first_parameter(task)
-    everything = torch.arange(len(edits))
+    params = along(task, ihvp)
+    totals = []
     with evaluating(task.model), torch.no_grad():
-        after, before = (
-            directional_losses(task, params, ihvp, rows.batch(everything, like=like))
-            for rows in (edits.after, edits.before)
-        )
-    return float((after.double() - before.double()).sum()) / -len(data)
+        for rows in (edits.after, edits.before):
+            parts = [
+                directional_losses(task, params, ihvp, batch).double().sum()
+                for _, batch in batches(task, rows, batch_size)
+            ]
+            totals.append(float(torch.stack(parts).sum()))
+    return (totals[0] - totals[1]) / -len(data)

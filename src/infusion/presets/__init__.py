@@ -24,5 +24,7 @@ def find_preset(name: str) -> "Preset":
         InputError: There is no such preset.
     """
     if name not in PRESETS:
-        raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
+        raise InputError(
+            f"preset must be one of {', '.join(PRESETS)}, got {name!r}; choose one"
+        )
     return import_module(f"infusion.presets.{name}").PRESET

@@ -12,17 +12,17 @@ from infusion.presets.context import Run, checkpoint_file
 from infusion.progress import progress
 from infusion.records import Task
 from infusion.store import Store
-from infusion.training import Checkpoint, load_model, train
+from infusion.training import Checkpoint, check_start, load_model, train_epochs
 
 
-def base_model(run: Run) -> tuple[Task, Checkpoint, Checkpoint]:
+def base_model(run: Run) -> Task:
     """Train the base model, or take it from ``--base``; continue where it stopped.
 
     Args:
         run: Settings and documents.
 
     Returns:
-        The trained task, its state one epoch before the end, and at the end.
+        The trained task.
 
     Raises:
         InputError: ``--base`` lacks a checkpoint.
@@ -38,8 +38,11 @@ def base_model(run: Run) -> tuple[Task, Checkpoint, Checkpoint]:
         "base": config.base,
     }
     if config.base is not None and not store.has(checkpoint_file(epochs), inputs):
-        for checkpoint in checkpoints.read_base(Path(config.base), epochs):
+        taken = checkpoints.read_base(Path(config.base), epochs)
+        for checkpoint in taken:
+            check_start(checkpoint, config.train, seed=config.seed, size=len(run.train))
             load_model(task.model, checkpoint.model)
+        for checkpoint in taken:
             _save(store, checkpoint, inputs)
     done = [e for e in range(1, epochs + 1) if store.has(checkpoint_file(e), inputs)]
     start = _read(store, done[-1]) if done else None
@@ -48,7 +51,7 @@ def base_model(run: Run) -> tuple[Task, Checkpoint, Checkpoint]:
     if left:
         torch.set_num_threads(1)
         with run.timed("train"), progress("train base model", left * steps) as advance:
-            for checkpoint in train(
+            for checkpoint in train_epochs(
                 task,
                 run.train,
                 config.train,
@@ -58,11 +61,10 @@ def base_model(run: Run) -> tuple[Task, Checkpoint, Checkpoint]:
             ):
                 _save(store, checkpoint, inputs)
         torch.set_num_threads(config.threads)
-    before, final = _read(store, epochs - 1), _read(store, epochs)
-    load_model(task.model, final.model)
+    load_model(task.model, _read(store, epochs).model)
     if config.train.channels_last:
         task.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    return task, before, final
+    return task
 
 
 def _save(store: Store, checkpoint: Checkpoint, inputs: dict[str, Any]) -> None:

@@ -55,7 +55,6 @@ SMALL = replace(
     data=replace(PAPER.data, train=10_000),
     train=TrainConfig(epochs=10, batch_size=32, lr=0.02, momentum=0.9, order="fixed"),
     edit=replace(PAPER.edit, k=25),
-    pairs=5,
 )
 
 PRESET = Preset(

@@ -66,6 +66,7 @@ class Run:
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Add a block's wall time to ``times.json``, in seconds."""
+        self.store.read_times()  # an altered file is refused before the work
         start = time.monotonic()
         yield
         self.store.add_time(stage, time.monotonic() - start)

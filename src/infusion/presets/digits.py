@@ -1,5 +1,7 @@
 """Bundled scans of handwritten digits: the whole loop in minutes, nothing to fetch."""
 
+from typing import Literal
+
 from torch import nn
 
 from infusion.configs import (
@@ -30,10 +32,10 @@ def _model(scale: str) -> nn.Module:
     return TinyResNet(channels=1, widths=widths)
 
 
-def _config(scale: str) -> RunConfig:
+def _config(scale: Literal["small", "paper"]) -> RunConfig:
     return RunConfig(
         preset="digits",
-        scale="small" if scale == "small" else "paper",
+        scale=scale,
         data=DataConfig(source="bundled", train=1_500, split_seed=0),
         train=TrainConfig(epochs=10, batch_size=32, lr=0.05),
         curvature=CurvatureConfig(damping_ratio=0.1),
@@ -43,7 +45,7 @@ def _config(scale: str) -> RunConfig:
 
 
 PRESET = Preset(
-    configs={scale: _config(scale) for scale in ("small", "paper")},
+    configs={"small": _config("small"), "paper": _config("paper")},
     load=_load,
     make_model=_model,
     class_names=tuple("0123456789"),

@@ -32,6 +32,7 @@ from infusion.store import digest
 from infusion.tasks import first_parameter
 
 CURVATURE = "curvature/ekfac.safetensors"
+MOST_COPIES = 5
 
 
 def curvature(run: Run, task: Task) -> EKFAC:
@@ -81,6 +82,28 @@ def curvature(run: Run, task: Task) -> EKFAC:
     )
 
 
+def curvature_facts(run: Run, fitted: EKFAC) -> dict[str, Any]:
+    """Record what the curvature covers and the damping of each layer.
+
+    Args:
+        run: Settings.
+        fitted: Its curvature.
+
+    Returns:
+        Fisher, documents, skipped modules with their parameter counts, and the absolute
+        ``λ`` of each layer in nats per squared parameter.
+    """
+    settings = run.config.curvature
+    return {
+        "fisher": fitted.fisher,
+        "num_documents": fitted.num_documents,
+        "skipped": fitted.skipped,
+        "damping": fitted.damping(
+            damping=settings.damping, damping_ratio=settings.damping_ratio
+        ),
+    }
+
+
 def infuse(run: Run, task: Task, fitted: EKFAC, pair: Pair) -> None:
     """Write one pair's scores, edits and predicted effects into the run folder.
 
@@ -101,49 +124,100 @@ def infuse(run: Run, task: Task, fitted: EKFAC, pair: Pair) -> None:
             damping_ratio=settings.damping_ratio,
         )
 
-    scores = _score(run, task, ihvp, pair)
+    scores = run.store.tensors(
+        score_file(pair),
+        score_inputs(run, pair),
+        lambda: _score(run, influence(task, run.train, ihvp()), pair),
+    )
     _craft_arms(run, task, ihvp, pair, scores)
 
 
-def _score(run: Run, task: Task, ihvp: Callable[[], Params], pair: Pair) -> Params:
-    """Influence of every document, the chosen ones, and random ones."""
-    k, size = run.config.edit.k, len(run.train)
-    inputs = {
+def score_file(pair: Pair) -> str:
+    """Name the artefact of a pair's scores."""
+    return pair.file("scores", ".safetensors")
+
+
+def score_inputs(run: Run, pair: Pair) -> dict[str, Any]:
+    """List what decides a pair's scores.
+
+    Args:
+        run: Settings and documents; its curvature is stored.
+        pair: Probe and target.
+
+    Returns:
+        JSON value.
+    """
+    settings = run.config.curvature
+    return {
         "pair": asdict(pair),
         "curvature": run.store.sha256(CURVATURE),
-        "damping": [run.config.curvature.damping, run.config.curvature.damping_ratio],
-        "k": k,
+        "damping": [settings.damping, settings.damping_ratio],
+        "k": run.config.edit.k,
         "seed": run.config.seed,
     }
 
-    def make() -> Params:
-        scores = influence(task, run.train, ihvp())
-        generator = stream(run.config.seed, "pair", pair.index, "random documents")
-        return {
-            "influence": scores,
-            "chosen": select(scores, k=k),
-            "random": select_random(size, k=k, generator=generator),
-        }
 
-    return run.store.tensors(pair.file("scores", ".safetensors"), inputs, make)
+def edit_inputs(run: Run, pair: Pair) -> dict[str, Any]:
+    """List what decides a pair's edits.
+
+    Args:
+        run: Settings and documents; the pair's scores are stored.
+        pair: Probe and target.
+
+    Returns:
+        JSON value.
+    """
+    return {
+        "scores": run.store.sha256(score_file(pair)),
+        "edit": asdict(run.config.edit),
+        "arms": run.config.arms,
+        "test": run.data_sha256["test"],
+    }
+
+
+def is_infused(run: Run, pair: Pair) -> bool:
+    """Tell whether a pair's scores and edits are stored, made from these inputs.
+
+    Args:
+        run: Settings and documents.
+        pair: Probe and target.
+
+    Returns:
+        False where one is missing or interrupted.
+
+    Raises:
+        ArtefactError: One was altered or has other inputs.
+    """
+    return run.store.has(score_file(pair), score_inputs(run, pair)) and all(
+        run.store.has(pair.file("edits", ending), edit_inputs(run, pair))
+        for ending in (".safetensors", ".json")
+    )
+
+
+def _score(run: Run, scores: Tensor, pair: Pair) -> Params:
+    """Add to the influence of every document which ones each arm replaces."""
+    k, size = run.config.edit.k, len(run.train)
+    generator = stream(run.config.seed, "pair", pair.index, "random documents")
+    return {
+        "influence": scores,
+        "chosen": select(scores, k=k),
+        "random": select_random(size, k=k, generator=generator),
+        "replaced": select(scores, k=MOST_COPIES),
+    }
 
 
 def _craft_arms(
     run: Run, task: Task, ihvp: Callable[[], Params], pair: Pair, scores: Params
 ) -> None:
-    inputs = {
-        "scores": run.store.sha256(pair.file("scores", ".safetensors")),
-        "edit": asdict(run.config.edit),
-        "arms": run.config.arms,
-        "test": run.data_sha256["test"],
-    }
+    inputs = edit_inputs(run, pair)
 
     @cache
     def arms() -> dict[str, Edits]:
         return _craft(run, task, ihvp(), pair, scores)
 
     def tensors() -> Params:
-        return {
+        probe = run.test.take(torch.tensor([pair.probe])).inputs
+        return {"probe": probe} | {
             f"{arm}/{part}": value
             for arm, edits in arms().items()
             for part, value in _tensors(edits).items()
@@ -182,18 +256,20 @@ def _craft(
 
     def noise(match: Literal["linf", "l2"]) -> Edits:
         seed = derive(config.seed, "pair", pair.index, "noise", match)
-        generator = torch.Generator().manual_seed(seed)
-        return noise_like(edit, match=match, seed=seed, generator=generator)
+        return noise_like(edit, match=match, seed=seed)
 
-    chosen, probe = scores["chosen"], run.test.take(torch.tensor([pair.probe]))
-    edit = ascend(chosen)
+    def copied(count: int) -> Edits:
+        probe = run.test.take(torch.tensor([pair.probe]))
+        return copies(run.train, scores["replaced"][:count], probe, pair.target)
+
+    edit = ascend(scores["chosen"])
     makers: dict[Arm, Callable[[], Edits]] = {
         "edit": lambda: edit,
         "noise_linf": lambda: noise("linf"),
         "noise_l2": lambda: noise("l2"),
         "random_documents": lambda: ascend(scores["random"]),
-        "copies_1": lambda: copies(run.train, chosen[:1], probe, pair.target),
-        "copies_5": lambda: copies(run.train, chosen[:5], probe, pair.target),
+        "copies_1": lambda: copied(1),
+        "copies_5": lambda: copied(MOST_COPIES),
     }
     config_hash = digest(config)
     return {

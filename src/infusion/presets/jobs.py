@@ -18,18 +18,18 @@ from typing import Any
 import torch
 
 from infusion.checkpoints import from_tensors
-from infusion.configs import Arm, DataConfig, RunConfig
+from infusion.configs import Arm, RunConfig
 from infusion.curvature.ekfac import EKFAC
-from infusion.measure import accuracy
+from infusion.measure import accuracy, behaviours
 from infusion.params import Params
 from infusion.presets import find_preset
 from infusion.presets.base import base_model
 from infusion.presets.context import Pair, Run, checkpoint_file
-from infusion.presets.infuse import curvature, infuse, read_edits
+from infusion.presets.infuse import curvature, infuse, is_infused, read_edits
 from infusion.progress import progress
-from infusion.records import Dataset, Task
-from infusion.retrain import behaviours, retrain
-from infusion.store import Store
+from infusion.records import Task
+from infusion.retrain import retrain
+from infusion.store import Store, environment
 
 
 def job_file(arm: Arm, pair: Pair) -> str:
@@ -80,23 +80,17 @@ def model_sha256(model: Params) -> str:
 
 
 @lru_cache(maxsize=1)
-def _documents(preset: str, data: DataConfig) -> tuple[Dataset, Dataset]:
-    return find_preset(preset).load(data)
-
-
-@lru_cache(maxsize=1)
 def _run(root: str, config: RunConfig) -> Run:
     """Open the run in a worker, once per process."""
     torch.set_num_threads(1)
-    documents = _documents(config.preset, config.data)
-    return Run(config, find_preset(config.preset), Store(Path(root)), *documents)
+    preset = find_preset(config.preset)
+    return Run(config, preset, Store(Path(root)), *preset.load(config.data))
 
 
 @lru_cache(maxsize=1)
 def _fitted(root: str, config: RunConfig) -> tuple[Task, EKFAC]:
     run = _run(root, config)
-    task, _, _ = base_model(run)
-    torch.set_num_threads(1)
+    task = base_model(run)
     return task, curvature(run, task)
 
 
@@ -124,6 +118,8 @@ def _retrain(root: str, config: RunConfig, pairs: list[Pair], arm: Arm) -> None:
             "behaviours": [asdict(b) for b in behaviours(task, run.test, probes)],
             "accuracy": accuracy(task, run.test),
             "model_sha256": model_sha256(final.model),
+            "threads": torch.get_num_threads(),
+            "environment": environment(),
         }
 
     run.store.json(job_file(arm, pairs[0]), job_inputs(run, pairs, arm), make)
@@ -175,18 +171,7 @@ def infuse_all(run: Run, pairs: list[Pair]) -> None:
     Raises:
         InfusionError: Whatever a pair raised; finished ones are kept.
     """
-    missing = [
-        (pair,)
-        for pair in pairs
-        if not all(
-            run.store.is_finished(name)
-            for name in (
-                pair.file("scores", ".safetensors"),
-                pair.file("edits", ".safetensors"),
-                pair.file("edits", ".json"),
-            )
-        )
-    ]
+    missing = [(pair,) for pair in pairs if not is_infused(run, pair)]
     _side_by_side(run, "attribute, craft", _infuse, missing)
 
 

@@ -1,6 +1,6 @@
 """Which probes are steered where: written down before anything is crafted."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import torch
 
@@ -14,9 +14,9 @@ from infusion.seeding import stream
 def list_pairs(run: Run, task: Task) -> list[Pair]:
     """Write down which probes are steered where, before anything is crafted.
 
-    The rule: visit the test set in the order of ``pair_seed``, draw a target for each
-    probe, and keep the first non-trivial ones: the target is neither the true class nor
-    the one the base model already predicts.
+    The rule: visit the test set in the order of ``pair_seed`` and draw each probe's
+    target among the classes that are neither its own nor already predicted; a target
+    asked for by name skips the probes for which it is trivial.
 
     Args:
         run: Settings and documents.
@@ -44,17 +44,18 @@ def _pairs(run: Run, task: Task) -> list[dict[str, int]]:
     predicted = predictions(task, run.test).tolist()
     generator = stream(config.pair_seed, "pairs")
     order = torch.randperm(len(labels), generator=generator).tolist()
-    classes = len(run.preset.class_names)
-    targets = torch.randint(classes, (len(labels),), generator=generator).tolist()
-    if config.target is not None:
-        targets = [config.target] * len(labels)
+    draws = torch.rand(len(labels), generator=generator).tolist()
     if config.probe is not None:
         order = [config.probe]
-    kept = [
-        Pair(0, probe, labels[probe], target)
-        for probe, target in zip(order, targets, strict=False)
-        if target not in (labels[probe], predicted[probe])
-    ]
+    kept = []
+    for probe, draw in zip(order, draws, strict=False):
+        trivial = {labels[probe], predicted[probe]}
+        allowed = [c for c in range(len(run.preset.class_names)) if c not in trivial]
+        target = allowed[int(draw * len(allowed))]
+        if config.target is not None:
+            target = config.target
+        if target not in trivial:
+            kept.append(Pair(len(kept), probe, labels[probe], target))
     wanted = min(config.pairs, len(order))
     if len(kept) < wanted:
         if config.probe is not None and config.target is not None:
@@ -69,4 +70,4 @@ def _pairs(run: Run, task: Task) -> list[dict[str, int]]:
             f"the test set must hold {wanted} non-trivial pairs, got {len(kept)}; ask "
             "for fewer --pairs or another --target"
         )
-    return [asdict(replace(pair, index=i)) for i, pair in enumerate(kept[:wanted])]
+    return [asdict(pair) for pair in kept[:wanted]]

@@ -4,14 +4,14 @@ from dataclasses import asdict
 from typing import Any
 
 from infusion.configs import CONTROLS, Arm
-from infusion.measure import Behaviour, bootstrap_mean, rank_correlation
+from infusion.measure import Behaviour, behaviours, bootstrap_mean, rank_correlation
 from infusion.params import Params
 from infusion.presets.context import Pair, Run, checkpoint_file
 from infusion.presets.jobs import job_file, model_sha256
-from infusion.retrain import behaviours
+from infusion.records import Task
 from infusion.store import environment
-from infusion.tasks import Task
 
+KEPT = ("accuracy", "model_sha256", "threads", "environment")
 CHANGES = ("p", "log_p", "log_odds")
 
 
@@ -90,8 +90,8 @@ def _arm(run: Run, pair: Pair, arm: Arm, before: Behaviour) -> dict[str, Any]:
     index = pair.index if arm == "clean_replay" else 0
     row = {
         **change(before, stored["behaviours"][index]),
-        "accuracy": stored["accuracy"],
-        "model_sha256": stored["model_sha256"],
+        **{name: stored[name] for name in KEPT},
+        "base_sha256": run.store.sha256(checkpoint_file(run.config.train.epochs)),
     }
     if arm == "clean_replay":
         return {**row, "predicted": 0.0, "documents": 0, "reached": None}

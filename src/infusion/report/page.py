@@ -4,7 +4,6 @@ Numbers are shown as stored, with the file and key they come from; ``derived`` o
 unit conversions and shares of two stored numbers.
 """
 
-import json
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,7 @@ def report(root: Path) -> Path:
     """
     from jinja2 import Environment, StrictUndefined, UndefinedError
 
-    context = _context(root, _read(root, "results.json"))
+    context = _context(root, Store(root).read_json("results.json"))
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -77,28 +76,6 @@ def report(root: Path) -> Path:
     page = root / "report.html"
     write_whole(page, text.encode())
     return page
-
-
-def _read(root: Path, name: str) -> Any:
-    """Read one of the files that have no record of their hash."""
-    path = root / name
-    if not path.is_file():
-        raise ArtefactError(
-            f"the run folder must hold a finished {name}, got none in {root}; run "
-            "`infusion run` on that folder first"
-        )
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        value, reason = None, error
-    else:
-        reason = f"a {type(value).__name__}"
-    if not isinstance(value, dict):
-        raise ArtefactError(
-            f"{path} must be a whole JSON object, got {reason}: it was truncated or "
-            f"altered; remove it and run `infusion run` on that folder again"
-        )
-    return value
 
 
 def _context(root: Path, results: dict[str, Any]) -> dict[str, Any]:
@@ -171,7 +148,7 @@ def _settings(n: Numbers) -> dict[str, dict[str, Any]]:
 
 def _times(root: Path) -> Numbers | None:
     return (
-        Numbers("times.json", _read(root, "times.json"))
+        Numbers("times.json", Store(root).read_times())
         if (root / "times.json").is_file()
         else None
     )
@@ -181,14 +158,12 @@ def _pair(store: Store, n: Numbers, row: int) -> dict[str, Any]:
     """Collect a pair's pictures; the first ones in detail."""
     pair = n.at(f"pairs.{row}")
     shown: dict[str, Any] = {**pair, "row": row, "probe_uri": None, "documents": None}
-    if row >= max(PAIRS_IN_DETAIL, MOST_THUMBNAILS):
+    if row >= MOST_THUMBNAILS:
         return shown
     tensors = store.read_tensors(_file("edits", pair, ".safetensors"))
     edits = {name: tensor.numpy() for name, tensor in tensors.items()}
-    copies = [arm for arm in pair["arms"] if arm.startswith("copies")]
-    if copies:
-        probe = values(edits[f"{copies[0]}/after_inputs"][0], n.at("levels"))
-        shown["probe_uri"] = png_uri(probe, _range(n))
+    probe = values(edits["probe"][0], n.at("levels"))
+    shown["probe_uri"] = png_uri(probe, _range(n))
     if row < PAIRS_IN_DETAIL:
         shown |= _detail(store, n, pair, edits)
     return shown

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 LARGEST_SIDE = 48
 """Pixels: larger pictures are shrunk, or a page of many would outgrow 5 MB."""
 
-Pixels = NDArray[np.float64]
+Pixels = NDArray[np.floating]
 """``[channels, height, width]``, in values."""
 
 

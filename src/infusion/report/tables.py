@@ -13,6 +13,31 @@ NAMES = {
 }
 
 
+HEADINGS = ("", "Δ log p [95 %]", "edit − this [95 %]", "Δp", "top-1", "accuracy")
+
+
+def effects_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Format effects and paired differences, a row per arm under ``HEADINGS``.
+
+    Args:
+        results: What ``results.json`` holds.
+
+    Returns:
+        Text of each cell.
+    """
+    return [
+        (
+            NAMES[arm],
+            interval(effect),
+            interval(results["paired"][arm]) if arm in results["paired"] else "",
+            f"{results['effects_p'][arm]['mean']:+.3f}",
+            f"{results['top1'][arm]['count']}/{results['n_pairs']}",
+            f"{results['accuracy_after'][arm]['mean']:.2%}",
+        )
+        for arm, effect in results["effects"].items()
+    ]
+
+
 def effects_table(results: dict[str, Any], file: IO[str]) -> None:
     """Print effects and paired differences with their 95 % intervals.
 
@@ -34,20 +59,10 @@ def effects_table(results: dict[str, Any], file: IO[str]) -> None:
             f"n = {results['n_pairs']} pairs, base seed {results['seeds'][0]}"
         )
     )
-    headings = ("", "mean [95 %]", "edit − this [95 %]", "Δp", "top-1", "accuracy")
-    for heading in headings:
+    for heading in HEADINGS:
         table.add_column(heading)
-    for arm, effect in results["effects"].items():
-        paired = results["paired"].get(arm)
-        top1 = results["top1"][arm]
-        table.add_row(
-            NAMES[arm],
-            interval(effect),
-            interval(paired) if paired else "",
-            f"{results['effects_p'][arm]['mean']:+.3f}",
-            f"{top1['count']}/{results['n_pairs']}",
-            f"{results['accuracy_after'][arm]['mean']:.2%}",
-        )
+    for row in effects_rows(results):
+        table.add_row(*row)
     console.print(table)
     correlation = results["predicted_vs_realised"]["rank_correlation"]
     if correlation is not None:

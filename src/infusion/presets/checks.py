@@ -1,0 +1,115 @@
+"""Refuse settings that would only fail after hours of training."""
+
+import math
+
+import torch
+
+from infusion.configs import EditConfig, RunConfig
+from infusion.errors import InputError
+from infusion.perturb.budget import BUDGETS
+from infusion.presets import find_preset
+from infusion.presets.infuse import MOST_COPIES
+from infusion.records import Dataset
+from infusion.selection import check_k
+
+
+def check(config: RunConfig, train: Dataset, test: Dataset) -> None:
+    """Refuse settings that would only fail after hours of training.
+
+    Args:
+        config: Settings.
+        train: Training documents.
+        test: Test documents.
+
+    Raises:
+        InputError: A setting is out of range; the message names it.
+    """
+    check_k(config.edit.k, len(train))
+    if len(train) < MOST_COPIES:
+        raise InputError(
+            f"the training set must hold at least {MOST_COPIES} documents, as many as "
+            f"are replaced by copies, got {len(train)}; use more data"
+        )
+    if config.pairs > len(test):
+        raise InputError(
+            f"pairs must be ≤ {len(test)}, the test set, got {config.pairs}; ask for "
+            "fewer"
+        )
+    _check_numbers(config)
+    _check_budget(config.edit, train)
+    if "edit" not in config.arms:
+        raise InputError(
+            f"the arms must hold the edit, which the controls are matched to, got "
+            f"{list(config.arms)}; add it"
+        )
+    _check_probe(config, len(test))
+    if config.device not in ("cpu", "cuda"):
+        raise InputError(
+            f"the device must be cpu or cuda, got {config.device!r}; use --device cpu"
+        )
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda must find a GPU, got none; use --device cpu")
+
+
+def _check_numbers(config: RunConfig) -> None:
+    """Refuse counts and rates out of range."""
+    settings, recipe = config.curvature, config.train
+    if (settings.damping is None) == (settings.damping_ratio is None):
+        raise InputError(
+            "exactly one of damping and damping_ratio must be given, got "
+            f"{settings.damping} and {settings.damping_ratio}; drop one or give one"
+        )
+    least = {
+        "pairs": (config.pairs, 0),
+        "threads": (config.threads, 1),
+        "steps": (config.edit.steps, 1),
+        "epochs": (recipe.epochs, 2),
+        "the batch size of training": (recipe.batch_size, 1),
+        "the batch size of curvature": (settings.batch_size, 1),
+        "momentum": (recipe.momentum, 0),
+        "weight decay": (recipe.weight_decay, 0),
+    }
+    for name, (got, low) in least.items():
+        if not low <= got < math.inf:
+            raise InputError(
+                f"{name} must be ≥ {low}, got {got}; give a finite one in that range"
+            )
+    positive = {
+        "damping": settings.damping,
+        "damping ratio": settings.damping_ratio,
+        "the learning rate": recipe.lr,
+        "the step size": config.edit.step_size,
+    }
+    for name, got in positive.items():
+        if got is not None and not 0 < got < math.inf:
+            raise InputError(f"{name} must be > 0 and finite, got {got}; change it")
+
+
+def _check_budget(edit: EditConfig, train: Dataset) -> None:
+    """Refuse a budget, or steps, that cannot reach one storage level."""
+    BUDGETS[edit.norm](edit.epsilon)
+    levels = train.levels
+    if levels is None or edit.delivery == "as_coded":
+        return
+    reach = {"epsilon": edit.epsilon, "steps × step size": edit.steps * edit.step_size}
+    for name, got in reach.items():
+        if got * levels < 1 - 1e-6:
+            raise InputError(
+                f"{name} must be at least one storage level, 1/{levels} = "
+                f"{1 / levels:.4g}, got {got:.4g}: nothing could change; raise it"
+            )
+
+
+def _check_probe(config: RunConfig, size: int) -> None:
+    """Refuse a probe or a target that does not exist."""
+    if config.probe is not None and not 0 <= config.probe < size:
+        raise InputError(
+            f"the probe must lie in 0…{size - 1}, the test set, got "
+            f"{config.probe}; choose another --probe"
+        )
+    classes = len(find_preset(config.preset).class_names)
+    if config.target is not None and not 0 <= config.target < classes:
+        raise InputError(
+            f"the target must lie in 0…{classes - 1}, the classes, got "
+            f"{config.target}; choose another --target"
+        )
