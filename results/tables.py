@@ -89,7 +89,6 @@ def demo() -> str:
 
 SECTIONS = {
     "digits": lambda: effects("digits.json"),
-    "cifar10": lambda: effects("cifar10-seed0.json"),
     "accuracies": accuracies,
     "ratios": ratios,
     "demo": demo,

@@ -281,17 +281,34 @@ def test_a_base_of_another_architecture(
     refused(wanted, "run", "--config", wide, "--base", base, "--out", out, keeps=base)
 
 
+def test_a_base_of_another_order(
+    finished: FinishedRun, tmp_path: Path, refused: Refused
+):
+    base, config = finished.root / "checkpoints", finished.root / "config.yaml"
+    out = tmp_path / "run"
+    words = ["--config", config, "--seed", "7", "--base", base, "--out", out]
+    refused(
+        "must visit the documents in the order of seed 7", "run", *words, keeps=base
+    )
+    assert not (out / "checkpoints").exists()
+
+
 @pytest.mark.parametrize(
-    ("content", "wanted"),
+    ("is_recorded", "wanted"),
     [
-        (lambda old: old[:-100], "must be a safetensors file, got a truncated"),
-        (lambda old: b"", "must be a safetensors file, got a truncated"),
-        (lambda old: b"\xff" * 64, "must be a safetensors file, got a truncated"),
+        (False, "must be a safetensors file, got a truncated"),
+        (True, "must have sha256"),
     ],
+    ids=["alone", "with its record"],
+)
+@pytest.mark.parametrize(
+    "content",
+    [lambda old: old[:-100], lambda old: b"", lambda old: b"\xff" * 64],
     ids=["truncated", "empty", "other"],
 )
 def test_a_base_that_cannot_be_read(
     content: Callable[[bytes], bytes],
+    is_recorded: bool,
     wanted: str,
     finished: FinishedRun,
     tmp_path: Path,
@@ -301,6 +318,8 @@ def test_a_base_that_cannot_be_read(
     shutil.copytree(finished.root / "checkpoints", base)
     last = base / "epoch-003.safetensors"
     last.write_bytes(content(last.read_bytes()))
+    if not is_recorded:
+        last.with_name(last.name + ".record.json").unlink()
     out = tmp_path / "run"
     refused(wanted, "run", "--config", config, "--base", base, "--out", out, keeps=base)
 
@@ -407,6 +426,36 @@ def test_altered_times(damaged: Path, finished: FinishedRun, refused: Refused):
     for lost in damaged.glob("curvature/*"):
         lost.unlink()
     wanted = r"times.json must hold a JSON object of seconds, got a truncated"
+    config = finished.root / "config.yaml"
+    refused(wanted, "run", "--config", config, "--out", damaged, keeps=damaged)
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        (b"", "environment.json must be a JSON object, got a truncated or altered"),
+        (b"\xff", "environment.json must be a JSON object, got a truncated or altered"),
+        (b"{}", "must be continued where it was started, got .* says None; choose"),
+    ],
+)
+def test_an_altered_environment(
+    content: bytes,
+    wanted: str,
+    damaged: Path,
+    finished: FinishedRun,
+    refused: Refused,
+):
+    (damaged / "environment.json").write_bytes(content)
+    config = finished.root / "config.yaml"
+    refused(wanted, "run", "--config", config, "--out", damaged, keeps=damaged)
+
+
+def test_another_machine(damaged: Path, finished: FinishedRun, refused: Refused):
+    path = damaged / "environment.json"
+    there = path.read_text(encoding="utf-8")
+    machine = finished.results["environment"]["machine"]
+    path.write_text(there.replace(machine, "pdp11"), encoding="utf-8")
+    wanted = rf"got machine {machine} where .*environment.json says pdp11; choose"
     config = finished.root / "config.yaml"
     refused(wanted, "run", "--config", config, "--out", damaged, keeps=damaged)
 

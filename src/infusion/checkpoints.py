@@ -1,13 +1,9 @@
-"""Checkpoints to tensors and back, and base models from a folder of them."""
-
-from pathlib import Path
+"""Checkpoints to tensors and back."""
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor
 
-from infusion.errors import ArtefactError, InputError
+from infusion.errors import ArtefactError
 from infusion.params import Params
 from infusion.training import Checkpoint
 
@@ -78,36 +74,3 @@ def from_tensors(tensors: dict[str, Tensor]) -> Checkpoint:
         optimiser=part("optimiser."),
         learning_rate=float(tensors["learning_rate"]),
     )
-
-
-def read_base(folder: Path, epochs: int) -> list[Checkpoint]:
-    """Read the last two checkpoints of a base model from a folder.
-
-    Args:
-        folder: Holds ``epoch-NNN.safetensors``.
-        epochs: Epochs of the recipe; the checkpoints after ``epochs − 1`` and
-            ``epochs`` are needed.
-
-    Returns:
-        The two, earlier first.
-
-    Raises:
-        InputError: One of them is missing.
-        ArtefactError: A file is truncated or not a checkpoint.
-    """
-    found = []
-    for epoch in (epochs - 1, epochs):
-        path = folder / file_name(epoch)
-        if not path.is_file():
-            raise InputError(
-                f"--base must hold the checkpoints of epochs {epochs - 1} and {epochs},"
-                f" got no {path.name} in {folder}; check the path and the recipe"
-            )
-        try:
-            found.append(from_tensors(load(path.read_bytes())))
-        except SafetensorError as error:
-            raise ArtefactError(
-                f"{path} must be a safetensors file, got a truncated or altered one "
-                f"({error}); restore it"
-            ) from error
-    return found

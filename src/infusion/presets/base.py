@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
 
 from infusion import checkpoints
+from infusion.errors import ArtefactError, InputError
 from infusion.measure import accuracy
 from infusion.presets.context import Run, checkpoint_file
 from infusion.progress import progress
@@ -38,7 +41,7 @@ def base_model(run: Run) -> Task:
         "base": config.base,
     }
     if config.base is not None and not store.has(checkpoint_file(epochs), inputs):
-        taken = checkpoints.read_base(Path(config.base), epochs)
+        taken = _read_base(Path(config.base), epochs)
         for checkpoint in taken:
             check_start(checkpoint, config.train, seed=config.seed, size=len(run.train))
             load_model(task.model, checkpoint.model)
@@ -65,6 +68,40 @@ def base_model(run: Run) -> Task:
     if config.train.channels_last:
         task.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return task
+
+
+def _read_base(folder: Path, epochs: int) -> list[Checkpoint]:
+    """Read the last two checkpoints of a base model, earlier first.
+
+    They are checked by hash where their records lie beside them.
+
+    Returns:
+        The checkpoints after ``epochs − 1`` and ``epochs``.
+
+    Raises:
+        InputError: One of them is missing.
+        ArtefactError: A file is truncated, altered or not a checkpoint.
+    """
+    found = []
+    for epoch in (epochs - 1, epochs):
+        path = folder / checkpoints.file_name(epoch)
+        if not path.is_file():
+            raise InputError(
+                f"--base must hold the checkpoints of epochs {epochs - 1} and {epochs},"
+                f" got no {path.name} in {folder}; check the path and the recipe"
+            )
+        store = Store(folder)
+        if store.is_finished(path.name):
+            found.append(checkpoints.from_tensors(store.read_tensors(path.name)))
+            continue
+        try:
+            found.append(checkpoints.from_tensors(load(path.read_bytes())))
+        except SafetensorError as error:
+            raise ArtefactError(
+                f"{path} must be a safetensors file, got a truncated or altered one "
+                f"({error}); restore it"
+            ) from error
+    return found
 
 
 def _save(store: Store, checkpoint: Checkpoint, inputs: dict[str, Any]) -> None:
