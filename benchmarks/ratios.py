@@ -1,4 +1,4 @@
-"""Time and memory as ratios within one run: never part of the tests.
+"""Time as ratios within one run: never part of the tests.
 
     python benchmarks/ratios.py [--threads 1] [--documents 512]
 
@@ -123,7 +123,7 @@ def main(threads: int = 1, documents: int = 512) -> None:
     for name, row in rows.items():
         print(f"{name}: {row['ratio']:.2f}")
     stored = json.loads(OUT.read_text()) if OUT.exists() else {}
-    stored[f"{threads} threads"] = {
+    stored["1 thread" if threads == 1 else f"{threads} threads"] = {
         "documents": documents,
         "environment": environment(),
         "rows": rows,

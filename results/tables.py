@@ -114,9 +114,9 @@ def figure() -> str:
     """Draw the digits run's effects as a picture of its own."""
     run = read("digits.json")
     svg = draw_effects(
-        [NAMES[arm] for arm in run["effects"]],
-        list(run["effects"].values()),
-        [arm == "edit" for arm in run["effects"]],
+        list(NAMES.values()),
+        [run["effects"][arm] for arm in NAMES],
+        [arm == "edit" for arm in NAMES],
     )
     for name, colour in COLOURS.items():
         svg = svg.replace(f"var({name})", colour)

@@ -118,6 +118,7 @@ def assert_one_line(printed: str, wanted: str):
         ("run digits --epsilon 0.06", r"epsilon must be .* 1/16 = 0.0625, got 0.06"),
         ("run digits --target 10", "--target must be one of 0, 1, .* got '10'"),
         ("run digits --target cat", "--target must be one of 0, 1, .* got 'cat'"),
+        ("run digits --target ²", "--target must be one of 0, 1, .* got '²'"),
         ("run digits --target -1", "--target must be one of 0, 1, .* got '-1'"),
         ("run digits --probe 1000000000", "lie in 0…296, the test set, got 1000000000"),
         ("run digits --probe -1", "probe must lie in 0…296, the test set, got -1"),

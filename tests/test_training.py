@@ -281,3 +281,13 @@ def test_train_goes_to_the_end_and_from_a_checkpoint(
     assert whole.epoch == continued.epoch == 3
     for name, value in whole.model.items():
         assert torch.equal(value, continued.model[name])
+
+
+def test_weights_that_overflow_in_the_last_step_are_refused(
+    make_task: Callable[..., inf.Task], pictures: Dataset
+) -> None:
+    """No loss is computed after the last step, so the weights are looked at."""
+    recipe = {"lr": 1e38, "weight_decay": 1e4}
+    config = TrainConfig(epochs=1, batch_size=len(pictures), **recipe)
+    with pytest.raises(DivergedError, match="weights and buffers must stay finite"):
+        inf.train(make_task(), pictures, config, seed=0)

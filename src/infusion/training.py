@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from infusion.configs import TrainConfig
 from infusion.errors import ArtefactError, DivergedError, InputError
-from infusion.params import Params
+from infusion.params import Params, is_finite
 from infusion.records import Dataset, Task
 from infusion.seeding import derive, stream
 from infusion.tasks import first_parameter
@@ -143,13 +143,19 @@ def train_epochs(
         order = epoch_order(seed, epoch, len(data), config)
         torch.manual_seed(derive(seed, "train", "noise", epoch))
         _train_epoch(task, data, optimiser, order.split(config.batch_size), on_step)
+        state = {k: v.clone() for k, v in task.model.state_dict().items()}
+        if not is_finite(state):
+            raise DivergedError(
+                "weights and buffers must stay finite, got NaN or infinity after "
+                f"epoch {epoch + 1}; lower the learning rate (now {config.lr:g})"
+            )
         if epoch + 1 in config.milestones:
             for group in optimiser.param_groups:
                 group["lr"] *= config.gamma
         yield Checkpoint(
             epoch=epoch + 1,
             order_sha256=_order_hash(seed, epoch + 1, len(data), config),
-            model={k: v.clone() for k, v in task.model.state_dict().items()},
+            model=state,
             optimiser=_optimiser_state(optimiser),
             learning_rate=optimiser.param_groups[0]["lr"],
         )

@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 from infusion.checkpoints import from_tensors
 from infusion.configs import Arm, RunConfig
 from infusion.curvature.ekfac import EKFAC
+from infusion.errors import InfusionError
 from infusion.measure import accuracy, behaviours
 from infusion.params import Params
 from infusion.presets import find_preset
@@ -156,6 +158,12 @@ def _side_by_side(
             for future in as_completed(futures):
                 future.result()
                 advance(1)
+        except BrokenProcessPool as error:
+            raise InfusionError(
+                f"every worker must live to the end of its job, got one killed during "
+                f"{label!r}, perhaps for want of memory; run the same command again, "
+                "with fewer --threads"
+            ) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -28,13 +28,14 @@ def effects_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
     return [
         (
             NAMES[arm],
-            interval(effect),
+            interval(results["effects"][arm]),
             interval(results["paired"][arm]) if arm in results["paired"] else "",
             f"{results['effects_p'][arm]['mean']:+.3f}",
             f"{results['top1'][arm]['count']}/{results['n_pairs']}",
             f"{results['accuracy_after'][arm]['mean']:.2%}",
         )
-        for arm, effect in results["effects"].items()
+        for arm in NAMES
+        if arm in results["effects"]
     ]
 
 
