@@ -259,13 +259,17 @@ def test_a_target_the_probe_has_already(
     )
     base = finished.root / "checkpoints"
     config = finished.root / "config.yaml"
-    for target in (row["label"], row["before"]["top1"]):
+    true, predicted = row["label"], row["before"]["top1"]
+    messages = {
+        true: rf"must not be the true class of probe {row['probe']}, got {true}",
+        predicted: (
+            rf"target must be neither the true class \({true}\) nor the "
+            rf"predicted one \({predicted}\).*, got {predicted}; choose"
+        ),
+    }
+    for target, wanted in messages.items():
         out = tmp_path / f"to-{target}"
         words = ["--probe", row["probe"], "--target", target, "--base", base]
-        wanted = (
-            rf"target must be neither the true class \({row['label']}\) nor the "
-            rf"predicted one \({row['before']['top1']}\).*, got {target}; choose"
-        )
         refused(wanted, "run", "--config", config, *words, "--out", out, keeps=base)
         assert not (out / "pairs.json").exists()
 

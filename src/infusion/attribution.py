@@ -74,10 +74,10 @@ def directional_losses(
         One value per document, differentiable in ``batch.inputs``.
     """
 
-    def losses(moved: Params) -> Tensor:
+    def moved_losses(moved: Params) -> Tensor:
         return functional_losses(task, moved, batch)
 
-    return jvp(losses, (params,), (ihvp,))[1]
+    return jvp(moved_losses, (params,), (ihvp,))[1]
 
 
 def along(task: Task, ihvp: Params) -> Params:

@@ -12,6 +12,23 @@ class InputError(InfusionError, ValueError):
     """A value handed in by the user breaks a stated condition."""
 
 
+def check_choice(name: str, got: object, choices: tuple[str, ...]) -> None:
+    """Refuse a value that is none of the choices.
+
+    Args:
+        name: What is chosen.
+        got: The value.
+        choices: All there are.
+
+    Raises:
+        InputError: It is none of them.
+    """
+    if got not in choices:
+        raise InputError(
+            f"{name} must be one of {', '.join(choices)}, got {got!r}; choose one"
+        )
+
+
 class ArtefactError(InfusionError):
     """A stored file is truncated, altered, or was made from other inputs."""
 

@@ -88,6 +88,12 @@ class Dataset:
             InputError: Empty, of unequal lengths, off the grid, outside the valid
                 range, not finite, or with a label out of range.
         """
+        for name, value in (("inputs", self.inputs), ("labels", self.labels)):
+            if not isinstance(value, Tensor) or value.ndim == 0:
+                raise InputError(
+                    f"{name} must be a tensor with the documents first, got "
+                    f"{type(value).__name__}; use torch.as_tensor"
+                )
         if len(self.inputs) == 0:
             raise InputError(
                 "a dataset must hold at least one document, got 0; check the path"

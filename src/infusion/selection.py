@@ -19,12 +19,18 @@ def select(scores: Float[Tensor, " n"], *, k: int) -> Int[Tensor, " k"]:
         paper's "most negative" documents: its scores lack the minus sign.
 
     Raises:
-        InputError: ``k`` is not in ``1…n``.
+        InputError: ``k`` is not in ``1…n``, or a score is not finite.
 
     Example:
         >>> select(torch.tensor([0.1, 0.3, -0.2]), k=2)
         tensor([1, 0])
     """
+    if scores.ndim != 1 or not bool(torch.isfinite(scores).all()):
+        raise InputError(
+            f"scores must be finite, one per document, got shape {tuple(scores.shape)}"
+            f" with {int((~torch.isfinite(scores)).sum())} NaN or infinite; use "
+            "influence"
+        )
     check_k(k, len(scores))
     return torch.sort(scores, descending=True, stable=True).indices[:k]
 
@@ -61,5 +67,5 @@ def check_k(k: int, size: int) -> None:
     """
     if not 1 <= k <= size:
         raise InputError(
-            f"k must lie in 1…{size}, the number of documents, got {k}; choose fewer"
+            f"k must lie in 1…{size}, the number of documents, got {k}; choose another"
         )

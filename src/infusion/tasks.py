@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from infusion.errors import InputError
 from infusion.params import Params
 from infusion.records import Batch, Dataset, Task, call_model
 
@@ -49,6 +50,31 @@ def cross_entropy(outputs: Float[Tensor, "b c"], batch: Batch) -> Float[Tensor, 
     return F.cross_entropy(outputs, batch.labels, reduction="none")
 
 
+def losses(task: Task, outputs: Tensor, batch: Batch) -> Float[Tensor, " b"]:
+    """Evaluate the task's loss and check that it is one value per document.
+
+    Args:
+        task: Loss.
+        outputs: Of the batch.
+        batch: Documents.
+
+    Returns:
+        One loss per document.
+
+    Raises:
+        InputError: The loss has another shape.
+    """
+    values = task.loss(outputs, batch)
+    if values.shape != batch.inputs.shape[:1]:
+        raise InputError(
+            f"a loss must return one value per document, shape ({len(batch.inputs)},), "
+            f"got {tuple(values.shape)} for outputs {tuple(outputs.shape)} and labels "
+            f"{tuple(batch.labels.shape)}; sum over the other axes, do not average "
+            "over documents"
+        )
+    return values
+
+
 def functional_losses(task: Task, params: Params, batch: Batch) -> Float[Tensor, " b"]:
     """Per-document losses at parameters that replace the model's own.
 
@@ -62,7 +88,7 @@ def functional_losses(task: Task, params: Params, batch: Batch) -> Float[Tensor,
     """
     named = {f"model.{name}": value for name, value in params.items()}
     outputs = torch.func.functional_call(_Outputs(task), named, (batch,))
-    return task.loss(outputs, batch)
+    return losses(task, outputs, batch)
 
 
 def first_parameter(task: Task) -> Tensor:

@@ -14,11 +14,11 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from infusion.configs import TrainConfig
-from infusion.errors import ArtefactError, DivergedError, InputError
+from infusion.errors import ArtefactError, DivergedError, InputError, check_choice
 from infusion.params import Params, is_finite
 from infusion.records import Dataset, Task
 from infusion.seeding import derive, stream
-from infusion.tasks import first_parameter
+from infusion.tasks import first_parameter, losses
 
 OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda parameters, config: torch.optim.SGD(
@@ -126,9 +126,13 @@ def train_epochs(
         The state after each epoch; consume all to train to the end.
 
     Raises:
+        InputError: The optimiser or the order is none of the choices, or the loss is
+            not one value per document.
         ArtefactError: ``start`` is of another architecture, optimiser or data order.
         DivergedError: A training loss became NaN or infinite.
     """
+    check_choice("optimiser", config.optimiser, tuple(OPTIMISERS))
+    check_choice("order", config.order, ("fixed", "fresh"))
     task.model.train()
     if config.channels_last:
         task.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -172,7 +176,7 @@ def _train_epoch(
     for step, documents in enumerate(steps):
         batch = data.batch(documents, like=like)
         optimiser.zero_grad()
-        loss = task.loss(task.outputs(task.model, batch), batch).mean()
+        loss = losses(task, task.outputs(task.model, batch), batch).mean()
         if not math.isfinite(loss.item()):
             raise DivergedError(
                 f"the training loss must stay finite, got {loss.item()} at step "

@@ -93,6 +93,10 @@ def cover(
         InputError: An entry of ``skip`` matches no module, parameters are shared
             between modules, or no layer is left.
     """
+    if isinstance(skip, str):
+        raise InputError(
+            f"skip must be a tuple of names, got the text {skip!r}; write ({skip!r},)"
+        )
     covered: list[Layer] = []
     skipped: dict[str, int] = {}
     refused: dict[str, int] = {}

@@ -11,6 +11,7 @@ Source: George et al. (2018), arXiv 1806.03884, eq. 12; Grosse et al. (2023),
 arXiv 2308.03296, §2.2. ``H`` is the mean over documents, as is the objective.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -106,9 +107,10 @@ class EKFAC:
             )
         given = damping if damping_ratio is None else damping_ratio
         assert given is not None
-        if not given > 0:
+        if not 0 < given < math.inf:
             raise InputError(
-                f"damping must be > 0, got {given}; 0.1 is a usual damping_ratio"
+                f"damping must be > 0 and finite, got {given}; 0.1 is a usual "
+                "damping_ratio"
             )
         if damping is not None:
             return dict.fromkeys(self.blocks, damping)
@@ -153,6 +155,13 @@ class EKFAC:
                 f"the gradient must name every covered parameter, got none for "
                 f"{sorted(missing)}; use the model the curvature was fitted on"
             )
+        for block in self.blocks.values():
+            got = tuple(gradient[block.names[0]].shape)
+            if got != block.shape:
+                raise InputError(
+                    f"the gradient must be of the model the curvature was fitted on, "
+                    f"got {got} for {block.names[0]}, not {block.shape}; fit again"
+                )
         solved: Params = {}
         for name, block in self.blocks.items():
             q_a, q_g = block.input_basis, block.output_basis

@@ -14,15 +14,17 @@ empirical    ``u(y)`` for the document's own label.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from infusion.configs import Fisher
-from infusion.errors import InputError
+from infusion.errors import InputError, check_choice
 from infusion.records import Batch, LabelSampler, Task
 from infusion.seeding import derive, uniforms
+from infusion.tasks import losses
 
 
 def categorical_labels(
@@ -114,7 +116,7 @@ class Directions:
 def _loss_gradient(task: Task, outputs: Tensor, batch: Batch) -> Tensor:
     with torch.enable_grad():
         leaf = outputs.detach().requires_grad_()
-        return torch.autograd.grad(task.loss(leaf, batch).sum(), leaf)[0]
+        return torch.autograd.grad(losses(task, leaf, batch).sum(), leaf)[0]
 
 
 def _exact(task: Task, outputs: Tensor) -> Iterator[Tensor]:
@@ -184,6 +186,9 @@ def check_fisher(task: Task, fisher: Fisher) -> None:
         InputError: The true Fisher of a task without likelihood, or the exact one of
             a likelihood given as a sampler.
     """
+    check_choice("fisher", fisher, get_args(Fisher))
+    if isinstance(task.likelihood, str):
+        check_choice("likelihood", task.likelihood, tuple(SAMPLERS))
     if fisher != "empirical" and task.likelihood is None:
         raise InputError(
             f"fisher={fisher!r} must know the likelihood of the loss, got a task "

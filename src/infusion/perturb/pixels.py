@@ -9,6 +9,7 @@ so that neither projection can push an edit out of its budget.
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -17,7 +18,7 @@ from torch import Tensor
 from infusion.attribution import along, directional_losses
 from infusion.configs import Ascent, Delivery
 from infusion.data.edits import Edits
-from infusion.errors import DivergedError, InputError
+from infusion.errors import DivergedError, InputError, check_choice
 from infusion.params import Params
 from infusion.perturb.budget import Budget, per_document
 from infusion.perturb.gradient import perturbation_gradient
@@ -107,7 +108,11 @@ def craft(
     Source:
         arXiv 2602.09987, §3; Madry et al. (2018), arXiv 1706.06083.
     """
+    check_choice("ascent", ascent, get_args(Ascent))
+    check_choice("delivery", delivery, get_args(Delivery))
     _check_craft(data, chosen, steps, step_size)
+    if delivery == "realisable":
+        check_reach(budget, data)
     alpha = 2.5 * budget.epsilon / steps if step_size is None else step_size
     like = first_parameter(task)
     parts = []
@@ -146,6 +151,25 @@ def craft(
         "delivery": delivery,
     }
     return Edits(chosen, before, after, operator="ascent", asked=asked)
+
+
+def check_reach(budget: Budget, data: Dataset) -> None:
+    """Refuse a budget within which no stored document can change.
+
+    Args:
+        budget: Largest change.
+        data: Gives the storage grid.
+
+    Raises:
+        InputError: The budget is below one storage level.
+    """
+    levels = data.levels
+    if levels is not None and budget.epsilon * levels < 1 - _ROUNDING:
+        raise InputError(
+            f"epsilon must be at least one storage level, 1/{levels} = "
+            f"{1 / levels:.4g}, got {budget.epsilon:.4g}: nothing could change; "
+            "raise it"
+        )
 
 
 def _check_craft(

@@ -42,7 +42,7 @@ def check(config: RunConfig, train: Dataset, test: Dataset) -> None:
             f"the arms must hold the edit, which the controls are matched to, got "
             f"{list(config.arms)}; add it"
         )
-    _check_probe(config, len(test))
+    _check_probe(config, test)
     if config.device not in ("cpu", "cuda"):
         raise InputError(
             f"the device must be cpu or cuda, got {config.device!r}; use --device cpu"
@@ -100,8 +100,9 @@ def _check_budget(edit: EditConfig, train: Dataset) -> None:
             )
 
 
-def _check_probe(config: RunConfig, size: int) -> None:
-    """Refuse a probe or a target that does not exist."""
+def _check_probe(config: RunConfig, test: Dataset) -> None:
+    """Refuse a probe or a target that does not exist, and the probe's own class."""
+    size = len(test)
     if config.probe is not None and not 0 <= config.probe < size:
         raise InputError(
             f"the probe must lie in 0…{size - 1}, the test set, got "
@@ -111,5 +112,10 @@ def _check_probe(config: RunConfig, size: int) -> None:
     if config.target is not None and not 0 <= config.target < classes:
         raise InputError(
             f"the target must lie in 0…{classes - 1}, the classes, got "
+            f"{config.target}; choose another --target"
+        )
+    if config.probe is not None and config.target == int(test.labels[config.probe]):
+        raise InputError(
+            f"the target must not be the true class of probe {config.probe}, got "
             f"{config.target}; choose another --target"
         )

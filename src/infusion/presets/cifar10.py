@@ -28,7 +28,7 @@ def _load(config: DataConfig) -> tuple[Dataset, Dataset]:
     if config.train > len(train):
         raise InputError(
             f"this preset trains on {config.train} documents, got {len(train)} in "
-            f"{config.source}; use --scale small or a whole copy of the data"
+            f"{config.source}; use a larger copy, or --config with a smaller data.train"
         )
     if config.train < len(train):
         train, _ = take_split(train, config.train, config.split_seed)

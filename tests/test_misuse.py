@@ -1,0 +1,125 @@
+"""Values that would give wrong numbers without a word are refused."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jaxtyping
+import pytest
+import torch
+from torch import Tensor, nn
+
+import infusion as inf
+from infusion.configs import TrainConfig
+from infusion.errors import InputError
+from infusion.perturb.budget import LInf
+from infusion.perturb.pixels import deliver
+
+DATA = inf.Dataset(
+    torch.arange(96, dtype=torch.uint8).reshape(6, 1, 4, 4),
+    torch.tensor([0, 1, 2, 0, 1, 2]),
+    levels=255,
+    valid=(0.0, 1.0),
+    num_classes=3,
+)
+
+
+def make_task(loss: Any = None) -> inf.Task:
+    torch.manual_seed(0)
+    task = inf.classification(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)))
+    return task if loss is None else inf.Task(task.model, task.outputs, loss)
+
+
+def solved(task: inf.Task) -> dict[str, Tensor]:
+    probe = DATA.batch(torch.tensor([0])).inputs[0]
+    curvature = inf.fit_ekfac(task, DATA)
+    return curvature.solve(
+        inf.gradient(task, inf.log_prob(probe, 1)), damping_ratio=0.1
+    )
+
+
+def craft(**options: Any) -> inf.Edits:
+    task = make_task()
+    chosen, budget = torch.tensor([1, 3]), options.pop("budget", LInf(8 / 255))
+    return inf.craft(task, DATA, chosen, solved(task), budget=budget, **options)
+
+
+@pytest.fixture
+def no_type_check() -> Iterator[None]:
+    """As users run it: types are checked at run time in these tests only."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: craft(ascent="up"), "ascent must be one of sign, raw, got 'up'"),
+        (lambda: craft(delivery="raw"), "delivery must be one of realisable, as_coded"),
+        (
+            lambda: inf.fit_ekfac(make_task(), DATA, fisher="true"),  # pyright: ignore
+            "fisher must be one of exact, sampled, empirical, got 'true'",
+        ),
+        (
+            lambda: inf.train(
+                make_task(),
+                DATA,
+                TrainConfig(epochs=1, batch_size=2, order="any"),  # pyright: ignore
+                seed=0,
+            ),
+            "order must be one of fixed, fresh, got 'any'",
+        ),
+        (lambda: craft(budget=LInf(0.001)), "at least one storage level, 1/255"),
+        (
+            lambda: inf.select(torch.tensor([torch.nan, 1.0]), k=1),
+            "scores must be finite, one per document",
+        ),
+        (lambda: inf.select(torch.ones(2, 2), k=1), r"got shape \(2, 2\)"),
+        (
+            lambda: inf.fit_ekfac(make_task(), DATA, skip="Linear"),  # pyright: ignore
+            r"skip must be a tuple of names, got the text 'Linear'",
+        ),
+        (
+            lambda: inf.Dataset([[1.0]], [0]),  # pyright: ignore
+            "inputs must be a tensor with the documents first, got list",
+        ),
+    ],
+    ids=lambda value: value[:30] if isinstance(value, str) else "",
+)
+def test_refused(call: Any, message: str, no_type_check: None) -> None:
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda outputs, batch: nn.functional.cross_entropy(outputs, batch.labels),
+        lambda outputs, batch: (outputs[:, :1] - batch.labels) ** 2,
+    ],
+    ids=["averaged", "broadcast"],
+)
+def test_a_loss_must_be_one_value_per_document(loss: Any) -> None:
+    task = make_task(loss)
+    message = "a loss must return one value per document"
+    with pytest.raises(InputError, match=message):
+        inf.fit_ekfac(task, DATA, fisher="empirical")
+    with pytest.raises(InputError, match=message):
+        inf.influence(task, DATA, solved(make_task()))
+    with pytest.raises(InputError, match=message):
+        inf.train(task, DATA, TrainConfig(epochs=1, batch_size=2), seed=0)
+
+
+def test_a_gradient_of_another_model_is_refused() -> None:
+    curvature = inf.fit_ekfac(make_task(), DATA)
+    other = {"1.weight": torch.zeros(3, 9), "1.bias": torch.zeros(3)}
+    with pytest.raises(InputError, match="of the model the curvature was fitted on"):
+        curvature.solve(other, damping=1.0)
+
+
+def test_levels_do_not_wrap_around_where_no_range_is_given() -> None:
+    before = inf.Dataset(
+        torch.tensor([[250, 3]], dtype=torch.uint8), torch.tensor([0]), levels=255
+    )
+    after = deliver(before, torch.tensor([[12 / 255, -5 / 255]]), None)
+    assert after.inputs.tolist() == [[255, 0]]
