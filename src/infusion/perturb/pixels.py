@@ -112,7 +112,7 @@ def craft(
     check_choice("delivery", delivery, get_args(Delivery))
     _check_craft(data, chosen, steps, step_size)
     if delivery == "realisable":
-        check_reach(budget, data)
+        check_reach("epsilon", budget.epsilon, data)
     alpha = 2.5 * budget.epsilon / steps if step_size is None else step_size
     like = first_parameter(task)
     parts = []
@@ -153,22 +153,22 @@ def craft(
     return Edits(chosen, before, after, operator="ascent", asked=asked)
 
 
-def check_reach(budget: Budget, data: Dataset) -> None:
-    """Refuse a budget within which no stored document can change.
+def check_reach(name: str, reach: float, data: Dataset) -> None:
+    """Refuse a distance within which no stored document can change.
 
     Args:
-        budget: Largest change.
+        name: What sets the distance.
+        reach: Largest change, in values.
         data: Gives the storage grid.
 
     Raises:
-        InputError: The budget is below one storage level.
+        InputError: It is below one storage level.
     """
     levels = data.levels
-    if levels is not None and budget.epsilon * levels < 1 - _ROUNDING:
+    if levels is not None and reach * levels < 1 - 1e-6:  # 1/levels, rounded
         raise InputError(
-            f"epsilon must be at least one storage level, 1/{levels} = "
-            f"{1 / levels:.4g}, got {budget.epsilon:.4g}: nothing could change; "
-            "raise it"
+            f"{name} must be at least one storage level, 1/{levels} = "
+            f"{1 / levels:.4g}, got {reach:.4g}: nothing could change; raise it"
         )
 
 

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from infusion.errors import InputError
+from infusion.errors import check_choice
 
 if TYPE_CHECKING:
     from infusion.presets.preset import Preset
@@ -23,8 +23,5 @@ def find_preset(name: str) -> "Preset":
     Raises:
         InputError: There is no such preset.
     """
-    if name not in PRESETS:
-        raise InputError(
-            f"preset must be one of {', '.join(PRESETS)}, got {name!r}; choose one"
-        )
+    check_choice("preset", name, PRESETS)
     return import_module(f"infusion.presets.{name}").PRESET

@@ -7,6 +7,7 @@ import torch
 from infusion.configs import EditConfig, RunConfig
 from infusion.errors import InputError
 from infusion.perturb.budget import BUDGETS
+from infusion.perturb.pixels import check_reach
 from infusion.presets import find_preset
 from infusion.presets.infuse import MOST_COPIES
 from infusion.records import Dataset
@@ -88,16 +89,9 @@ def _check_numbers(config: RunConfig) -> None:
 def _check_budget(edit: EditConfig, train: Dataset) -> None:
     """Refuse a budget, or steps, that cannot reach one storage level."""
     BUDGETS[edit.norm](edit.epsilon)
-    levels = train.levels
-    if levels is None or edit.delivery == "as_coded":
-        return
-    reach = {"epsilon": edit.epsilon, "steps × step size": edit.steps * edit.step_size}
-    for name, got in reach.items():
-        if got * levels < 1 - 1e-6:
-            raise InputError(
-                f"{name} must be at least one storage level, 1/{levels} = "
-                f"{1 / levels:.4g}, got {got:.4g}: nothing could change; raise it"
-            )
+    if edit.delivery == "realisable":
+        check_reach("epsilon", edit.epsilon, train)
+        check_reach("steps × step size", edit.steps * edit.step_size, train)
 
 
 def _check_probe(config: RunConfig, test: Dataset) -> None:
