@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check format results clean
+.PHONY: demo test check format results peers clean
 
 demo: .venv/.installed
 	$(BIN)/infusion run digits
@@ -23,6 +23,10 @@ format: .venv/.developer
 # Tables of README.md, drawn from results/.
 results: .venv/.developer
 	$(BIN)/python results/tables.py
+
+# What `infusion bench` compares with. Both ask for torchvision, which must not enter.
+peers: .venv/.developer
+	$(PIP) --no-deps -r benchmarks/peers.txt
 
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

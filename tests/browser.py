@@ -223,12 +223,13 @@ class Page(HTMLParser):
 
 def number_faults(numbers: list[dict[str, str]], root: Path) -> list[str]:
     """List numbers that differ from the run folder, or from their own text."""
-    stored = {"derived": derived(root)}
+    stored: dict[str, Any] = {}
     faults = []
     for number in numbers:
         source, key = number["source"], number["key"]
         if source not in stored:
-            stored[source] = read(root / source)
+            is_derived = source == "derived"
+            stored[source] = derived(root) if is_derived else read(root / source)
         expected, given = stored[source], json.loads(number["value"])
         for part in key.split("."):
             expected = (

@@ -4,7 +4,7 @@ import io
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from infusion.cli import main
 from infusion.config_files import to_yaml
 from infusion.errors import InputError
 from infusion.perturb.budget import L2, LInf
-from infusion.presets.cifar10 import SMALL
+from infusion.presets.cifar10 import CLASS_NAMES, SMALL
 from infusion.records import Dataset
 from infusion.selection import select
 
@@ -96,7 +96,7 @@ def assert_one_line(printed: str, wanted: str):
         ("run digits --pairs many", r"--pairs: no type matching .* \['many'\]"),
         ("run digits --scale huge", "invalid choice 'huge' for argument '--scale'"),
         ("run digits --device tpu", "invalid choice 'tpu' for argument '--device'"),
-        ("", r"Expected one of \{run, report\}; try"),
+        ("", r"Expected one of \{run, attribute, .*report.*\}; try"),
         ("retrain digits", "Unrecognized options: .*retrain"),
         ("report", "Missing from infusion report"),
         ("run digits --k 0", "k must lie in 1…1500, .*, got 0; choose"),
@@ -563,26 +563,47 @@ def damaged_parquet(damage: str):
 
 
 def image_folder(
-    classes: range = range(10), splits: tuple[str, ...] = ("train", "test")
+    classes: Sequence[str] = CLASS_NAMES, splits: tuple[str, ...] = ("train", "test")
 ):
     def write(folder: Path):
         for split in splits:
-            for c in classes:
-                path = folder / split / f"class-{c}" / "0.png"
+            for name in classes:
+                path = folder / split / name / "0.png"
                 path.parent.mkdir(parents=True)
-                path.write_bytes(png(value=c)["bytes"])
+                path.write_bytes(png(value=len(name))["bytes"])
 
     return write
 
 
 def image_folder_with_text(folder: Path):
     image_folder()(folder)
-    (folder / "train/class-3/0.png").write_text("not a picture")
+    (folder / "train/cat/0.png").write_text("not a picture")
+
+
+def named_labels(train: Sequence[str], test: Sequence[str] = CLASS_NAMES):
+    """Parquet whose label column carries the names of its classes."""
+
+    def write(folder: Path):
+        for split, names in {"train": train, "test": test}.items():
+            features = datasets.Features(
+                img=datasets.Image(), label=datasets.ClassLabel(names=list(names))
+            )
+            rows = {"img": PICTURES, "label": LABELS}
+            part = datasets.Dataset.from_dict(rows, features=features)
+            part.to_parquet(folder / f"{split}.parquet")
+
+    return write
+
+
+OTHER_CLASSES = [name.replace("automobile", "car") for name in CLASS_NAMES]
+OTHER_ORDER = [*CLASS_NAMES[:3], "deer", "cat", *CLASS_NAMES[5:]]
 
 
 SHORT = {"bytes": png()["bytes"][:50], "path": None}
 TEXT = {"bytes": b"not a picture", "path": None}
 BAD_DATA: dict[str, tuple[Callable[[Path], None], str]] = {
+    "too few, named": (named_labels(CLASS_NAMES), "trains on 10000 documents, got 12"),
+    "too few, in folders": (image_folder(), "trains on 10000 documents, got 10 in"),
     "too few": (good_parquet, "trains on 10000 documents, got 12 in .*; use"),
     "label 10": (with_labels([*LABELS[1:], 10]), "lie in 0…9, got 1…10|got 0…10; give"),
     "label -1": (with_labels([*LABELS[1:], -1]), "labels must lie in 0…9, got -1…9"),
@@ -627,7 +648,23 @@ BAD_DATA: dict[str, tuple[Callable[[Path], None], str]] = {
     "emptied": (damaged_parquet("emptied"), "must be a parquet file, got a truncated"),
     "empty folder": (lambda folder: None, "an image folder or .* got .*; check"),
     "no test folder": (image_folder(splits=("train",)), "split named test or"),
-    "two classes": (image_folder(range(2)), r"must have 10 classes, got 2 .*class-1"),
+    "two classes": (image_folder(["a", "b"]), "must have 10 classes, got 2 .*: a, b;"),
+    "other classes": (
+        image_folder(OTHER_CLASSES),
+        "class 1 of the data must be 'automobile', got 'bird' in .*; name and order",
+    ),
+    "other names of labels": (
+        named_labels(OTHER_CLASSES),
+        r"class 1 of the data must be 'automobile', got 'car' in .*\(train\); name",
+    ),
+    "other order": (
+        named_labels(OTHER_ORDER),
+        r"class 3 of the data must be 'cat', got 'deer' in .*\(train\); name and ord",
+    ),
+    "other order in test": (
+        named_labels(CLASS_NAMES, OTHER_ORDER),
+        r"class 3 of the data must be 'cat', got 'deer' in .*\(test\); name and order",
+    ),
     "text file": (image_folder_with_text, "every picture must be readable, got none"),
 }
 
@@ -710,6 +747,12 @@ def spoilt(value: float) -> torch.Tensor:
         ({"labels": CLASS + 6}, "labels must lie in 0…9, got 6…10; give the right"),
         ({"labels": CLASS - 1}, r"labels must lie in 0…9, got -1…3; give the right"),
         ({"labels": CLASS.double()}, "must be integers, got torch.float64; cast"),
+        (
+            {"labels": CLASS.int()},
+            r"be int64, .* got torch.int32; pass labels.long\(\)",
+        ),
+        ({"labels": CLASS.byte()}, r"be int64, .* torch.uint8; pass labels.long\(\)"),
+        ({"labels": CLASS.bool()}, r"be int64, .* torch.bool; pass labels.long\(\)"),
         ({"labels": CLASS / 0, "num_classes": None}, "labels must be finite, got NaN"),
         ({"levels": 16}, "grid needs uint8 levels .* got torch.float32 and levels=16"),
         (

@@ -102,11 +102,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
-        (["--help"], r"{run,report}"),
+        (["--help"], r"{run,attribute,"),
         (["run", "--help"], "--damping-ratio"),
+        (["attribute", "--help"], "--self"),
         (["report", "--help"], "Run folder"),
     ],
-    ids=["infusion", "run", "report"],
+    ids=["infusion", "run", "attribute", "report"],
 )
 def test_help_exits_0_and_waits_for_nothing_heavy(words: list[str], wanted: str):
     code = (

@@ -119,7 +119,7 @@ def test_every_layout_gives_the_same_pictures(
     folder.mkdir()
     write(folder)
     for part, split in zip(
-        load_images(str(folder), num_classes=10), SIZES, strict=True
+        load_images(str(folder), class_names=CLASSES), SIZES, strict=True
     ):
         pixels, labels = make_pictures(split)
         wanted = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
@@ -138,7 +138,7 @@ def test_float_arrays_stay_floats_and_grey_ones_get_three_channels(tmp_path: Pat
     for split in SIZES:
         table = pa.table({"image": grey.tolist(), "label": [1] * 7})
         pq.write_table(table, tmp_path / f"{split}.parquet")
-    train, _ = load_images(str(tmp_path), num_classes=10)
+    train, _ = load_images(str(tmp_path), class_names=CLASSES)
     assert (train.levels, train.valid) == (None, (0.0, 1.0))
     assert train.inputs.dtype == torch.float32
     assert torch.equal(train.inputs, torch.from_numpy(grey)[:, None].repeat(1, 3, 1, 1))
@@ -151,7 +151,7 @@ def test_training_and_test_pictures_share_a_size(tmp_path: Path):
     with pytest.raises(
         InputError, match=r"one size and one storage, got \(\(3, 6, 5\)"
     ):
-        load_images(str(tmp_path), num_classes=10)
+        load_images(str(tmp_path), class_names=CLASSES)
 
 
 @pytest.mark.parametrize(("size", "seed"), [(1500, 42), (1, 0), (1796, 7)])

@@ -1,12 +1,16 @@
 """Measurements of one probe, and intervals over probes, against closed forms."""
 
+import json
 import math
+import re
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from infusion.errors import InputError
 from infusion.measure import (
     accuracy,
     behaviour,
@@ -62,6 +66,44 @@ def test_log_prob_is_what_behaviour_reports():
     assert float(value.detach()) == pytest.approx(behaviour(model, logits, 3).log_p)
 
 
+def conv() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 3))
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "wanted"),
+    [
+        (conv(), (1, 1, 4, 4), "the model takes it as a batch"),
+        (conv(), (5, 1, 4, 4), "the model takes it as a batch"),
+        (
+            nn.Sequential(nn.BatchNorm2d(1), conv()).eval(),
+            (1, 1, 4, 4),
+            "the model takes it as a batch",
+        ),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(16, 3)),
+            (2, 1, 4, 4),
+            "the model takes it as a batch",
+        ),
+        (nn.Linear(4, 3), (1, 4), r"which gives outputs \(1, 1, 3\)"),
+    ],
+    ids=["conv", "conv of five", "batch norm", "flat", "linear"],
+)
+def test_log_prob_refuses_a_probe_with_a_batch_axis(
+    model: nn.Module, shape: tuple[int, ...], wanted: str
+):
+    probe = torch.zeros(shape)
+    assert log_prob(probe[0], 1)(model).shape == ()
+    got = rf"without batch axis, .* got shape {re.escape(str(shape))}: {wanted}; pass"
+    with pytest.raises(InputError, match=got):
+        log_prob(probe, 1)(model)
+
+
+def test_log_prob_leaves_other_failures_of_a_model_alone():
+    with pytest.raises(RuntimeError, match=r"expected input.* to have 1 channels"):
+        log_prob(torch.zeros(2, 4, 4), 1)(conv())
+
+
 @pytest.mark.parametrize("size", [1, 7, 1203])
 def test_accuracy_counts_every_document_once(size: int, generator: torch.Generator):
     logits = torch.randn(size, 5, generator=generator)
@@ -87,25 +129,30 @@ def test_bootstrap_interval_covers_19_of_20_means():
     generator = np.random.default_rng(1)
     samples = generator.exponential(1.0, (300, 40))
     intervals = [bootstrap_mean(s.tolist(), seed=0, draws=500) for s in samples]
-    covered = sum(i.low <= 1.0 <= i.high for i in intervals) / len(intervals)
+    covered = np.mean([i.low <= 1.0 <= i.high for i in intervals])  # pyright: ignore
     assert 0.88 <= covered <= 0.98
 
 
-@pytest.mark.parametrize("values", [[0.25], [0.25] * 6, [0.0] * 24])
+@pytest.mark.parametrize("values", [[0.25] * 2, [0.25] * 6, [0.0] * 24])
 def test_equal_values_have_no_width(values: list[float]):
     got = bootstrap_mean(values, seed=3)
     assert (got.low, got.mean, got.high) == (values[0],) * 3
+
+
+def test_one_value_has_no_interval():
+    stored = json.dumps(asdict(bootstrap_mean([0.25], seed=3)))
+    assert stored == '{"mean": 0.25, "low": null, "high": null}'
 
 
 def test_paired_lists_share_their_resamples(generator: torch.Generator):
     edit, control = torch.randn(2, 12, generator=generator).double()
     shifted = bootstrap_mean((edit + 1).tolist(), seed=5)
     plain = bootstrap_mean(edit.tolist(), seed=5)
-    assert shifted.low - plain.low == pytest.approx(1.0, abs=1e-12)
-    assert shifted.high - plain.high == pytest.approx(1.0, abs=1e-12)
+    assert shifted.low == pytest.approx(plain.low + 1.0, abs=1e-12)  # pyright: ignore
+    assert shifted.high == pytest.approx(plain.high + 1.0, abs=1e-12)  # pyright: ignore
     mirrored = bootstrap_mean((control - edit).tolist(), seed=5)
     paired = bootstrap_mean((edit - control).tolist(), seed=5)
-    assert mirrored.low == pytest.approx(-paired.high, abs=1e-12)
+    assert mirrored.low == pytest.approx(-paired.high, abs=1e-12)  # pyright: ignore
     assert bootstrap_mean(edit.tolist(), seed=6) != plain
 
 

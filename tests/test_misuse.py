@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jaxtyping
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 import infusion as inf
 from infusion.configs import TrainConfig
 from infusion.errors import InputError
+from infusion.measure import predictions
 from infusion.perturb.budget import LInf
-from infusion.perturb.pixels import deliver
+from infusion.perturb.pixels import deliver, predicted_effect
 
 DATA = inf.Dataset(
     torch.arange(96, dtype=torch.uint8).reshape(6, 1, 4, 4),
@@ -83,12 +85,34 @@ def no_type_check() -> Iterator[None]:
             lambda: inf.Dataset([[1.0]], [0]),  # pyright: ignore
             "inputs must be a tensor with the documents first, got list",
         ),
+        (
+            lambda: inf.log_prob(np.zeros((1, 4, 4)), 1),  # pyright: ignore
+            "a probe must be a tensor, one input without batch axis, got ndarray; use",
+        ),
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else "",
 )
 def test_refused(call: Any, message: str, no_type_check: None) -> None:
     with pytest.raises(InputError, match=message):
         call()
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda size: inf.fit_ekfac(make_task(), DATA, batch_size=size),
+        lambda size: inf.influence(make_task(), DATA, {}, batch_size=size),
+        lambda size: predictions(make_task(), DATA, batch_size=size),
+        lambda size: craft(batch_size=size),
+        lambda size: predicted_effect(make_task(), DATA, craft(), {}, batch_size=size),
+    ],
+    ids=["fit_ekfac", "influence", "predictions", "craft", "predicted_effect"],
+)
+def test_a_batch_holds_a_document(call: Any, batch_size: int) -> None:
+    message = f"batch_size must be ≥ 1, got {batch_size}; hold at least one"
+    with pytest.raises(InputError, match=message):
+        call(batch_size)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from infusion.errors import ArtefactError
+from infusion.measure import bootstrap_mean
+from infusion.report.figures import effects
 from infusion.report.page import report
 from infusion.report.pictures import magnification, png_uri, values
+from infusion.report.tables import effects_rows, effects_table, interval
 from infusion.store import Store, json_bytes
 
 from .browser import Chromium, Page, Visit, number_faults, read
@@ -30,12 +34,21 @@ needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="Chromium must be installed; apt-get install chromium"
 )
 LIMIT = 5_000_000
+BOOTSTRAPPED = {
+    "effects": "delta_log_p",
+    "paired": "delta_log_p",
+    "effects_p": "delta_p",
+    "effects_log_odds": "delta_log_odds",
+    "accuracy_after": "accuracy",
+}
+"""Blocks of intervals in ``results.json``, and which value of a pair each is of."""
 
 
 def wanted_keys(results: dict[str, Any]) -> set[str]:
     """Keys of ``results.json`` that a page must show."""
-    arms, ends = results["config"]["arms"], ("mean", "low", "high")
-    blocks = ("effects", "effects_p", "effects_log_odds", "accuracy_after")
+    arms = results["config"]["arms"]
+    ends = ("mean", "low", "high") if results["n_pairs"] > 1 else ("mean",)
+    blocks = [block for block in BOOTSTRAPPED if block != "paired"]
     keys = {f"{b}.{a}.{end}" for b in blocks for a in arms for end in ends}
     keys |= {f"paired.{a}.{end}" for a in arms if a != "edit" for end in ends}
     keys |= {f"top1.{a}.{end}" for a in arms for end in ("count", "low", "high")}
@@ -131,7 +144,25 @@ def base_only(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return root
 
 
-@pytest.mark.parametrize("name", ["small_run", "large_run", "base_only"])
+@pytest.fixture(scope="session")
+def one_pair(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small run as it would be with its first pair alone."""
+    root = clone(small_run, tmp_path_factory.mktemp("runs"))
+    results = read(root / "results.json")
+    (pair,) = results["pairs"] = results["pairs"][:1]
+    results["n_pairs"] = 1
+    edit = pair["arms"]["edit"]
+    for name, stored in BOOTSTRAPPED.items():
+        for arm in results[name]:
+            value = pair["arms"][arm][stored]
+            value = edit[stored] - value if name == "paired" else value
+            results[name][arm] = asdict(bootstrap_mean([value], seed=0))
+    results["predicted_vs_realised"] = {"rank_correlation": None}
+    derive(root, results)
+    return root
+
+
+@pytest.mark.parametrize("name", ["small_run", "large_run", "one_pair", "base_only"])
 def test_page_is_one_offline_file_with_the_stored_numbers(
     name: str, request: pytest.FixtureRequest
 ) -> None:
@@ -179,6 +210,43 @@ def test_large_page_says_what_it_leaves_out_and_clips(large_run: Path) -> None:
     assert "they are clipped here" in text
     assert "<b>zero" not in text
     assert "&lt;b&gt;zero &amp; one" in text
+
+
+def test_one_pair_has_no_interval_anywhere(one_pair: Path, small_run: Path) -> None:
+    text, two = drawn(one_pair).read_text(), drawn(small_run).read_text()
+    arms = read(one_pair / "results.json")["config"]["arms"]
+    assert text.count("(n = 1: no interval)") == 5 * len(arms) - 1 + 4
+    assert "null" not in text
+    assert "None" not in text
+    assert "no interval" not in two
+    assert 'aria-label="Mean effect of every arm"' in text
+    assert 'aria-label="Mean effect of every arm with its 95 % interval"' in two
+
+
+def test_figure_draws_one_pair_as_a_dot_without_a_bar() -> None:
+    value = {"mean": 1.25, "low": 1.0, "high": 1.5}
+    bar, dot = (
+        effects(["edit"], [value | ends], [True])
+        for ends in ({}, {"low": None, "high": None})
+    )
+    drawn_in_accent = [svg.count("stroke: var(--accent)") for svg in (bar, dot)]
+    assert drawn_in_accent[0] == drawn_in_accent[1] + 1
+    assert "fill: var(--accent)" in dot
+
+
+def test_table_shows_one_pair_without_an_interval(
+    one_pair: Path, tmp_path: Path
+) -> None:
+    results = read(one_pair / "results.json")
+    effect = results["effects"]["edit"]["mean"]
+    first, second = effects_rows(results)[:2]
+    assert first[1:3] == (f"{effect:+.2f} [—]", "")
+    assert second[1:3] == ("+0.00 [—]", f"{effect:+.2f} [—]")
+    printed = tmp_path / "table.txt"
+    with printed.open("w", encoding="utf-8") as file:
+        effects_table(results, file)
+    assert printed.read_text("utf-8").count("[—]") == 2 * len(results["effects"]) - 1
+    assert interval({"mean": 0.906, "low": 0.52, "high": 1.3}) == "+0.91 [+0.52, +1.30]"
 
 
 def test_page_without_copies_shows_the_probe_too(
@@ -309,7 +377,7 @@ def faults(visit: Visit, root: Path) -> list[str]:
 
 @needs_chromium
 @pytest.mark.parametrize("width", [1200, 400])
-@pytest.mark.parametrize("name", ["small_run", "large_run", "base_only"])
+@pytest.mark.parametrize("name", ["small_run", "large_run", "one_pair", "base_only"])
 def test_page_opens_in_a_browser_without_fault(
     name: str, width: int, browser: Chromium, request: pytest.FixtureRequest
 ) -> None:

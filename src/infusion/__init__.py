@@ -17,21 +17,44 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from infusion.attribution import gradient, influence
     from infusion.configs import TrainConfig
-    from infusion.curvature.ekfac import EKFAC, fit_ekfac
+    from infusion.curvature.blocks import Curvature
+    from infusion.curvature.dense import fit_dense
+    from infusion.curvature.filters import horizon, pseudo_inverse
+    from infusion.curvature.fit import fit_curvature, fit_ekfac
+    from infusion.curvature.iterative import solve_cg
+    from infusion.curvature.storage import load_curvature, save_curvature
     from infusion.data.edits import Edits
     from infusion.errors import InfusionError
     from infusion.measure import log_prob
     from infusion.perturb.budget import L2, LInf
     from infusion.perturb.gradient import perturbation_gradient
     from infusion.perturb.pixels import craft, predicted_effect
+    from infusion.questions import Question
     from infusion.records import Batch, Dataset, Task
+    from infusion.scores import (
+        influence_by_module,
+        influence_by_token,
+        influences,
+        self_influence,
+    )
     from infusion.selection import select
     from infusion.tasks import classification
     from infusion.training import train
 
 _HOMES = {
-    "EKFAC": "curvature.ekfac",
-    "fit_ekfac": "curvature.ekfac",
+    "Curvature": "curvature.blocks",
+    "fit_curvature": "curvature.fit",
+    "fit_dense": "curvature.dense",
+    "fit_ekfac": "curvature.fit",
+    "horizon": "curvature.filters",
+    "pseudo_inverse": "curvature.filters",
+    "solve_cg": "curvature.iterative",
+    "load_curvature": "curvature.storage",
+    "save_curvature": "curvature.storage",
+    "influence_by_module": "scores",
+    "influence_by_token": "scores",
+    "influences": "scores",
+    "self_influence": "scores",
     "Edits": "data.edits",
     "InfusionError": "errors",
     "gradient": "attribution",
@@ -42,6 +65,7 @@ _HOMES = {
     "perturbation_gradient": "perturb.gradient",
     "craft": "perturb.pixels",
     "predicted_effect": "perturb.pixels",
+    "Question": "questions",
     "Batch": "records",
     "Dataset": "records",
     "Task": "records",
@@ -52,24 +76,36 @@ _HOMES = {
 }
 
 __all__ = [
-    "EKFAC",
     "L2",
     "Batch",
+    "Curvature",
     "Dataset",
     "Edits",
     "InfusionError",
     "LInf",
+    "Question",
     "Task",
     "TrainConfig",
     "classification",
     "craft",
+    "fit_curvature",
+    "fit_dense",
     "fit_ekfac",
     "gradient",
+    "horizon",
     "influence",
+    "influence_by_module",
+    "influence_by_token",
+    "influences",
+    "load_curvature",
     "log_prob",
     "perturbation_gradient",
     "predicted_effect",
+    "pseudo_inverse",
+    "save_curvature",
     "select",
+    "self_influence",
+    "solve_cg",
     "train",
 ]
 

@@ -19,6 +19,7 @@ from torch.func import jvp  # pyright: ignore[reportPrivateImportUsage]
 from infusion.errors import DivergedError, InputError
 from infusion.params import Params, is_finite
 from infusion.records import Batch, Dataset, Measurement, Task
+from infusion.sharding import all_cat, shard
 from infusion.tasks import batches, evaluating, functional_losses
 
 
@@ -104,6 +105,18 @@ def along(task: Task, ihvp: Params) -> Params:
     return {name: own[name].detach() for name in ihvp}
 
 
+def at_least_float32(scores: Tensor) -> Tensor:
+    """Give scores of a half-precision model a dtype that other libraries read.
+
+    Args:
+        scores: In the model's dtype.
+
+    Returns:
+        Float32 or float64.
+    """
+    return scores if scores.dtype == torch.float64 else scores.float()
+
+
 def influence(
     task: Task,
     data: Dataset,
@@ -113,6 +126,8 @@ def influence(
     on_batch: Callable[[int], None] = lambda _: None,
 ) -> Float[Tensor, " n"]:
     """Influence of every document on the measurement behind the IHVP.
+
+    Under ``torch.distributed`` every process scores its share and all return the whole.
 
     Args:
         task: Model at the parameters the IHVP was solved at.
@@ -132,11 +147,12 @@ def influence(
     """
     params = along(task, ihvp)
     scores = []
+    own = torch.arange(len(data))[shard(len(data))]
     with evaluating(task.model), torch.no_grad():
-        for documents, batch in batches(task, data, batch_size):
-            scores.append(directional_losses(task, params, ihvp, batch).cpu())
+        for documents, batch in batches(task, data, batch_size, documents=own):
+            scores.append(directional_losses(task, params, ihvp, batch))
             on_batch(len(documents))
-    result = torch.cat(scores) / -len(data)
+    result = at_least_float32(all_cat(torch.cat(scores)).cpu()) / -len(data)
     if not bool(torch.isfinite(result).all()):
         raise DivergedError(
             f"influence must be finite, got NaN or infinity for "

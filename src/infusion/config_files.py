@@ -1,17 +1,19 @@
 """Configurations to YAML and back."""
 
 import dataclasses
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from infusion.configs import RunConfig
+from infusion.configs import AttributeConfig, FlipsConfig, LDSConfig, RunConfig
 from infusion.errors import InputError
 
+Config = TypeVar("Config", RunConfig, AttributeConfig)
 
-def to_yaml(config: RunConfig) -> str:
-    """Write a configuration so that :func:`from_yaml` reads the same one.
+
+def to_yaml(config: RunConfig | AttributeConfig | LDSConfig | FlipsConfig) -> str:
+    """Write a configuration; :func:`from_yaml` reads a run's back.
 
     Args:
         config: Any run.
@@ -24,13 +26,29 @@ def to_yaml(config: RunConfig) -> str:
 
 
 def from_yaml(text: str) -> RunConfig:
-    """Read a configuration.
+    """Read the configuration of a run.
 
     Args:
         text: Content of a ``config.yaml``.
 
     Returns:
         The run it replays.
+
+    Raises:
+        InputError: As :func:`read_config`.
+    """
+    return read_config(text, RunConfig)
+
+
+def read_config(text: str, kind: type[Config]) -> Config:
+    """Read a configuration.
+
+    Args:
+        text: Content of a ``config.yaml``.
+        kind: What it must configure.
+
+    Returns:
+        What it replays.
 
     Raises:
         InputError: It is not YAML, a key is missing or unknown, or a value is of
@@ -43,7 +61,7 @@ def from_yaml(text: str) -> RunConfig:
             f"a config must be YAML, got {str(error).splitlines()[0]}; use the "
             "config.yaml of a run folder"
         ) from error
-    return _build(RunConfig, plain, "config")
+    return _build(kind, plain, "config")
 
 
 def _lists(value: Any) -> Any:
@@ -60,7 +78,7 @@ def _build(kind: type[Any], plain: Any, where: str) -> Any:
         for f in dataclasses.fields(kind)
         if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     }
-    if got - names or required - got:
+    if not isinstance(plain, dict) or got - names or required - got:
         raise InputError(
             f"{where} must have the keys {sorted(required)} and no others than "
             f"{sorted(names)}, got {sorted(got)}; use the config.yaml of a run folder"
@@ -69,8 +87,9 @@ def _build(kind: type[Any], plain: Any, where: str) -> Any:
     values = {}
     for name in got:
         hint, value = hints[name], plain[name]
-        if dataclasses.is_dataclass(hint):
-            value = _build(hint, value, f"{where}.{name}")  # pyright: ignore[reportArgumentType]
+        nested = [h for h in (hint, *get_args(hint)) if dataclasses.is_dataclass(h)]
+        if nested and not (value is None and NoneType in get_args(hint)):
+            value = _build(nested[0], value, f"{where}.{name}")  # pyright: ignore[reportArgumentType]
         else:
             value = _checked(hint, value, f"{where}.{name}")
         values[name] = value
@@ -91,7 +110,7 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
 
 
 def _fits(hint: Any, value: Any) -> bool:
-    if get_origin(hint) is UnionType:
+    if get_origin(hint) in (UnionType, Union):  # a Literal or None is the latter
         return any(_fits(choice, value) for choice in get_args(hint))
     if get_origin(hint) is Literal:
         return value in get_args(hint)

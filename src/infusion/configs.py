@@ -6,6 +6,7 @@ from typing import Literal
 Fisher = Literal["exact", "sampled", "empirical"]
 Ascent = Literal["sign", "raw"]
 Delivery = Literal["realisable", "as_coded"]
+FittedKind = Literal["identity", "diagonal", "kfac", "ekfac"]
 Arm = Literal[
     "edit",
     "clean_replay",
@@ -154,3 +155,121 @@ class RunConfig:
     threads: int = 2
     device: str = "cpu"
     arms: tuple[Arm, ...] = field(default=ARMS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteConfig:
+    """What the fidelity suite trains again and again: documents, network, recipe.
+
+    Attributes:
+        name: ``"digits"``, ``"mnist"`` or ``"cifar10"``; gives the network.
+        data: Documents.
+        train: Recipe of base model and retrains.
+        skip: Module types or names left out of every score.
+    """
+
+    name: str
+    data: DataConfig
+    train: TrainConfig
+    skip: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LDSConfig:
+    """How well scores predict retraining on random subsets.
+
+    Attributes:
+        suite: What is trained.
+        subsets: Random subsets of the training documents.
+        share: Share of the documents in each.
+        seeds: Fresh seeds each subset is retrained with; the base model's is added.
+        probes: Test documents whose measurement is predicted.
+        pbrf: So many of the first subsets are also answered by PBRF.
+        seed: Of the base model, and of the streams that draw subsets and probes.
+    """
+
+    suite: SuiteConfig
+    subsets: int = 100
+    share: float = 0.5
+    seeds: int = 3
+    probes: int = 50
+    pbrf: int = 20
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlipsConfig:
+    """How well scores find training documents whose label was flipped.
+
+    Attributes:
+        suite: What is trained.
+        share: Share of the training labels to flip.
+        seeds: Base models, each with flips of its own.
+    """
+
+    suite: SuiteConfig
+    share: float = 0.1
+    seeds: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """A curvature of any fitted kind, and its damping.
+
+    Attributes:
+        kind: Which approximation.
+        fisher: Which second moment of gradients to fit; ``None`` is sampled, or
+            empirical where the task names no likelihood. The identity needs none.
+        damping: Absolute ``λ``, in nats per squared parameter; or
+        damping_ratio: ``λ`` over each layer's mean eigenvalue. Exactly one is given.
+        batch_size: Documents held at once, when fitting and when scoring.
+        skip: Module types or names left out of curvature and scores.
+    """
+
+    kind: FittedKind = "ekfac"
+    fisher: Fisher | None = None
+    damping: float | None = None
+    damping_ratio: float | None = None
+    batch_size: int = 64
+    skip: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeConfig:
+    """Everything that decides the results of an attribution.
+
+    Attributes:
+        preset: Name of the preset; or
+        task: ``"module:function"`` that returns a question. Exactly one is given, and
+            settings without a default here are a preset's only.
+        scale: Size of the preset.
+        data: Its documents.
+        train: Recipe of its base model.
+        curvature: What the scores are solved with.
+        self_influence: Also score every document on itself.
+        pairs: Probe-target pairs of the preset's rule.
+        pair_seed: Seed of that rule.
+        probe: Position of the one probe in the test set; ``None`` takes ``pairs``.
+        target: Class whose probability is measured; ``None`` is the predicted one for a
+            probe, and drawn for pairs.
+        seed: Of the base model and of label draws.
+        base: Folder of checkpoints to start from instead of training.
+        threads: CPU threads.
+        device: ``"cpu"`` or ``"cuda"``.
+    """
+
+    preset: str | None = None
+    task: str | None = None
+    scale: Literal["small", "paper"] | None = None
+    data: DataConfig | None = None
+    train: TrainConfig | None = None
+    curvature: FitConfig
+    self_influence: bool = False
+    pairs: int | None = None
+    pair_seed: int | None = None
+    probe: int | None = None
+    target: int | None = None
+    seed: int = 0
+    base: str | None = None
+    threads: int = 2
+    device: str | None = None

@@ -39,3 +39,7 @@ class UncoveredLayerError(InfusionError):
 
 class DivergedError(InfusionError):
     """A training loss or a score became NaN or infinite."""
+
+
+class NotConvergedError(InfusionError):
+    """An iterative solve stopped before it reached its tolerance."""

@@ -36,11 +36,17 @@ class Behaviour:
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with a 95 % interval."""
+    """A mean with its 95 % interval.
+
+    Attributes:
+        mean: Over probes.
+        low: Lower end; ``None`` for one probe, which says nothing about the spread.
+        high: Upper end; ``None`` for one probe.
+    """
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 def log_prob(probe: Float[Tensor, "..."], target: int) -> Measurement:
@@ -52,10 +58,19 @@ def log_prob(probe: Float[Tensor, "..."], target: int) -> Measurement:
 
     Returns:
         ``f(model) = log p(target | probe)``, in nats.
+
+    Raises:
+        InputError: The probe is no tensor. The measurement itself refuses a probe with
+            a batch axis and a target that is none of the classes.
     """
+    if not isinstance(probe, Tensor):
+        raise InputError(
+            "a probe must be a tensor, one input without batch axis, got "
+            f"{type(probe).__name__}; use torch.as_tensor with the model's dtype"
+        )
 
     def measurement(model: nn.Module) -> Tensor:
-        log_p = model(probe[None]).log_softmax(-1)[0]
+        log_p = _logits(model, probe).log_softmax(-1)
         if not 0 <= target < len(log_p):
             raise InputError(
                 f"the target must lie in 0…{len(log_p) - 1}, the classes, got "
@@ -64,6 +79,35 @@ def log_prob(probe: Float[Tensor, "..."], target: int) -> Measurement:
         return log_p[target]
 
     return measurement
+
+
+def _logits(model: nn.Module, probe: Tensor) -> Float[Tensor, " c"]:
+    """Evaluate one probe; one that is a batch already is refused by its outputs."""
+    try:
+        outputs = model(probe[None])
+    except (RuntimeError, ValueError) as error:
+        if not _takes(model, probe):
+            raise
+        raise _batched(probe, "the model takes it as a batch") from error
+    if outputs.ndim != 2:
+        raise _batched(probe, f"which gives outputs {tuple(outputs.shape)}")
+    return outputs[0]
+
+
+def _takes(model: nn.Module, batch: Tensor) -> bool:
+    try:
+        model(batch)
+    except (RuntimeError, ValueError):
+        return False
+    return True
+
+
+def _batched(probe: Tensor, why: str) -> InputError:
+    return InputError(
+        "a probe must be one input without batch axis, for which the model gives one "
+        f"row of classes, got shape {tuple(probe.shape)}: {why}; pass one row, e.g. "
+        "batch.inputs[0]"
+    )
 
 
 def behaviour(model: nn.Module, probe: Float[Tensor, "..."], target: int) -> Behaviour:
@@ -122,6 +166,9 @@ def predictions(task: Task, data: Dataset, *, batch_size: int = 500) -> Tensor:
 
     Returns:
         Class indices ``[n]``.
+
+    Raises:
+        InputError: The batch size is not positive.
     """
     with evaluating(task.model), torch.no_grad():
         parts = [
@@ -156,9 +203,12 @@ def bootstrap_mean(
         draws: Resamples.
 
     Returns:
-        Mean, 2.5th and 97.5th percentile; low = mean = high for one value.
+        Mean, 2.5th and 97.5th percentile; no ends for one value, whose resamples are
+        all alike.
     """
     sample = np.asarray(values, dtype=np.float64)
+    if len(sample) == 1:
+        return Interval(float(sample[0]), None, None)
     generator = np.random.default_rng(derive(seed, "bootstrap", len(sample)))
     picks = generator.integers(0, len(sample), (draws, len(sample)))
     low, high = np.percentile(sample[picks].mean(1), [2.5, 97.5])

@@ -54,12 +54,16 @@ class Task:
         likelihood: What the loss is the negative log of, up to a constant:
             ``"categorical"`` over the last axis, ``"gaussian"`` with unit variance
             (loss ``½‖y − outputs‖²``), or a sampler. Needed for the true Fisher.
+        mask: ``mask(batch) -> bool [b, t]``: which positions of a sequence are data.
+            Curvature leaves the others out of activations and of output gradients.
+            None where there is no padding.
     """
 
     model: nn.Module
     outputs: Callable[[nn.Module, Batch], Tensor]
     loss: Callable[[Tensor, Batch], Tensor]
     likelihood: Likelihood = None
+    mask: Callable[[Batch], Tensor] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +90,7 @@ class Dataset:
 
         Raises:
             InputError: Empty, of unequal lengths, off the grid, outside the valid
-                range, not finite, or with a label out of range.
+                range, not finite, or with a class label that is no int64 in range.
         """
         for name, value in (("inputs", self.inputs), ("labels", self.labels)):
             if not isinstance(value, Tensor) or value.ndim == 0:
@@ -220,6 +224,11 @@ def _check_labels(data: Dataset) -> None:
     if labels.is_floating_point():
         raise InputError(
             f"class labels must be integers, got {labels.dtype}; cast them to int64"
+        )
+    if labels.dtype != torch.int64:
+        raise InputError(
+            f"class labels must be int64, which losses index with, got {labels.dtype}; "
+            "pass labels.long()"
         )
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= data.num_classes:

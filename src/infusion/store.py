@@ -11,7 +11,9 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -160,6 +162,25 @@ class Store:
             self._finish(name, inputs, save(tensors))
         return self.read_tensors(name)
 
+    def file(self, name: str, inputs: Any, make: Callable[[], bytes]) -> bytes:
+        """Return a stored file's bytes, or make and store them.
+
+        Args:
+            name: File name inside the folder.
+            inputs: JSON value that decides the artefact; other inputs are refused.
+            make: Called only if there is no finished artefact.
+
+        Returns:
+            The bytes of the file.
+
+        Raises:
+            ArtefactError: The stored file was altered or has other inputs.
+        """
+        if not self.has(name, inputs):
+            self._finish(name, inputs, make())
+        self._verified(name)
+        return (self.root / name).read_bytes()
+
     def derive(self, name: str, content: bytes) -> None:
         """Write what finished artefacts alone decide, anew on every run.
 
@@ -259,6 +280,24 @@ class Store:
 
         self._verified(name)
         return load((self.root / name).read_bytes())
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add a block's wall time to a stage in ``times.json``.
+
+        Args:
+            stage: Name of the stage.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            ArtefactError: The file was altered.
+        """
+        self.read_times()  # an altered file is refused before the work
+        start = time.monotonic()
+        yield
+        self.add_time(stage, time.monotonic() - start)
 
     def add_time(self, stage: str, seconds: float) -> None:
         """Add wall time to a stage in ``times.json``.

@@ -86,9 +86,22 @@ def functional_losses(task: Task, params: Params, batch: Batch) -> Float[Tensor,
     Returns:
         One loss per document, differentiable in ``params`` and ``batch.inputs``.
     """
+    return losses(task, functional_outputs(task, params, batch), batch)
+
+
+def functional_outputs(task: Task, params: Params, batch: Batch) -> Tensor:
+    """Outputs at parameters that replace the model's own.
+
+    Args:
+        task: Model.
+        params: Replaces the parameters it names; the others stay.
+        batch: Documents.
+
+    Returns:
+        The task's outputs, differentiable in ``params`` and ``batch.inputs``.
+    """
     named = {f"model.{name}": value for name, value in params.items()}
-    outputs = torch.func.functional_call(_Outputs(task), named, (batch,))
-    return losses(task, outputs, batch)
+    return torch.func.functional_call(_Outputs(task), named, (batch,))
 
 
 def first_parameter(task: Task) -> Tensor:
@@ -122,8 +135,24 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def check_batch_size(batch_size: int) -> None:
+    """Refuse a batch that holds no document.
+
+    Args:
+        batch_size: Documents held at once.
+
+    Raises:
+        InputError: It is not positive.
+    """
+    if batch_size < 1:
+        raise InputError(
+            f"batch_size must be ≥ 1, got {batch_size}; hold at least one document at "
+            "once"
+        )
+
+
 def batches(
-    task: Task, data: Dataset, batch_size: int
+    task: Task, data: Dataset, batch_size: int, *, documents: Tensor | None = None
 ) -> Iterator[tuple[Tensor, Batch]]:
     """Walk a dataset in order, a batch at a time.
 
@@ -131,10 +160,17 @@ def batches(
         task: Gives dtype and device.
         data: Documents.
         batch_size: Documents held at once; bounds the memory of a stage.
+        documents: Positions to visit; all where None.
 
     Yields:
         Positions and the documents at them.
+
+    Raises:
+        InputError: The batch size is not positive.
     """
+    check_batch_size(batch_size)
     like = first_parameter(task)
-    for documents in torch.arange(len(data)).split(batch_size):
-        yield documents, data.batch(documents, like=like)
+    if documents is None:
+        documents = torch.arange(len(data))
+    for part in documents.split(batch_size):
+        yield part, data.batch(part, like=like)

@@ -1,205 +1,95 @@
-"""What one layer sees: its inputs, and gradients with respect to its outputs.
+"""What each layer sees: its inputs, and gradients at its outputs.
 
-For a Linear or Conv2d layer the gradient of one document is ``Σ_t g_t a_tᵀ`` over
-positions ``t``; the column of ones appended to ``a`` stands for the bias. Parameters
-are frozen during capture, so no parameter gradient is ever formed.
+Parameters are frozen during capture, so no parameter gradient is ever formed: the two
+factors of a document's gradient (see :mod:`infusion.curvature.kinds`) are read from a
+forward pass and a backward pass to the layers' outputs.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from infusion.curvature.covariance import is_shift_invariant, shift_covariance
-from infusion.errors import InputError, UncoveredLayerError
+from infusion.curvature.kinds import OneHot, Side, dense, response, spread_mask
+from infusion.curvature.layers import Layer, Use
+from infusion.errors import InputError
+from infusion.params import Params
+from infusion.records import Dataset, Task
+from infusion.tasks import evaluating, first_parameter
+
+Gradients = dict[str, list[Tensor]]
+"""Per use, the gradient at the output of each call."""
+
+_SAME = 1e-2
+"""Relative change of outputs up to which batch shapes may differ by rounding alone."""
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A covered layer.
+class Factors:
+    """The two sides of one use's gradients; ``Σ_t rows_t columns_tᵀ``."""
+
+    rows: Side
+    columns: Side
+
+
+@dataclass
+class Captured:
+    """Inputs and output edges of every use in one forward pass.
 
     Attributes:
-        name: Module name inside the model.
-        module: The Linear or Conv2d module.
-        has_bias: Whether the last input column is the bias.
+        shared: Uses that run once for all documents, position embeddings say.
+        size: Documents of the batch.
+        mask: Positions that count, ``[b, t]``; None for all.
+        inputs: Per use, one tensor per call.
+        edges: Likewise.
+        shapes: Of the outputs, likewise.
     """
 
-    name: str
-    module: nn.Module
-    has_bias: bool
+    shared: frozenset[str] = frozenset()
+    size: int = 0
+    mask: Bool[Tensor, "b t"] | None = None
+    inputs: dict[str, list[Tensor]] = field(default_factory=dict)
+    edges: dict[str, list[GradientEdge]] = field(default_factory=dict)
+    shapes: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
 
-    def parameters(self) -> list[str]:
-        """Return the names of its parameters, weight first."""
-        names = ["weight", "bias"] if self.has_bias else ["weight"]
-        return [f"{self.name}.{name}" if self.name else name for name in names]
-
-
-def _positions_linear(_: nn.Module, inputs: Tensor) -> Float[Tensor, "b i t"]:
-    return (
-        inputs.flatten(1, -2).transpose(1, 2) if inputs.ndim > 2 else inputs[..., None]
-    )
-
-
-def _positions_conv(module: nn.Module, inputs: Tensor) -> Float[Tensor, "b i t"]:
-    assert isinstance(module, nn.Conv2d)
-    kernel, dilation, stride = module.kernel_size, module.dilation, module.stride
-    if isinstance(module.padding, str):
-        totals = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
-        totals = totals if module.padding == "same" else [0, 0]
-        (top, left) = (total // 2 for total in totals)
-        inputs = F.pad(inputs, (left, totals[1] - left, top, totals[0] - top))
-        padding: tuple[int, ...] = (0, 0)
-    else:
-        padding = module.padding
-    if kernel == (1, 1) and padding == (0, 0):
-        return inputs[:, :, :: stride[0], :: stride[1]].flatten(2)
-    return F.unfold(inputs, kernel, dilation, padding, stride)
-
-
-_POSITIONS: dict[type[nn.Module], Callable[[nn.Module, Tensor], Tensor]] = {
-    nn.Linear: _positions_linear,
-    nn.Conv2d: _positions_conv,
-}
-
-
-def _is_covered(module: nn.Module) -> bool:
-    if type(module) is nn.Conv2d:
-        return module.groups == 1 and module.padding_mode == "zeros"
-    return type(module) is nn.Linear
-
-
-def cover(
-    model: nn.Module, skip: tuple[str, ...]
-) -> tuple[list[Layer], dict[str, int]]:
-    """List the layers the curvature covers, and what was skipped on request.
-
-    Args:
-        model: Any model.
-        skip: Module types (``"BatchNorm2d"``) or module names to leave out, with
-            all they hold.
-
-    Returns:
-        Covered layers in module order, and the parameter count of each skipped module.
-
-    Raises:
-        UncoveredLayerError: A trainable module is neither covered nor skipped; all
-            such modules are named with their parameter counts.
-        InputError: An entry of ``skip`` matches no module, parameters are shared
-            between modules, or no layer is left.
-    """
-    if isinstance(skip, str):
-        raise InputError(
-            f"skip must be a tuple of names, got the text {skip!r}; write ({skip!r},)"
-        )
-    covered: list[Layer] = []
-    skipped: dict[str, int] = {}
-    refused: dict[str, int] = {}
-    matched: set[str] = set()
-    for name, module in model.named_modules():
-        own = [p for p in module.parameters(recurse=False) if p.requires_grad]
-        if not own:
-            continue
-        keys = {type(module).__name__, *_ancestors(name)} & set(skip)
-        matched |= keys
-        if keys:
-            skipped[name] = sum(p.numel() for p in own)
-        elif _is_covered(module) and len(own) == len(list(module.parameters())):
-            has_bias = getattr(module, "bias", None) is not None
-            covered.append(Layer(name, module, has_bias))
-        else:
-            refused[f"{name} ({type(module).__name__})"] = sum(p.numel() for p in own)
-    _refuse(model, covered, refused, [s for s in skip if s not in matched])
-    return covered, skipped
-
-
-def _ancestors(name: str) -> list[str]:
-    """Return a module's name and those of the modules that hold it."""
-    parts = name.split(".")
-    return [".".join(parts[: end + 1]) for end in range(len(parts))]
-
-
-def _refuse(
-    model: nn.Module,
-    covered: list[Layer],
-    refused: dict[str, int],
-    unmatched: list[str],
-) -> None:
-    if refused:
-        listed = ", ".join(f"{name}: {count:,}" for name, count in refused.items())
-        raise UncoveredLayerError(
-            "every trainable layer must be a Linear or an ungrouped, zero-padded "
-            f"Conv2d, got these others with their parameter counts: {listed}; pass "
-            "their type or name in skip to leave them out of the curvature"
-        )
-    if unmatched:
-        raise InputError(
-            f"every entry of skip must name a module type or a module, got {unmatched} "
-            "which match none; remove them"
-        )
-    owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
-    shared = [
-        name
-        for layer in covered
-        for name in layer.parameters()
-        if owners[id(model.get_parameter(name))] > 1
-    ]
-    if shared:
-        raise InputError(
-            "covered parameters must belong to one module each, got "
-            f"{', '.join(shared)} shared between modules; skip all those modules"
-        )
-    if not covered:
-        raise InputError(
-            "the model must have at least one trainable Linear or Conv2d layer outside "
-            "skip, got none"
-        )
-
-
-@dataclass(frozen=True)
-class Captured:
-    """Inputs and output edges of every layer in one forward pass."""
-
-    inputs: dict[str, Tensor]
-    edges: dict[str, GradientEdge]
-
-    def clear(self) -> None:
-        """Forget the last forward pass and its graph."""
+    def start(self, size: int, mask: Tensor | None) -> None:
+        """Forget the last forward pass and its graph, and expect another one."""
         self.inputs.clear()
         self.edges.clear()
+        self.shapes.clear()
+        self.size, self.mask = size, mask
 
-    def positions(self, layer: Layer) -> Float[Tensor, "b i t"]:
-        """Return the layer's inputs as columns, one per position, ones appended."""
-        columns = _POSITIONS[type(layer.module)](layer.module, self.inputs[layer.name])
-        if layer.has_bias:
-            columns = torch.cat([columns, torch.ones_like(columns[:, :1])], 1)
-        return columns
+    def record(self, use: Use, inputs: Tensor, output: Tensor) -> Tensor:
+        """Note one call; return the output with a gradient edge per document."""
+        if use.name in self.shared:
+            inputs, output = self._spread(inputs), self._spread(output)
+        if len(inputs) != self.size:
+            raise InputError(
+                "the first axis of a layer's input must be the documents, got "
+                f"{len(inputs)} rows for {self.size} documents at {use.name}; skip it"
+            )
+        if not output.requires_grad:
+            # A node of its own; a view of a leaf could not be changed in place.
+            output = output.detach().requires_grad_().clone()
+        self.inputs.setdefault(use.name, []).append(inputs.detach())
+        self.edges.setdefault(use.name, []).append(get_gradient_edge(output))
+        self.shapes.setdefault(use.name, []).append(tuple(output.shape))
+        return output
 
-    def input_covariance(self, layer: Layer) -> Float[Tensor, "i i"]:
-        """Sum ``a aᵀ`` over documents and positions.
-
-        Args:
-            layer: Of this pass.
-
-        Returns:
-            The batch's part of the input factor.
-        """
-        module = layer.module
-        if isinstance(module, nn.Conv2d) and is_shift_invariant(module):
-            height, width = module.kernel_size
-            return shift_covariance(self.inputs[layer.name], (height, width))
-        flat = self.positions(layer).transpose(0, 1).flatten(1)
-        return flat @ flat.T
+    def _spread(self, value: Tensor) -> Tensor:
+        """Repeat what is the same for all documents, so that each has its own."""
+        whole = value if value.shape[0] == 1 else value[None]
+        return whole.expand(self.size, *whole.shape[1:])
 
     def gradients(
         self, layers: list[Layer], outputs: Tensor, direction: Tensor
-    ) -> list[Float[Tensor, "b o t"]]:
-        """Pull one output direction back to every layer's output.
+    ) -> Gradients:
+        """Pull one output direction back to the output of every call of every use.
 
         Args:
             layers: Layers of this pass.
@@ -207,72 +97,320 @@ class Captured:
             direction: Same shape as ``outputs``.
 
         Returns:
-            One tensor per layer, positions last.
+            Per use, one gradient per call.
 
         Raises:
             InputError: The outputs do not depend on a layer.
         """
-        edges = [self.edges[layer.name] for layer in layers]
-        pulled = torch.autograd.grad(
-            outputs, edges, direction, retain_graph=True, allow_unused=True
+        names = list(dict.fromkeys(use.name for lay in layers for use in lay.uses))
+        edges = [edge for name in names for edge in self.edges[name]]
+        pulled = iter(
+            torch.autograd.grad(
+                outputs, edges, direction, retain_graph=True, allow_unused=True
+            )
         )
-        unused = [lay.name for lay, g in zip(layers, pulled, strict=True) if g is None]
+        result = {name: [next(pulled) for _ in self.edges[name]] for name in names}
+        unused = [n for n, found in result.items() if all(g is None for g in found)]
         if unused:
             raise InputError(
                 "the outputs must depend on every covered layer, got none on "
                 f"{', '.join(unused)}; skip them"
             )
-        return [_as_columns(layer, g) for layer, g in zip(layers, pulled, strict=True)]
+        return {
+            name: [
+                outputs.new_zeros(shape) if g is None else g
+                for g, shape in zip(found, self.shapes[name], strict=True)
+            ]
+            for name, found in result.items()
+        }
+
+    def fixed(self, layer: Layer, use: Use) -> Side:
+        """Return the side that does not depend on the direction, all calls in a row."""
+        sides = [use.kind.fixed(use.module, x) for x in self.inputs[use.name]]
+        if layer.layout.form.startswith("bias"):
+            sides = [_with_ones(side) for side in sides]
+        kept = self._columns_kept(use)
+        return _joined([_masked(s, k) for s, k in zip(sides, kept, strict=True)])
+
+    def moving(self, use: Use, gradients: Gradients) -> Tensor:
+        """Return the side that follows from one direction, all calls in a row."""
+        sides = [
+            use.kind.moving(use.module, x, g, use.parameters)
+            for x, g in zip(
+                self.inputs[use.name], self._kept(use, gradients), strict=True
+            )
+        ]
+        return sides[0] if len(sides) == 1 else torch.cat(sides, 2)
+
+    def factors(self, layer: Layer, gradients: Gradients) -> list[Factors]:
+        """Return both sides of every use of a layer.
+
+        Args:
+            layer: Of this pass.
+            gradients: Of one direction.
+
+        Returns:
+            Sides on the axes of the layer's matrix.
+        """
+        result = []
+        for use in layer.uses:
+            fixed, moving = self.fixed(layer, use), self.moving(use, gradients)
+            on_rows = use.kind.fixed_axis == "rows"
+            result.append(Factors(fixed, moving) if on_rows else Factors(moving, fixed))
+        return result
+
+    def count(self, layer: Layer, use: Use, moving: Tensor) -> Tensor:
+        """Count the columns of a use's sides that are not masked out."""
+        if layer.has_one_hot_rows and use.kind.fixed_axis == "rows":
+            side = self.fixed(layer, use)
+            assert isinstance(side, OneHot), "only an embedding has one-hot rows"
+            return side.counts().sum()
+        kept = [k for k in self._columns_kept(use) if k is not None]
+        if kept:
+            return torch.stack([k.sum() for k in kept]).sum()
+        return torch.tensor(self.size * moving.shape[2])
+
+    def input_covariance(self, layer: Layer, use: Use) -> Float[Tensor, "d d"]:
+        """Sum ``x xᵀ`` of the fixed side over documents and positions."""
+        module = use.module
+        if (
+            isinstance(module, nn.Conv2d)
+            and layer.layout.form == "weight"
+            and is_shift_invariant(module)
+        ):
+            height, width = module.kernel_size
+            parts = [
+                shift_covariance(x, (height, width)) for x in self.inputs[use.name]
+            ]
+            return torch.stack(parts).sum(0)
+        return gram(dense(self.fixed(layer, use)))
+
+    def directional(
+        self, layer: Layer, gradients: Gradients, vector: Params
+    ) -> Float[Tensor, " b"]:
+        """Return ``⟨v, ∇θ⟩`` of every document, over one layer's parameters.
+
+        Args:
+            layer: Of this pass.
+            gradients: Of one direction.
+            vector: Names this layer's parameters.
+
+        Returns:
+            One number per document; no gradient of a parameter is formed.
+        """
+        parts = [
+            each.flatten(1).sum(1)
+            for _, each in self.responses(layer, gradients, vector)
+        ]
+        return torch.stack(parts).sum(0)
+
+    def responses(
+        self, layer: Layer, gradients: Gradients, vector: Params
+    ) -> Iterator[tuple[Use, Float[Tensor, "b ..."]]]:
+        """Yield the entries whose sum is :meth:`directional`, call by call.
+
+        Args:
+            layer: Of this pass.
+            gradients: Of one direction.
+            vector: Names this layer's parameters.
+
+        Yields:
+            The use, and output gradient times the output's derivative along the vector.
+        """
+        for use in layer.uses:
+            moved = {
+                own: vector[name]
+                for own, name in zip(use.parameters, layer.layout.names, strict=True)
+            }
+            pairs = zip(self.inputs[use.name], self._kept(use, gradients), strict=True)
+            for x, g in pairs:
+                yield use, response(use.module, x, moved) * g
+
+    def _kept(self, use: Use, gradients: Gradients) -> list[Tensor]:
+        """Zero the output gradients of each call at masked positions."""
+        if self.mask is None:
+            return gradients[use.name]
+        masks = [
+            spread_mask(use.module, tuple(g.shape), self.mask)
+            for g in gradients[use.name]
+        ]
+        return [
+            g if mask is None else g * mask
+            for g, mask in zip(gradients[use.name], masks, strict=True)
+        ]
+
+    def _columns_kept(self, use: Use) -> list[Bool[Tensor, "b t"] | None]:
+        """Return which columns of the fixed side count, call by call; None for all."""
+        shapes = self.shapes[use.name]
+        if self.mask is None or use.kind.stacks:
+            return [None] * len(shapes)
+        masks = [spread_mask(use.module, shape, self.mask) for shape in shapes]
+        return [None if mask is None else mask.flatten(1) for mask in masks]
 
 
-def _as_columns(layer: Layer, gradient: Tensor) -> Float[Tensor, "b o t"]:
-    if isinstance(layer.module, nn.Conv2d):
-        return gradient.flatten(2)
-    return _positions_linear(layer.module, gradient)
+def _masked(side: Side, kept: Bool[Tensor, "b t"] | None) -> Side:
+    """Count the columns at masked positions as zero."""
+    if kept is None:
+        return side
+    return (
+        side.masked(kept) if isinstance(side, OneHot) else dense(side) * kept[:, None]
+    )
+
+
+def gram(side: Float[Tensor, "b d t"]) -> Float[Tensor, "d d"]:
+    """Sum ``x xᵀ`` over documents and positions.
+
+    Args:
+        side: Columns.
+
+    Returns:
+        Symmetric, positive semi-definite.
+    """
+    if side.mT.is_contiguous():
+        flat = side.mT.flatten(0, 1)
+        return flat.T @ flat
+    flat = side.transpose(0, 1).flatten(1)
+    return flat @ flat.T
+
+
+def _with_ones(side: Side) -> Tensor:
+    columns = dense(side)
+    return torch.cat([columns, torch.ones_like(columns[:, :1])], 1)
+
+
+def _joined(sides: list[Side]) -> Side:
+    if len(sides) == 1:
+        return sides[0]
+    hot = [side for side in sides if isinstance(side, OneHot)]
+    if not hot:
+        return torch.cat([dense(side) for side in sides], 2)
+    kept = [
+        torch.ones_like(h.ids, dtype=torch.bool) if h.kept is None else h.kept
+        for h in hot
+    ]
+    return OneHot(torch.cat([h.ids for h in hot], 1), hot[0].size, torch.cat(kept, 1))
 
 
 @contextmanager
-def capturing(model: nn.Module, layers: list[Layer]) -> Iterator[Captured]:
-    """Record every layer's input and output edge during the forward passes inside.
+def capturing(
+    model: nn.Module, layers: list[Layer], shared: frozenset[str] = frozenset()
+) -> Iterator[Captured]:
+    """Record every use's inputs and output edges during the forward passes inside.
 
     Args:
         model: Its parameters are frozen inside the block and restored afterwards.
         layers: Layers to record.
+        shared: Uses that run once for all documents, see :func:`shared_uses`.
 
     Yields:
-        A record that each forward pass fills anew.
-
-    Raises:
-        InputError: A layer ran twice in one forward pass, or changed its batch size.
+        A record; call its ``start`` before each forward pass.
     """
-    captured = Captured({}, {})
+    captured = Captured(shared)
+    uses = {use.name: use for layer in layers for use in layer.uses}
 
-    def record(
-        layer: Layer,
-    ) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    def make_hook(use: Use) -> Callable[..., Tensor]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            if layer.name in captured.inputs:
-                raise InputError(
-                    f"a layer must run once per forward pass, got {layer.name} twice; "
-                    "skip it, or give each use a module of its own"
-                )
-            captured.inputs[layer.name] = inputs[0].detach()
-            if not output.requires_grad:
-                # A node of its own; a view of a leaf could not be changed in place.
-                output = output.detach().requires_grad_().clone()
-            captured.edges[layer.name] = get_gradient_edge(output)
-            return output
+            if not torch.is_grad_enabled():  # a layer asked for its response
+                return output
+            check_positional(use.name, inputs)
+            return captured.record(use, inputs[0], output)
 
         return hook
 
-    handles = [layer.module.register_forward_hook(record(layer)) for layer in layers]
+    handles = [
+        use.module.register_forward_hook(make_hook(use)) for use in uses.values()
+    ]
     trainable = [p for p in model.parameters() if p.requires_grad]
     for parameter in trainable:
         parameter.requires_grad_(False)
     try:
         yield captured
     finally:
+        captured.start(0, None)
         for handle in handles:
             handle.remove()
         for parameter in trainable:
             parameter.requires_grad_(True)
+
+
+def shared_uses(task: Task, data: Dataset, layers: list[Layer]) -> frozenset[str]:
+    """Find the uses that run once for all documents, by running one and two of them.
+
+    Args:
+        task: Model and outputs.
+        data: Its first and last documents are run.
+        layers: Layers to watch.
+
+    Returns:
+        Names of uses whose input has the same leading axis either time.
+
+    Raises:
+        InputError: A layer does not run in the forward pass, its input grows with the
+            documents by another factor, or documents see each other.
+    """
+    uses = {use.name: use.module for layer in layers for use in layer.uses}
+    calls: dict[str, list[int]] = {}
+
+    def make_hook(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], __: Tensor) -> None:
+            check_positional(name, inputs)
+            calls.setdefault(name, []).append(len(inputs[0]))
+
+        return hook
+
+    def watch(documents: list[int]) -> tuple[dict[str, list[int]], Tensor]:
+        calls.clear()
+        batch = data.batch(torch.tensor(documents), like=first_parameter(task))
+        with evaluating(task.model), torch.no_grad():
+            outputs = task.outputs(task.model, batch)
+        return dict(calls), outputs[0]
+
+    handles = [m.register_forward_hook(make_hook(n)) for n, m in uses.items()]
+    try:
+        one, alone = watch([0])
+        two, beside = watch([0, len(data) - 1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    _check_independence(alone, beside)
+    for name in uses:
+        if name not in one:
+            raise InputError(
+                f"every covered layer must run in the forward pass, got no call of "
+                f"{name}; skip it"
+            )
+        if two[name] != one[name] and (set(one[name]), set(two[name])) != ({1}, {2}):
+            raise InputError(
+                "the first axis of a layer's input must be the documents, got "
+                f"{one[name][0]} rows for 1 document and {two[name][0]} for 2 at "
+                f"{name}; skip it"
+            )
+    return frozenset(name for name in uses if one[name] == two[name])
+
+
+def check_positional(name: str, inputs: tuple[Tensor, ...]) -> None:
+    """Refuse a call whose input a hook cannot see.
+
+    Args:
+        name: Layer.
+        inputs: Positional ones.
+
+    Raises:
+        InputError: There is none.
+    """
+    if not inputs:
+        raise InputError(
+            f"a covered layer must get its input by position, got a keyword at {name}; "
+            "call it as layer(x), or skip it"
+        )
+
+
+def _check_independence(alone: Tensor, beside: Tensor) -> None:
+    """Refuse a model whose outputs for a document depend on the others in its batch."""
+    off = float((alone.double() - beside.double()).norm())
+    if off > _SAME * float(alone.double().norm()):
+        raise InputError(
+            "the outputs of a document must not depend on the others in its batch, got "
+            f"a change of {off / float(alone.double().norm()):.1%} beside another one; "
+            "use running statistics in eval mode, or padding masks"
+        )

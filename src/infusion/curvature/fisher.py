@@ -28,7 +28,7 @@ from infusion.tasks import losses
 
 
 def categorical_labels(
-    outputs: Float[Tensor, "b ... c"], uniform: Float[Tensor, "b ... c"]
+    outputs: Float[Tensor, "b ... c"], uniform: Float[Tensor, "b ... u"]
 ) -> Int[Tensor, "b ..."]:
     """Draw one class per position from the softmax, by inverse distribution function.
 
@@ -97,20 +97,42 @@ class Directions:
         if self.fisher == "empirical":
             yield _loss_gradient(self.task, outputs, batch)
         elif self.fisher == "exact":
-            yield from _exact(self.task, outputs)
+            yield from _exact(self.task, outputs, batch)
         else:
-            likelihood = self.task.likelihood
-            sampler = (
-                SAMPLERS[likelihood] if isinstance(likelihood, str) else likelihood
-            )
-            assert sampler is not None, "check_fisher lets no such task through"
             for draw in range(self.draws):
-                key = derive(self.seed, "fisher", draw)
-                uniform = uniforms(key, documents, tuple(outputs.shape[1:]))
-                labels = sampler(outputs, uniform.to(outputs.device))
+                labels = self._draw(draw, outputs, batch, documents)
                 drawn = batch._replace(labels=labels)
                 scale = math.sqrt(self.draws)
                 yield _loss_gradient(self.task, outputs, drawn) / scale
+
+    def _draw(
+        self, draw: int, outputs: Tensor, batch: Batch, documents: Tensor
+    ) -> Tensor:
+        """Draw labels; what the loss ignores stays ignored."""
+        likelihood = self.task.likelihood
+        assert likelihood is not None, "check_fisher lets no such task through"
+        shape = tuple(outputs.shape[1:])
+        if likelihood == "categorical":
+            shape = (*shape[:-1], 1)
+        key = derive(self.seed, "fisher", draw)
+        uniform = uniforms(key, documents, shape).to(outputs.device)
+        if not isinstance(likelihood, str):
+            return likelihood(outputs, uniform)
+        labels = SAMPLERS[likelihood](outputs, uniform)
+        counts = _counts(outputs, batch)
+        return labels if counts is None else torch.where(counts, labels, batch.labels)
+
+
+def _counts(outputs: Tensor, batch: Batch) -> Tensor | None:
+    """Return which positions the loss counts; None for all.
+
+    A negative class label is ignored, torch's ``ignore_index`` of −100 say.
+    """
+    labels = batch.labels
+    if labels.is_floating_point() or labels.shape != outputs.shape[:-1]:
+        return None
+    counts = labels >= 0
+    return None if bool(counts.all()) else counts
 
 
 def _loss_gradient(task: Task, outputs: Tensor, batch: Batch) -> Tensor:
@@ -119,7 +141,7 @@ def _loss_gradient(task: Task, outputs: Tensor, batch: Batch) -> Tensor:
         return torch.autograd.grad(losses(task, leaf, batch).sum(), leaf)[0]
 
 
-def _exact(task: Task, outputs: Tensor) -> Iterator[Tensor]:
+def _exact(task: Task, outputs: Tensor, batch: Batch) -> Iterator[Tensor]:
     """One direction per output, each within one position."""
     if task.likelihood == "gaussian":
         for c in range(outputs[0].numel()):
@@ -132,6 +154,9 @@ def _exact(task: Task, outputs: Tensor) -> Iterator[Tensor]:
         if outputs.ndim > 2
         else (outputs.softmax(-1)[:, None])
     )
+    counts = _counts(outputs, batch)
+    if counts is not None:
+        p = p * counts.flatten(1)[..., None]
     for t in range(p.shape[1]):
         for c in range(p.shape[2]):
             direction = torch.zeros_like(p)
@@ -162,11 +187,15 @@ def check_likelihood(task: Task, outputs: Tensor, batch: Batch) -> None:
         loss = task.loss(leaf, batch._replace(labels=labels)).sum()
         (first,) = torch.autograd.grad(loss, leaf, create_graph=True)
         (got,) = torch.autograd.grad((first * v).sum(), leaf)
-    expected = v
+    expected, scale = v, v
     if task.likelihood == "categorical":
         p = leaf.detach().softmax(-1)
-        expected = p * v - p * (p * v).sum(-1, keepdim=True)
-    error = float((got - expected).norm() / expected.norm())
+        counts = _counts(outputs, batch)
+        scale = p * v if counts is None else p * v * counts[..., None]
+        expected = scale - p * scale.sum(-1, keepdim=True)
+    # Relative to one of two terms that cancel where the model is sure.
+    size = float(scale.norm())
+    error = float((got - expected).norm()) / size if size else 0.0
     if not error < 1e-4:
         raise InputError(
             f"the loss must be the negative log of likelihood={task.likelihood!r} up "

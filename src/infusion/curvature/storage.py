@@ -1,62 +1,136 @@
-"""EK-FAC to tensors and back."""
+"""A curvature to bytes and back: safetensors, what produced it in the header."""
 
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import nn
 
-from infusion.configs import Fisher
-from infusion.curvature.capture import cover
-from infusion.curvature.ekfac import EKFAC, Block
+from infusion.curvature.blocks import Block, Curvature
+from infusion.curvature.layout import Layout
+from infusion.errors import ArtefactError, InputError
 from infusion.params import Params
 
-_PARTS = ("input_basis", "output_basis", "eigenvalues")
+_PARTS = ("row_basis", "column_basis", "eigenvalues")
+_OWN = ("kind", "fisher", "num_documents", "skipped", "sampling_error")
+_FORMAT = "infusion curvature 1"
+_LENGTH = 8
+"""Bytes of the header's length at the start of a safetensors file."""
 
 
-def to_tensors(curvature: EKFAC) -> Params:
-    """Lay out a curvature as named tensors.
+def to_bytes(curvature: Curvature, *, origin: Any = None) -> bytes:
+    """Lay out a curvature as a safetensors file.
 
     Args:
         curvature: Fitted.
+        origin: JSON value of what produced it: hashes of model and data, settings.
 
     Returns:
-        ``"{module}/{part}"`` to tensor.
+        Tensors ``"{block}/{part}"``, bases that are the identity left out; everything
+        else as JSON in the header.
     """
-    return {
-        f"{name}/{part}": getattr(block, part)
+    tensors: Params = {
+        f"{name}/{part}": getattr(block, part).cpu().contiguous()
         for name, block in curvature.blocks.items()
         for part in _PARTS
+        if getattr(block, part) is not None
     }
+    blocks = {name: asdict(block.layout) for name, block in curvature.blocks.items()}
+    facts = {name: getattr(curvature, name) for name in _OWN}
+    header = facts | {"format": _FORMAT, "blocks": blocks, "origin": origin}
+    return save(tensors, metadata={"infusion": json.dumps(header, sort_keys=True)})
 
 
-def from_tensors(
-    tensors: Params,
-    model: nn.Module,
-    *,
-    skip: tuple[str, ...],
-    fisher: Fisher,
-    num_documents: int,
-) -> EKFAC:
-    """Undo :func:`to_tensors` for the model the curvature was fitted on.
+def from_bytes(content: bytes, model: nn.Module) -> Curvature:
+    """Undo :func:`to_bytes`.
 
     Args:
-        tensors: As stored.
-        model: Gives parameter names and shapes.
-        skip: As in the fit.
-        fisher: As in the fit.
-        num_documents: As in the fit.
+        content: A safetensors file.
+        model: The model it was fitted on; tensors go to its device.
 
     Returns:
         The curvature.
 
     Raises:
-        UncoveredLayerError: ``skip`` is not that of the fit.
-        InputError: Likewise.
+        ArtefactError: It is truncated, or not a curvature of this format.
+        InputError: It is of another model.
     """
-    layers, skipped = cover(model, skip)
-    blocks = {
-        layer.name: Block(
-            names=tuple(layer.parameters()),
-            shape=tuple(layer.module.get_parameter("weight").shape),
-            **{part: tensors[f"{layer.name}/{part}"] for part in _PARTS},
+    try:
+        tensors, header = load(content), _header(content)
+        blocks = {
+            name: Block(
+                layout=Layout(
+                    names=tuple(block["names"]),
+                    shapes=tuple(tuple(shape) for shape in block["shapes"]),
+                    form=block["form"],
+                ),
+                row_basis=tensors.get(f"{name}/row_basis"),
+                column_basis=tensors.get(f"{name}/column_basis"),
+                eigenvalues=tensors[f"{name}/eigenvalues"],
+            )
+            for name, block in header["blocks"].items()
+        }
+        found = Curvature(blocks, **{name: header[name] for name in _OWN})
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ArtefactError(
+            f"a stored curvature must be a whole file of the format {_FORMAT!r}, got "
+            f"{type(error).__name__}: {error}; fit it again"
+        ) from error
+    _check_model(found, model)
+    device = next(model.parameters()).device
+    return found.to(device)
+
+
+def _header(content: bytes) -> dict[str, Any]:
+    length = int.from_bytes(content[:_LENGTH], "little")
+    metadata = json.loads(content[_LENGTH : _LENGTH + length])["__metadata__"]
+    header = json.loads(metadata["infusion"])
+    if header["format"] != _FORMAT:
+        raise ValueError(f"format {header['format']!r}")
+    return header
+
+
+def _check_model(curvature: Curvature, model: nn.Module) -> None:
+    own = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    for block in curvature.blocks.values():
+        for name, shape in zip(block.names, block.layout.shapes, strict=True):
+            if own.get(name) != shape:
+                raise InputError(
+                    f"a curvature must be of the model it is used with, got {shape} "
+                    f"for {name} where the model has {own.get(name)}; fit it again"
+                )
+
+
+def save_curvature(curvature: Curvature, path: Path, *, origin: Any = None) -> None:
+    """Write a curvature to one file.
+
+    Args:
+        curvature: Fitted.
+        path: Ends in ``.safetensors``; replaced if it exists.
+        origin: See :func:`to_bytes`.
+    """
+    path.write_bytes(to_bytes(curvature, origin=origin))
+
+
+def load_curvature(path: Path, model: nn.Module) -> Curvature:
+    """Read a curvature from one file.
+
+    Args:
+        path: Written by :func:`save_curvature`.
+        model: The model it was fitted on.
+
+    Returns:
+        The curvature.
+
+    Raises:
+        ArtefactError: The file is missing, truncated or not a curvature.
+        InputError: It is of another model.
+    """
+    if not path.is_file():
+        raise ArtefactError(
+            f"{path} must be a file, got none; fit and save the curvature first"
         )
-        for layer in layers
-    }
-    return EKFAC(blocks, fisher, num_documents, skipped)
+    return from_bytes(path.read_bytes(), model)

@@ -1,7 +1,7 @@
 """Load labelled pictures: the bundled digits, or anything `datasets` can read."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +38,15 @@ def load_digits() -> Dataset:
     )
 
 
-def load_images(source: str, *, num_classes: int) -> tuple[Dataset, Dataset]:
+def load_images(source: str, *, class_names: Sequence[str]) -> tuple[Dataset, Dataset]:
     """Load the training and test pictures of one source through `datasets`.
 
     Args:
         source: A folder with ``train*.parquet`` and ``test*.parquet``, an image folder
             (``train/CLASS/*.png`` and ``test/CLASS/*.png``), or the name of a dataset
             on the hub.
-        num_classes: Labels must lie below it.
+        class_names: In label order. Names that come with the data, folders' among
+            them, must be these; plain integers must lie below their number.
 
     Returns:
         Training and test pictures ``[n, 3, h, w]``: on 256 levels, or floats in
@@ -53,11 +54,12 @@ def load_images(source: str, *, num_classes: int) -> tuple[Dataset, Dataset]:
 
     Raises:
         InputError: The source does not exist, cannot be read, lacks a split or a
-            column, its pictures differ in size, or a pixel or label is unusable.
+            column, its pictures differ in size, its classes are others, or a pixel or
+            label is unusable.
     """
     splits = _open(source)
     train, test = (
-        _decode(_split(splits, names, source), f"{source} ({names[0]})", num_classes)
+        _decode(_split(splits, names, source), f"{source} ({names[0]})", class_names)
         for names in (TRAIN_NAMES, TEST_NAMES)
     )
     layouts = [(tuple(part.inputs.shape[1:]), part.levels) for part in (train, test)]
@@ -113,7 +115,10 @@ def _open(source: str) -> Any:
                     f"got {[f.name for f in parquet]} in {source}; rename the files"
                 )
             _refuse_empty(found)
-            return _load(source, "parquet", data_files=found)
+            return {  # apart: together, the first split's class names would hide others
+                split: _load(source, "parquet", data_files={split: paths})[split]
+                for split, paths in found.items()
+            }
         return _load(source, "imagefolder", data_dir=source)
     if folder.exists() or source.startswith((".", "/", "~")):
         raise InputError(
@@ -168,7 +173,7 @@ def _split(splits: Any, names: tuple[str, ...], source: str) -> Any:
     )
 
 
-def _decode(split: Any, source: str, num_classes: int) -> Dataset:
+def _decode(split: Any, source: str, class_names: Sequence[str]) -> Dataset:
     import datasets
 
     if len(split) == 0:
@@ -195,13 +200,14 @@ def _decode(split: Any, source: str, num_classes: int) -> Dataset:
             "the data must have one picture and one label column, got "
             f"{[*pictures, *labels]} in {source}; drop the others"
         )
+    _check_classes(split.features[labels[0]], class_names, source)
     pixels, levels = _pixels(split, pictures[0], source)
     return Dataset(
         inputs=pixels,
-        labels=_labels(split, labels[0], num_classes, source),
+        labels=_labels(split, labels[0], source),
         levels=levels,
         valid=(0.0, 1.0),
-        num_classes=num_classes,
+        num_classes=len(class_names),
     )
 
 
@@ -265,17 +271,26 @@ def _channels_first(pixels: np.ndarray, source: str) -> np.ndarray:
     return np.array(np.broadcast_to(pixels, three), dtype=kind, order="C")
 
 
-def _labels(split: Any, column: str, num_classes: int, source: str) -> Tensor:
-    """Read class indices: none missing, and of as many classes as the preset has."""
+def _check_classes(feature: Any, wanted: Sequence[str], source: str) -> None:
+    """Compare the names that labels carry, if any: an index alone would mix them up."""
     import datasets
 
-    feature = split.features[column]
     names = feature.names if isinstance(feature, datasets.ClassLabel) else []
-    if names and len(names) != num_classes:
+    if names and len(names) != len(wanted):
         raise InputError(
-            f"the data must have {num_classes} classes, got {len(names)} in {source}: "
+            f"the data must have {len(wanted)} classes, got {len(names)} in {source}: "
             f"{', '.join(names[:12])}; add or merge some"
         )
+    for index, (name, got) in enumerate(zip(wanted, names, strict=False)):
+        if got != name:
+            raise InputError(
+                f"class {index} of the data must be {name!r}, got {got!r} in {source}; "
+                f"name and order the classes {', '.join(wanted[:12])}"
+            )
+
+
+def _labels(split: Any, column: str, source: str) -> Tensor:
+    """Read class indices, none missing."""
     labels = split[column][:]
     if not all(isinstance(label, int) for label in labels):
         wrong = next(label for label in labels if not isinstance(label, int))

@@ -23,7 +23,7 @@ from infusion.params import Params
 from infusion.perturb.budget import Budget, per_document
 from infusion.perturb.gradient import perturbation_gradient
 from infusion.records import Dataset, Task
-from infusion.tasks import batches, evaluating, first_parameter
+from infusion.tasks import batches, check_batch_size, evaluating, first_parameter
 
 _ROUNDING = 1e-3
 """Levels: how far below a whole level float32 arithmetic may leave one."""
@@ -102,7 +102,7 @@ def craft(
 
     Raises:
         InputError: The inputs cannot be perturbed, a document is named twice or does
-            not exist, or steps or step size are not positive.
+            not exist, or steps, step size or batch size are not positive.
         DivergedError: A perturbation gradient is not finite.
 
     Source:
@@ -110,6 +110,7 @@ def craft(
     """
     check_choice("ascent", ascent, get_args(Ascent))
     check_choice("delivery", delivery, get_args(Delivery))
+    check_batch_size(batch_size)
     _check_craft(data, chosen, steps, step_size)
     if delivery == "realisable":
         check_reach("epsilon", budget.epsilon, data)
@@ -211,6 +212,9 @@ def predicted_effect(
 
     Returns:
         ``−(1/n) Σᵢ (⟨s, ∇ℓ(zᵢ′)⟩ − ⟨s, ∇ℓ(zᵢ)⟩)``, in units of the measurement.
+
+    Raises:
+        InputError: The IHVP does not fit the model, or the batch size is not positive.
 
     Source:
         arXiv 2602.09987, eq. 3, without linearising in the edit.

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from infusion.errors import check_choice
+from infusion.errors import InputError, check_choice
 
 if TYPE_CHECKING:
     from infusion.presets.preset import Preset
@@ -25,3 +25,27 @@ def find_preset(name: str) -> "Preset":
     """
     check_choice("preset", name, PRESETS)
     return import_module(f"infusion.presets.{name}").PRESET
+
+
+def find_class(preset: str, name: str) -> int:
+    """Look a class of a preset up.
+
+    Args:
+        preset: One of ``PRESETS``.
+        name: Its name or number.
+
+    Returns:
+        Its label.
+
+    Raises:
+        InputError: There is no such class, or no such preset.
+    """
+    names = find_preset(preset).class_names
+    if name in names:
+        return names.index(name)
+    if name.isdecimal() and int(name) < len(names):
+        return int(name)
+    raise InputError(
+        f"--target must be one of {', '.join(names)} or 0…{len(names) - 1}, got "
+        f"{name!r}; choose one of them"
+    )

@@ -31,18 +31,36 @@ def check(config: RunConfig, train: Dataset, test: Dataset) -> None:
             f"the training set must hold at least {MOST_COPIES} documents, as many as "
             f"are replaced by copies, got {len(train)}; use more data"
         )
-    if config.pairs > len(test):
-        raise InputError(
-            f"pairs must be ≤ {len(test)}, the test set, got {config.pairs}; ask for "
-            "fewer"
-        )
-    _check_numbers(config)
+    check_base(config, test)
     _check_budget(config.edit, train)
     if "edit" not in config.arms:
         raise InputError(
             f"the arms must hold the edit, which the controls are matched to, got "
             f"{list(config.arms)}; add it"
         )
+    if config.probe is not None and config.target == int(test.labels[config.probe]):
+        raise InputError(
+            f"the target must not be the true class of probe {config.probe}, got "
+            f"{config.target}; choose another --target"
+        )
+
+
+def check_base(config: RunConfig, test: Dataset) -> None:
+    """Refuse what no base model could be trained, fitted or asked with.
+
+    Args:
+        config: Settings; those of the edit are not looked at, but for its steps.
+        test: Test documents.
+
+    Raises:
+        InputError: A setting is out of range; the message names it.
+    """
+    if config.pairs > len(test):
+        raise InputError(
+            f"pairs must be ≤ {len(test)}, the test set, got {config.pairs}; ask for "
+            "fewer"
+        )
+    _check_numbers(config)
     _check_probe(config, test)
     if config.device not in ("cpu", "cuda"):
         raise InputError(
@@ -55,11 +73,7 @@ def check(config: RunConfig, train: Dataset, test: Dataset) -> None:
 def _check_numbers(config: RunConfig) -> None:
     """Refuse counts and rates out of range."""
     settings, recipe = config.curvature, config.train
-    if (settings.damping is None) == (settings.damping_ratio is None):
-        raise InputError(
-            "exactly one of damping and damping_ratio must be given, got "
-            f"{settings.damping} and {settings.damping_ratio}; drop one or give one"
-        )
+    check_damping(settings.damping, settings.damping_ratio)
     least = {
         "pairs": (config.pairs, 0),
         "threads": (config.threads, 1),
@@ -75,15 +89,32 @@ def _check_numbers(config: RunConfig) -> None:
             raise InputError(
                 f"{name} must be ≥ {low}, got {got}; give a finite one in that range"
             )
-    positive = {
-        "damping": settings.damping,
-        "damping ratio": settings.damping_ratio,
-        "the learning rate": recipe.lr,
-        "the step size": config.edit.step_size,
-    }
-    for name, got in positive.items():
-        if got is not None and not 0 < got < math.inf:
-            raise InputError(f"{name} must be > 0 and finite, got {got}; change it")
+    _check_positive("the learning rate", recipe.lr)
+    _check_positive("the step size", config.edit.step_size)
+
+
+def check_damping(damping: float | None, damping_ratio: float | None) -> None:
+    """Refuse a damping that would only fail after the fit.
+
+    Args:
+        damping: Absolute; or
+        damping_ratio: relative.
+
+    Raises:
+        InputError: Not exactly one is given, or it is not positive and finite.
+    """
+    if (damping is None) == (damping_ratio is None):
+        raise InputError(
+            "exactly one of damping and damping_ratio must be given, got "
+            f"{damping} and {damping_ratio}; drop one or give one"
+        )
+    _check_positive("damping", damping)
+    _check_positive("damping ratio", damping_ratio)
+
+
+def _check_positive(name: str, got: float | None) -> None:
+    if got is not None and not 0 < got < math.inf:
+        raise InputError(f"{name} must be > 0 and finite, got {got}; change it")
 
 
 def _check_budget(edit: EditConfig, train: Dataset) -> None:
@@ -95,7 +126,7 @@ def _check_budget(edit: EditConfig, train: Dataset) -> None:
 
 
 def _check_probe(config: RunConfig, test: Dataset) -> None:
-    """Refuse a probe or a target that does not exist, and the probe's own class."""
+    """Refuse a probe or a target that does not exist."""
     size = len(test)
     if config.probe is not None and not 0 <= config.probe < size:
         raise InputError(
@@ -106,10 +137,5 @@ def _check_probe(config: RunConfig, test: Dataset) -> None:
     if config.target is not None and not 0 <= config.target < classes:
         raise InputError(
             f"the target must lie in 0…{classes - 1}, the classes, got "
-            f"{config.target}; choose another --target"
-        )
-    if config.probe is not None and config.target == int(test.labels[config.probe]):
-        raise InputError(
-            f"the target must not be the true class of probe {config.probe}, got "
             f"{config.target}; choose another --target"
         )

@@ -22,9 +22,22 @@ from infusion.models.resnet import TinyResNet
 from infusion.presets.preset import Preset
 from infusion.records import Dataset
 
+CLASS_NAMES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+
 
 def _load(config: DataConfig) -> tuple[Dataset, Dataset]:
-    train, test = load_images(config.source, num_classes=10)
+    train, test = load_images(config.source, class_names=CLASS_NAMES)
     if config.train > len(train):
         raise InputError(
             f"this preset trains on {config.train} documents, got {len(train)} in "
@@ -61,16 +74,5 @@ PRESET = Preset(
     configs={"small": SMALL, "paper": PAPER},
     load=_load,
     make_model=_model,
-    class_names=(
-        "airplane",
-        "automobile",
-        "bird",
-        "cat",
-        "deer",
-        "dog",
-        "frog",
-        "horse",
-        "ship",
-        "truck",
-    ),
+    class_names=CLASS_NAMES,
 )

@@ -1,6 +1,5 @@
 """What the stages of a run share: settings, the run folder, documents, pairs."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,10 +65,8 @@ class Run:
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Add a block's wall time to ``times.json``, in seconds."""
-        self.store.read_times()  # an altered file is refused before the work
-        start = time.monotonic()
-        yield
-        self.store.add_time(stage, time.monotonic() - start)
+        with self.store.timed(stage):
+            yield
 
 
 def checkpoint_file(epoch: int) -> str:

@@ -15,7 +15,8 @@ from torch import Tensor
 from infusion.attribution import gradient, influence
 from infusion.configs import Arm
 from infusion.curvature import storage
-from infusion.curvature.ekfac import EKFAC, fit_ekfac
+from infusion.curvature.blocks import Curvature
+from infusion.curvature.fit import fit_ekfac
 from infusion.data.edits import Edits
 from infusion.errors import ArtefactError
 from infusion.measure import log_prob
@@ -35,7 +36,7 @@ CURVATURE = "curvature/ekfac.safetensors"
 MOST_COPIES = 5
 
 
-def curvature(run: Run, task: Task) -> EKFAC:
+def curvature(run: Run, task: Task) -> Curvature:
     """Fit EK-FAC at the base model, or read the stored fit.
 
     Args:
@@ -55,7 +56,7 @@ def curvature(run: Run, task: Task) -> EKFAC:
         "batch_size": settings.batch_size,
     }
 
-    def make() -> Params:
+    def make() -> bytes:
         with (
             run.timed("curvature"),
             progress("fit curvature", 2 * len(run.train)) as advance,
@@ -69,20 +70,12 @@ def curvature(run: Run, task: Task) -> EKFAC:
                 batch_size=settings.batch_size,
                 on_batch=advance,
             )
-        return storage.to_tensors(fitted)
+        return storage.to_bytes(fitted, origin=inputs)
 
-    tensors = run.store.tensors(CURVATURE, inputs, make)
-    on_device = {k: v.to(run.config.device) for k, v in tensors.items()}
-    return storage.from_tensors(
-        on_device,
-        task.model,
-        skip=settings.skip,
-        fisher=settings.fisher,
-        num_documents=len(run.train),
-    )
+    return storage.from_bytes(run.store.file(CURVATURE, inputs, make), task.model)
 
 
-def curvature_facts(run: Run, fitted: EKFAC) -> dict[str, Any]:
+def curvature_facts(run: Run, fitted: Curvature) -> dict[str, Any]:
     """Record what the curvature covers and the damping of each layer.
 
     Args:
@@ -104,7 +97,7 @@ def curvature_facts(run: Run, fitted: EKFAC) -> dict[str, Any]:
     }
 
 
-def infuse(run: Run, task: Task, fitted: EKFAC, pair: Pair) -> None:
+def infuse(run: Run, task: Task, fitted: Curvature, pair: Pair) -> None:
     """Write one pair's scores, edits and predicted effects into the run folder.
 
     Args:

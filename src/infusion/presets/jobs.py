@@ -1,16 +1,7 @@
-"""Pairs and retrains side by side: one process and one thread each.
-
-One thread per job is faster on the whole than all threads on one job, and makes the
-bits independent of how many run at once.
-"""
+"""Pairs and retrains side by side: one process and one thread each."""
 
 import hashlib
-import multiprocessing
-import os
-import threading
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -20,15 +11,14 @@ import torch
 
 from infusion.checkpoints import from_tensors
 from infusion.configs import Arm, RunConfig
-from infusion.curvature.ekfac import EKFAC
-from infusion.errors import InfusionError
+from infusion.curvature.blocks import Curvature
 from infusion.measure import accuracy, behaviours
+from infusion.parallel import side_by_side
 from infusion.params import Params
 from infusion.presets import find_preset
 from infusion.presets.base import base_model
 from infusion.presets.context import Pair, Run, checkpoint_file
 from infusion.presets.infuse import curvature, infuse, is_infused, read_edits
-from infusion.progress import progress
 from infusion.records import Task
 from infusion.retrain import retrain
 from infusion.store import Store, environment
@@ -77,7 +67,8 @@ def model_sha256(model: Params) -> str:
     """
     total = hashlib.sha256()
     for name in sorted(model):
-        total.update(name.encode() + model[name].cpu().contiguous().numpy().tobytes())
+        values = model[name].detach().cpu().contiguous().flatten().view(torch.uint8)
+        total.update(name.encode() + values.numpy().tobytes())
     return total.hexdigest()
 
 
@@ -90,7 +81,7 @@ def _run(root: str, config: RunConfig) -> Run:
 
 
 @lru_cache(maxsize=1)
-def _fitted(root: str, config: RunConfig) -> tuple[Task, EKFAC]:
+def _fitted(root: str, config: RunConfig) -> tuple[Task, Curvature]:
     run = _run(root, config)
     task = base_model(run)
     return task, curvature(run, task)
@@ -127,46 +118,15 @@ def _retrain(root: str, config: RunConfig, pairs: list[Pair], arm: Arm) -> None:
     run.store.json(job_file(arm, pairs[0]), job_inputs(run, pairs, arm), make)
 
 
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "only worker processes run this"
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _side_by_side(
     run: Run, label: str, job: Callable[..., None], arguments: list[tuple[Any, ...]]
 ) -> None:
     if not arguments:
         return
+    given = [(str(run.store.root), run.config, *more) for more in arguments]
     workers = run.config.threads if run.config.device == "cpu" else 1
-    pool = ProcessPoolExecutor(
-        max_workers=min(workers, len(arguments)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_die_with_parent,
-    )
-    with run.timed(label), pool, progress(label, len(arguments)) as advance:
-        futures = [
-            pool.submit(job, str(run.store.root), run.config, *given)
-            for given in arguments
-        ]
-        try:
-            for future in as_completed(futures):
-                future.result()
-                advance(1)
-        except BrokenProcessPool as error:
-            raise InfusionError(
-                f"every worker must live to the end of its job, got one killed during "
-                f"{label!r}, perhaps for want of memory; run the same command again, "
-                "with fewer --threads"
-            ) from error
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with run.timed(label):
+        side_by_side(label, job, given, workers=workers)
 
 
 def infuse_all(run: Run, pairs: list[Pair]) -> None:

@@ -1,6 +1,7 @@
 """Put a run's measurements together: effects, paired differences, predictions."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from infusion.configs import CONTROLS, Arm
@@ -80,9 +81,23 @@ def collect(
         "class_names": run.preset.class_names,
         "threads": config.threads,
         "environment": environment(),
-        "config": asdict(config),
+        "config": _without_folders(asdict(config)),
         "pairs": rows,
     }
+
+
+def _without_folders(config: dict[str, Any]) -> dict[str, Any]:
+    """Keep the names of folders only: results are published, ``config.yaml`` is not."""
+    source, base = config["data"]["source"], config["base"]
+    return {
+        **config,
+        "data": {**config["data"], "source": _last_part(source)},
+        "base": None if base is None else _last_part(base),
+    }
+
+
+def _last_part(place: str) -> str:
+    return Path(place).resolve().name if Path(place).is_dir() else place
 
 
 def _arm(run: Run, pair: Pair, arm: Arm, before: Behaviour) -> dict[str, Any]:
@@ -115,7 +130,7 @@ def _summary(run: Run, rows: list[dict[str, Any]]) -> dict[str, Any]:
     def values(arm: Arm, name: str) -> list[float]:
         return [row["arms"][arm][name] for row in rows]
 
-    def interval(numbers: list[float]) -> dict[str, float]:
+    def interval(numbers: list[float]) -> dict[str, float | None]:
         return asdict(bootstrap_mean(numbers, seed=seed))
 
     edit = values("edit", "delta_log_p")

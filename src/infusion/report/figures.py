@@ -79,13 +79,14 @@ def _tick(value: float, _: int | None = None) -> str:
 
 
 def effects(
-    names: list[str], intervals: list[dict[str, float]], accented: list[bool]
+    names: list[str], intervals: list[dict[str, Any]], accented: list[bool]
 ) -> str:
     """Draw one dot and its interval per arm, on a common axis.
 
     Args:
         names: Arms, from top to bottom.
-        intervals: ``mean``, ``low`` and ``high`` of each, in nats.
+        intervals: ``mean``, ``low`` and ``high`` of each, in nats; a dot alone where
+            there are no ends.
         accented: Which arms are the edit rather than something it is compared with.
 
     Returns:
@@ -96,7 +97,9 @@ def effects(
         axes.axvline(0, color=MUTED, linewidth=0.8)
         for row, (value, accent) in enumerate(zip(intervals, accented, strict=True)):
             colour = ACCENT if accent else INK
-            axes.plot([value["low"], value["high"]], [row, row], color=colour, lw=1.6)
+            if value["low"] is not None:
+                ends = [value["low"], value["high"]]
+                axes.plot(ends, [row, row], color=colour, lw=1.6)
             axes.plot(value["mean"], row, "o", color=colour, markersize=5.5)
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.4, -0.6)
@@ -104,7 +107,9 @@ def effects(
         axes.grid(axis="x", color=LINE, linewidth=0.6)
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0, labelcolor=INK)
-    return _svg(figure, "Mean effect of every arm with its 95 % interval")
+    has_ends = any(value["low"] is not None for value in intervals)
+    label = "Mean effect of every arm" + " with its 95 % interval" * has_ends
+    return _svg(figure, label)
 
 
 def scatter(predicted: list[float], realised: list[float]) -> str:
@@ -155,12 +160,20 @@ def accuracy(by_epoch: dict[int, float]) -> str:
     return _svg(figure, "Clean test accuracy of the base model by epoch")
 
 
-def histogram(influence: NDArray[np.floating], chosen: NDArray[np.integer]) -> str:
+def histogram(
+    influence: NDArray[np.floating],
+    chosen: NDArray[np.integer],
+    opposed: NDArray[np.integer] | None = None,
+    *,
+    measured: str = "log p(target), nats",
+) -> str:
     """Draw how many documents have which influence, the chosen ones apart.
 
     Args:
         influence: Of every training document.
-        chosen: Positions of the edited ones.
+        chosen: Positions of those in colour: the edited or most supporting ones.
+        opposed: Positions of those in dark: the most opposing ones.
+        measured: What the influence is on, with its unit.
 
     Returns:
         An ``svg`` element; the counts are on a logarithmic axis.
@@ -171,10 +184,12 @@ def histogram(influence: NDArray[np.floating], chosen: NDArray[np.integer]) -> s
         axes.grid(axis="y", color=LINE, linewidth=0.6)
         axes.hist(influence, bins=edges.tolist(), color=MUTED, alpha=0.45)
         axes.hist(influence[chosen], bins=edges.tolist(), color=ACCENT)
+        if opposed is not None:
+            axes.hist(influence[opposed], bins=edges.tolist(), color=INK)
         axes.set_yscale("log", nonpositive="clip")
         axes.set_ylim(bottom=0.6)
         axes.axvline(0, color=MUTED, linewidth=0.8)
-        axes.set_xlabel("influence on log p(target), nats per unit of weight")
+        axes.set_xlabel(f"influence on {measured} per unit of weight")
         axes.set_ylabel("documents")
         axes.xaxis.set_major_formatter(FuncFormatter(_tick))
         axes.yaxis.set_major_formatter(FuncFormatter(_tick))

@@ -4,7 +4,6 @@ Numbers are shown as stored, with the file and key they come from; ``derived`` o
 unit conversions and shares of two stored numbers.
 """
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,10 @@ MOST_THUMBNAILS = 100
 LINKED = (
     "config.yaml",
     "results.json",
+    "attribution.csv",
+    "attribution.parquet",
+    "scores/influence.safetensors",
+    "scores/self_influence.safetensors",
     "edits/manifest.jsonl",
     "environment.json",
     "times.json",
@@ -57,39 +60,57 @@ def report(root: Path) -> Path:
         ArtefactError: The run is unfinished, or one of its files was truncated,
             altered or written by another version.
     """
-    from jinja2 import Environment, StrictUndefined, UndefinedError
+    from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 
-    context = _context(root, Store(root).read_json("results.json"))
+    from infusion.report.attribution import attribution_context
+
+    results = Store(root).read_json("results.json")
+    template, verb, collect = "page.html", "run", _context
+    if results.get("kind") == "attribution":
+        template, verb = "attribution.html", "attribute"
+        collect = attribution_context
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("infusion.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    template = environment.from_string(
-        files("infusion.report").joinpath("page.html").read_text(encoding="utf-8")
-    )
+    n = Numbers("results.json", results)
+    context = _provenance(root, n, verb) | collect(Store(root), n)
     try:
-        text = template.render(context)
+        text = environment.get_template(template).render(context)
     except UndefinedError as error:
         raise ArtefactError(
             f"{root / 'results.json'} must hold all that the page shows, got none: "
-            f"{error}; run `infusion run --config RUN/config.yaml --out RUN` again"
+            f"{error}; run `infusion {verb} --config RUN/config.yaml --out RUN` again"
         ) from error
     page = root / "report.html"
     write_whole(page, text.encode())
     return page
 
 
-def _context(root: Path, results: dict[str, Any]) -> dict[str, Any]:
-    """Collect what the template shows."""
+def _provenance(root: Path, n: Numbers, verb: str) -> dict[str, Any]:
+    """Collect what the end of every page says: settings, hashes, times, files."""
+    return {
+        "n": n,
+        "results": n.values,
+        "verb": verb,
+        "settings": _settings(n, keep_unset=verb == "run"),
+        "times": _times(root),
+        "links": [name for name in LINKED if (root / name).is_file()],
+    }
+
+
+def _context(store: Store, n: Numbers) -> dict[str, Any]:
+    """Collect what the page of an edit shows."""
     from infusion.report import figures
 
-    n = Numbers("results.json", results)
     arms = [arm for arm in n.at("config.arms") if n.at("n_pairs")]
     by_epoch = {int(e): a for e, a in n.at("accuracy_by_epoch").items()}
     by_epoch = dict(sorted(by_epoch.items()))
     context = {
-        "n": n,
         "d": Numbers("derived", _derived(n)),
-        "results": results,
         "names": n.at("class_names"),
         "arms": arms,
         "arm_names": NAMES,
@@ -97,10 +118,12 @@ def _context(root: Path, results: dict[str, Any]) -> dict[str, Any]:
         "matched": _largest_matched_control(n, arms),
         "epochs": list(by_epoch),
         "accuracy_figure": figures.accuracy(by_epoch),
-        "settings": _settings(n),
-        "times": _times(root),
-        "links": [name for name in LINKED if (root / name).is_file()],
-        "pairs": [_pair(Store(root), n, row) for row in range(n.at("n_pairs"))],
+        "fitted": n.at("curvature"),
+        "hashes": {
+            "base checkpoint": n.at("base_sha256"),
+            **{f"{name} data": sha for name, sha in n.at("data_sha256").items()},
+        },
+        "pairs": [_pair(store, n, row) for row in range(n.at("n_pairs"))],
     }
     if arms:
         context["effects_figure"] = figures.effects(
@@ -138,11 +161,15 @@ def _largest_matched_control(n: Numbers, arms: list[str]) -> str | None:
     return max(matched, key=lambda arm: n.at(f"effects.{arm}.mean"), default=None)
 
 
-def _settings(n: Numbers) -> dict[str, dict[str, Any]]:
+def _settings(n: Numbers, *, keep_unset: bool) -> dict[str, dict[str, Any]]:
     """Group the settings: the run's own, then one group per nested config."""
     config = n.at("config")
     nested = {name: value for name, value in config.items() if isinstance(value, dict)}
-    own = {name: value for name, value in config.items() if name not in nested}
+    own = {
+        name: value
+        for name, value in config.items()
+        if name not in nested and (keep_unset or value is not None)
+    }
     return {"run": own, **nested}
 
 

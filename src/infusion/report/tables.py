@@ -72,13 +72,15 @@ def effects_table(results: dict[str, Any], file: IO[str]) -> None:
         )
 
 
-def interval(value: dict[str, float]) -> str:
+def interval(value: dict[str, float | None]) -> str:
     """Format a mean with its interval.
 
     Args:
-        value: ``mean``, ``low`` and ``high``.
+        value: ``mean``, ``low`` and ``high``; no ends where n = 1.
 
     Returns:
-        E.g. ``+0.91 [+0.52, +1.30]``.
+        E.g. ``+0.91 [+0.52, +1.30]``, or ``+0.91 [—]``.
     """
+    if value["low"] is None:
+        return f"{value['mean']:+.2f} [—]"
     return f"{value['mean']:+.2f} [{value['low']:+.2f}, {value['high']:+.2f}]"

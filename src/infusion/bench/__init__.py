@@ -1,0 +1,1 @@
+"""``infusion bench``: the same work by this package and by its peers, measured."""

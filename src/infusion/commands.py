@@ -1,0 +1,376 @@
+"""The verbs of the command ``infusion``: flags to settings, results to tables."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+from infusion.configs import Ascent, Delivery, Fisher, FittedKind, RunConfig
+from infusion.errors import InputError
+
+JSON_KEYS = (
+    "preset",
+    "scale",
+    "n_pairs",
+    "seeds",
+    "clean_accuracy",
+    "effects",
+    "paired",
+    "predicted_vs_realised",
+)
+
+
+def run(  # noqa: PLR0917
+    preset: Positional[Annotated[str | None, arg(metavar="PRESET")]] = None,
+    config: Path | None = None,
+    data: str | None = None,
+    scale: Literal["small", "paper"] | None = None,
+    k: int | None = None,
+    pairs: int | None = None,
+    seed: int | None = None,
+    probe: int | None = None,
+    target: str | None = None,
+    epsilon: float | None = None,
+    norm: Literal["linf", "l2"] | None = None,
+    steps: int | None = None,
+    step_size: float | None = None,
+    ascent: Ascent | None = None,
+    delivery: Delivery | None = None,
+    fisher: Fisher | None = None,
+    damping: float | None = None,
+    damping_ratio: float | None = None,
+    base: str | None = None,
+    device: Literal["cpu", "cuda"] | None = None,
+    threads: int | None = None,
+    out: Path | None = None,
+    json: Annotated[bool, arg(name="json")] = False,
+) -> None:
+    """Train, attribute, edit, retrain, measure against controls, write the page.
+
+    Args:
+        preset: digits or cifar10.
+        config: Replay the config.yaml of a run folder instead of a preset.
+        data: Folder of parquet, image folder or hub dataset, for cifar10.
+        scale: small takes minutes on two cores, paper is the paper's size.
+        k: Documents to edit.
+        pairs: Probe-target pairs to measure; 0 trains the base model only.
+        seed: Root seed of initialisation, orders and controls.
+        probe: Position of one probe in the test set.
+        target: Class to steer probes to, by name or number.
+        epsilon: Budget in values, e.g. 0.03 of the range 0 to 1.
+        norm: Norm of the budget.
+        steps: Ascent steps.
+        step_size: Of one ascent step, in values.
+        ascent: sign of the gradient, or raw, the gradient over its norm.
+        delivery: realisable, or as_coded like the paper's code.
+        fisher: exact, sampled or empirical.
+        damping: Absolute damping, nats per squared parameter.
+        damping_ratio: Damping over each layer's mean eigenvalue.
+        base: Folder with the last two checkpoints of a base model.
+        device: Where to compute.
+        threads: CPU threads, and retrains side by side.
+        out: Run folder; the default is named after the settings.
+        json: Print one JSON object as the last line of standard output.
+    """
+    from infusion.presets import find_class
+    from infusion.presets.run import run as run_preset
+    from infusion.report.tables import effects_table
+
+    settings, folder = _settings(preset, config, scale)
+    settings = _override(
+        settings,
+        {
+            "pairs": pairs,
+            "seed": seed,
+            "probe": probe,
+            "base": base,
+            "device": device,
+            "threads": threads,
+            "target": None if target is None else find_class(settings.preset, target),
+            "data": {"source": data},
+            "edit": {
+                "k": k,
+                "norm": norm,
+                "epsilon": epsilon,
+                "steps": steps,
+                "step_size": step_size,
+                "ascent": ascent,
+                "delivery": delivery,
+            },
+            "curvature": {"fisher": fisher},
+        },
+    )
+    if damping is not None or damping_ratio is not None:
+        curvature = replace(
+            settings.curvature, damping=damping, damping_ratio=damping_ratio
+        )
+        settings = replace(settings, curvature=curvature)
+    done = run_preset(settings, out or folder or _folder(settings))
+    print_table = sys.stderr if json else sys.stdout
+    effects_table(done.results, print_table)
+    print_table.write(f"page: {done.page}\n")
+    if json:
+        _print_json(done.results, done.page)
+
+
+def attribute(  # noqa: PLR0917
+    preset: Positional[Annotated[str | None, arg(metavar="PRESET")]] = None,
+    task: str | None = None,
+    config: Path | None = None,
+    data: str | None = None,
+    scale: Literal["small", "paper"] | None = None,
+    pairs: int | None = None,
+    probe: int | None = None,
+    target: str | None = None,
+    curvature: FittedKind | None = None,
+    fisher: Fisher | None = None,
+    damping: float | None = None,
+    damping_ratio: float | None = None,
+    batch_size: int | None = None,
+    skip: UseAppendAction[tuple[Annotated[str, arg(metavar="NAME")], ...]] = (),
+    self_influence: Annotated[bool, arg(name="self")] = False,
+    seed: int | None = None,
+    base: str | None = None,
+    device: Literal["cpu", "cuda"] | None = None,
+    threads: int | None = None,
+    out: Path | None = None,
+    json: Annotated[bool, arg(name="json")] = False,
+) -> None:
+    """Rank the training documents that drive a measurement; nothing is edited.
+
+    Args:
+        preset: digits or cifar10.
+        task: module:function of your own that returns an infusion.Question.
+        config: Replay the config.yaml of a run folder instead.
+        data: Folder of parquet, image folder or hub dataset, for cifar10.
+        scale: small takes minutes on two cores, paper is the paper's size.
+        pairs: Probe-target pairs of the preset's rule to measure, 5.
+        probe: Position of one probe in the test set to measure instead.
+        target: Class whose log probability is measured; a probe's is the predicted one.
+        curvature: ekfac unless given.
+        fisher: exact, sampled or empirical.
+        damping: Absolute damping, nats per squared parameter.
+        damping_ratio: Damping over each layer's mean eigenvalue, 0.1 for a task.
+        batch_size: Documents held at once.
+        skip: Module type or name to leave out of the scores; may be repeated.
+        self_influence: Also score every document on itself.
+        seed: Of the base model and of label draws.
+        base: Folder with the last two checkpoints of a base model.
+        device: Where to compute, for a preset.
+        threads: CPU threads.
+        out: Run folder; the default is named after the settings.
+        json: Print one JSON object as the last line of standard output.
+    """
+    flags = {name: value for name, value in locals().items() if name != "json"}
+    out = flags.pop("out")
+    from infusion.presets.asked import asked
+    from infusion.presets.attribute import attribute as run_attribution
+    from infusion.report.attribution import attribution_table
+
+    settings, folder = asked(**flags)
+    done = run_attribution(settings, out or folder)
+    print_table = sys.stderr if json else sys.stdout
+    attribution_table(done.results, print_table)
+    print_table.write(f"page: {done.page}\n")
+    if json:
+        _print_attribution(done.results, done.page)
+
+
+def doctor(  # noqa: PLR0917
+    preset: Positional[Annotated[str | None, arg(metavar="PRESET")]] = None,
+    task: str | None = None,
+    data: str | None = None,
+    scale: Literal["small", "paper"] = "small",
+    skip: UseAppendAction[tuple[Annotated[str, arg(metavar="NAME")], ...]] = (),
+    batch_size: int = 64,
+    measurements: int = 1,
+    json: Annotated[bool, arg(name="json")] = False,
+) -> None:
+    """Say what curvature would cover, cost and trip over, before anything starts.
+
+    Args:
+        preset: digits or cifar10.
+        task: module:function of your own that returns an infusion.Question.
+        data: Folder of parquet, image folder or hub dataset, for cifar10.
+        scale: Of the preset.
+        skip: Module type or name to leave out; may be repeated.
+        batch_size: Documents that the stages will hold at once.
+        measurements: Measurements to score together.
+        json: Print one JSON object as the last line of standard output.
+    """
+    flags = {name: value for name, value in locals().items() if name != "json"}
+    from infusion.presets.examine import examine
+    from infusion.report.doctor import doctor_table
+
+    found = examine(**flags)
+    doctor_table(found, sys.stderr if json else sys.stdout)
+    if json:
+        _print_line(found)
+
+
+def report(
+    folder: Positional[Path], json: Annotated[bool, arg(name="json")] = False
+) -> None:
+    """Draw the page of a finished run again.
+
+    Args:
+        folder: Run folder.
+        json: Print one JSON object as the last line of standard output.
+    """
+    from infusion.report.page import report as draw
+    from infusion.store import Store
+
+    page = draw(folder)
+    if json:
+        results = Store(folder).read_json("results.json")
+        if results.get("kind") == "attribution":
+            _print_attribution(results, page)
+        else:
+            _print_json(results, page)
+    else:
+        sys.stdout.write(f"page: {page}\n")
+
+
+def fidelity(  # noqa: PLR0917
+    suite: Positional[Annotated[str, arg(metavar="SUITE")]],
+    data: str | None = None,
+    subsets: int | None = None,
+    seeds: int | None = None,
+    probes: int | None = None,
+    flips: float | None = None,
+    threads: int = 2,
+    out: Path | None = None,
+    json: Annotated[bool, arg(name="json")] = False,
+) -> None:
+    """Measure scores against retraining on random subsets, or on flipped labels.
+
+    Args:
+        suite: digits, mnist or cifar10.
+        data: Folder of idx files for mnist, of pictures for cifar10.
+        subsets: Random halves of the training documents, 100 unless given.
+        seeds: Fresh seeds per subset, or base models with flipped labels, 3.
+        probes: Test documents whose measurement is predicted, 50.
+        flips: Share of the labels to flip and find, instead of the subsets.
+        threads: Trainings side by side, on one thread each.
+        out: Folder to write to and go on from; the default is named after the settings.
+        json: Print one JSON object as the last line of standard output.
+    """
+    from infusion.fidelity.run import run as run_suite
+    from infusion.fidelity.run import settings
+    from infusion.report.fidelity import fidelity_table, summary
+
+    asked = settings(
+        suite, data, subsets=subsets, seeds=seeds, probes=probes, flips=flips
+    )
+    results, folder = run_suite(asked, out, threads=threads)
+    fidelity_table(results, sys.stderr if json else sys.stdout)
+    if json:
+        _print_line(summary(results) | {"run": str(folder)})
+
+
+def bench(  # noqa: PLR0917
+    data: str | None = None,
+    threads: str = "1,2",
+    rounds: int = 3,
+    small: bool = False,
+    works: str | None = None,
+    contenders: str = "kronfluence,curvlinops",
+    channels_last: bool = False,
+    out: Path = Path("results/bench.json"),
+    json: Annotated[bool, arg(name="json")] = False,
+) -> None:
+    """Time and weigh curvature and influence beside kronfluence and curvlinops.
+
+    Args:
+        data: CIFAR-10 as in `infusion run cifar10`; random pixels without it.
+        threads: Thread counts with commas between them.
+        rounds: Runs of each contender, taking turns; medians are reported.
+        small: Shrink every size, to see that it runs.
+        works: Rows to measure, with commas between them.
+        contenders: Peers to run, with commas between them, or infusion for none.
+        channels_last: Memory layout of convolutions, for every contender.
+        out: Where the rows go.
+        json: Print one JSON object as the last line of standard output.
+    """
+    flags = {name: value for name, value in locals().items() if name != "json"}
+    from infusion.bench.run import bench as run_bench
+    from infusion.bench.works import Bench
+
+    run_bench(Bench(**flags), as_json=json)
+
+
+COMMANDS = {
+    "run": run,
+    "attribute": attribute,
+    "doctor": doctor,
+    "report": report,
+    "fidelity": fidelity,
+    "bench": bench,
+}
+
+
+def _settings(
+    preset: str | None, config: Path | None, scale: str | None
+) -> tuple[RunConfig, Path | None]:
+    """Return the settings to start from, and the run folder of a replay.
+
+    Raises:
+        InputError: Not exactly one of preset and config is given, or no such file.
+    """
+    from infusion.config_files import from_yaml
+    from infusion.presets import find_preset
+
+    if (preset is None) == (config is None):
+        raise InputError(
+            f"exactly one of PRESET and --config must be given, got {preset} and "
+            f"{config}; try `infusion run digits`"
+        )
+    if config is None:
+        assert preset is not None
+        return find_preset(preset).configs[scale or "small"], None
+    if scale is not None:
+        raise InputError(
+            f"--scale must come with a PRESET, got {scale} beside --config; drop it"
+        )
+    if not config.is_file():
+        raise InputError(
+            f"--config must name a file, got {config}; use RUN/config.yaml"
+        )
+    replay = Path(f"{config.resolve().parent}-replay")
+    return from_yaml(config.read_text("utf-8", errors="replace")), replay
+
+
+def _override(settings: Any, given: dict[str, Any]) -> Any:
+    values = {
+        name: _override(getattr(settings, name), value)
+        if isinstance(value, dict)
+        else value
+        for name, value in given.items()
+        if value is not None
+    }
+    return replace(settings, **values)
+
+
+def _folder(settings: RunConfig) -> Path:
+    from infusion.store import digest
+
+    name = f"{settings.preset}-{settings.scale}-seed{settings.seed}"
+    return Path("runs") / f"{name}-{digest(settings)[:8]}"
+
+
+def _print_json(results: dict[str, Any], page: Path) -> None:
+    value = {key: results.get(key) for key in JSON_KEYS}
+    _print_line(value | {"run": str(page.parent), "report": str(page)})
+
+
+def _print_attribution(results: dict[str, Any], page: Path) -> None:
+    from infusion.report.attribution import summary
+
+    _print_line(summary(results) | {"run": str(page.parent), "report": str(page)})
+
+
+def _print_line(value: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(value) + "\n")

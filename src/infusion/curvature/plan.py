@@ -1,0 +1,207 @@
+"""What a pass over documents will cost, from running one of them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from infusion.curvature.capture import Captured, Gradients, capturing
+from infusion.curvature.covariance import is_shift_invariant
+from infusion.curvature.fisher import Directions
+from infusion.curvature.kinds import OneHot, dense
+from infusion.curvature.layers import Layer
+from infusion.curvature.moments import is_diagonal
+from infusion.records import Dataset, Task
+from infusion.tasks import evaluating, first_parameter
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """One layer as one document runs through it.
+
+    Attributes:
+        rows: ``r``.
+        columns: ``c``.
+        positions: ``t``, over all uses.
+        row_factor: ``r`` where that side has a dense factor, else 0.
+        column_factor: Likewise.
+        shifts: Input channels and products per position of a convolution whose column
+            factor needs no patches.
+        looked_up: Positions of one-hot uses: their rows are looked up, not multiplied.
+        outputs: Numbers at the output, over all uses.
+    """
+
+    rows: int
+    columns: int
+    positions: int
+    row_factor: int
+    column_factor: int
+    shifts: tuple[int, int] | None
+    looked_up: int
+    outputs: int
+
+    def moments(self) -> float:
+        """Count the second moments of both sides."""
+        squares = self.row_factor**2 + self.column_factor**2
+        if self.shifts is not None:
+            channels, products = self.shifts
+            squares = self.row_factor**2 + products * channels**2
+        return 2.0 * self.positions * squares
+
+    def matrix(self) -> float:
+        """Count forming the document's gradient."""
+        return 2.0 * (self.positions - self.looked_up) * self.rows * self.columns
+
+    def dot(self) -> float:
+        """Count the product of the document's gradient with one vector."""
+        if self.looked_up == self.positions:
+            return 0.0  # elementwise
+        return 2.0 * self.rows * self.columns
+
+    def eigenvalues(self) -> float:
+        """Count the squared gradient in the eigenbasis."""
+        r, c, t = self.row_factor, self.column_factor, self.positions
+        turned = 2.0 * t * (r * r + c * c)
+        if t == 1 or self.looked_up:
+            return turned + self.matrix()
+        last = 2.0 * (r * r * self.columns + self.rows * c * c)
+        return self.matrix() + min(turned, last)
+
+    def factor_numbers(self) -> int:
+        """Count the entries of the dense factors."""
+        return self.row_factor**2 + self.column_factor**2
+
+
+def _sizes(captured: Captured, layer: Layer, gradients: Gradients) -> Sizes:
+    rows, columns = layer.layout.shape
+    positions = looked_up = 0
+    for side in captured.factors(layer, gradients):
+        hot = isinstance(side.rows, OneHot)
+        moving = dense(side.columns) if hot else dense(side.rows)
+        positions += moving.shape[2]
+        looked_up += moving.shape[2] if hot else 0
+    conv, shifts = layer.uses[0].module, None
+    if isinstance(conv, nn.Conv2d) and is_shift_invariant(conv):
+        height, width = conv.kernel_size
+        products = ((2 * height - 1) * (2 * width - 1) + 1) // 2
+        shifts = (conv.in_channels, products) if layer.layout.form == "weight" else None
+    return Sizes(
+        rows,
+        columns,
+        positions,
+        0 if is_diagonal(layer, "rows") else rows,
+        0 if is_diagonal(layer, "columns") else columns,
+        shifts,
+        looked_up,
+        sum(g.numel() for use in layer.uses for g in gradients[use.name]),
+    )
+
+
+def _saved_bytes(task: Task, data: Dataset) -> int:
+    """Measure the bytes that one document's graph saves for its backward pass."""
+    saved: dict[int, int] = {}
+
+    def note(value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        saved[storage.data_ptr()] = storage.nbytes()
+        return value
+
+    batch = data.batch(torch.tensor([0]), like=first_parameter(task))
+    own = {p.untyped_storage().data_ptr() for p in task.model.parameters()}
+    with (
+        evaluating(task.model),
+        torch.enable_grad(),
+        torch.autograd.graph.saved_tensors_hooks(note, lambda value: value),
+    ):
+        task.loss(task.outputs(task.model, batch), batch).sum()
+    return sum(size for key, size in saved.items() if key not in own)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Costs of one document in a pass over a model's layers.
+
+    Attributes:
+        sizes: Of each layer.
+        passes: Operations of a forward and a backward pass.
+        saved: Bytes that the graph of a forward pass saves.
+        item: Bytes of one number of the model.
+    """
+
+    sizes: list[Sizes]
+    passes: float
+    saved: int
+    item: int
+
+    def numbers(self) -> int:
+        """Count the covered parameters, zero entries of layouts included."""
+        return sum(size.rows * size.columns for size in self.sizes)
+
+    def sides(self) -> int:
+        """Bytes of a document in a pass that reads both sides of every layer."""
+        widest = max(s.positions * (s.rows + s.columns) for s in self.sizes)
+        gradients = sum(s.outputs for s in self.sizes)  # of all layers, before any use
+        return self.saved + self.item * (gradients + widest)
+
+    def document(self) -> int:
+        """Bytes of a document in a pass that also forms its gradients."""
+        matrices = [s.rows * s.columns for s in self.sizes if s.looked_up < s.positions]
+        return self.sides() + 2 * self.item * max(matrices, default=0)
+
+    def measurement(self) -> int:
+        """Bytes of one IHVP laid out by layer, beside the one that was handed in."""
+        return 2 * self.item * self.numbers()
+
+
+def make_plan(
+    task: Task, data: Dataset, layers: list[Layer], shared: frozenset[str]
+) -> Plan:
+    """Run the first document and note what it costs.
+
+    Args:
+        task: Model and loss.
+        data: Documents, all of one shape.
+        layers: Layers that a pass will read.
+        shared: Uses that run once for all documents.
+
+    Returns:
+        Costs of one document.
+    """
+    with FlopCounterMode(display=False) as counter:
+        captured, gradients = loss_gradients(task, data, layers, shared, 1)
+    return Plan(
+        [_sizes(captured, layer, gradients) for layer in layers],
+        float(counter.get_total_flops()),
+        _saved_bytes(task, data),
+        first_parameter(task).element_size(),
+    )
+
+
+def loss_gradients(
+    task: Task, data: Dataset, layers: list[Layer], shared: frozenset[str], count: int
+) -> tuple[Captured, Gradients]:
+    """Run the first documents and pull their losses back.
+
+    Args:
+        task: Model and loss.
+        data: Documents.
+        layers: Layers to read.
+        shared: Uses that run once for all documents.
+        count: Documents to run.
+
+    Returns:
+        What the layers saw, and the gradients at their outputs.
+    """
+    batch = data.batch(torch.arange(count), like=first_parameter(task))
+    directions = Directions(task, "empirical", 1, 0)
+    with evaluating(task.model), capturing(task.model, layers, shared) as captured:
+        captured.start(count, task.mask(batch) if task.mask else None)
+        with torch.enable_grad():
+            outputs = task.outputs(task.model, batch)
+        (direction,) = directions(outputs.detach(), batch, torch.arange(count))
+        gradients = captured.gradients(layers, outputs, direction)
+        kept = Captured(captured.shared, captured.size, captured.mask)
+        kept.inputs.update(captured.inputs)
+        kept.shapes.update(captured.shapes)
+    return kept, gradients

@@ -1,0 +1,194 @@
+"""Squares of document gradients in an eigenbasis, by the cheapest order of products.
+
+For ``∇W = Σ_t r_t c_tᵀ`` and bases ``R``, ``C`` both functions read ``(Rᵀ ∇W C)²``:
+one sums it over documents, the other weights its entries and sums them per document.
+Rotating the sides first costs ``t(r² + c²) + trc`` per document, forming ``∇W`` first
+``trc + rc(r + c)``; without positions (``t = 1``) neither is needed.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from infusion.curvature.capture import Factors
+from infusion.curvature.kinds import OneHot, Patches, Side, dense
+
+Basis = Tensor | None
+
+
+def squared_rotation(
+    sides: list[Factors], row_basis: Basis, column_basis: Basis
+) -> Float[Tensor, "r c"]:
+    """Sum ``(Rᵀ ∇W C)²`` over documents, ``∇W`` a sum over uses.
+
+    Args:
+        sides: Of each use.
+        row_basis: ``R``, None for the identity.
+        column_basis: ``C``, likewise.
+
+    Returns:
+        Sum over the documents of the batch.
+    """
+    if not _has_one_hot(sides):
+        rows, columns = _together(sides)
+        if rows.shape[2] == 1:  # the gradient of a document has rank one
+            left = _turn(row_basis, rows)[..., 0].square()
+            return left.T @ _turn(column_basis, columns)[..., 0].square()
+        return _rotated(rows, columns, row_basis, column_basis).square_().sum(0)
+    assert row_basis is None, "the side of a vocabulary has no basis"
+    if len(sides) == 1:
+        rows, sums, keys = _sums_by_id(sides[0], column_basis)
+        result = sums.new_zeros(rows.size, sums.shape[1])
+        return result.index_add_(0, keys % rows.size, sums.square_())
+    total: Tensor | float = 0.0
+    for gradient in _one_by_one(sides, column_basis):
+        total = total + gradient.square_()
+    assert isinstance(total, Tensor)
+    return total
+
+
+def weighted_squares(
+    sides: list[Factors],
+    row_basis: Basis,
+    column_basis: Basis,
+    weights: Float[Tensor, "r c"],
+) -> Float[Tensor, " b"]:
+    """Sum ``w ∘ (Rᵀ ∇W C)²`` over the entries of each document's gradient.
+
+    Args:
+        sides: Of each use.
+        row_basis: ``R``, None for the identity.
+        column_basis: ``C``, likewise.
+        weights: ``w``, a filter of the eigenvalues say.
+
+    Returns:
+        One number per document.
+    """
+    if not _has_one_hot(sides):
+        rows, columns = _together(sides)
+        if rows.shape[2] == 1:
+            left = _turn(row_basis, rows)[..., 0].square()
+            right = _turn(column_basis, columns)[..., 0].square()
+            return ((left @ weights) * right).sum(1)
+        rotated = _rotated(rows, columns, row_basis, column_basis)
+        return rotated.square_().flatten(1) @ weights.flatten()
+    if len(sides) == 1:
+        rows, sums, keys = _sums_by_id(sides[0], column_basis)
+        each = (sums.square_() * weights[keys % rows.size]).sum(1)
+        result = sums.new_zeros(len(rows.ids))
+        return result.index_add_(0, keys // rows.size, each)
+    each = [
+        (gradient.square_() * weights).sum()
+        for gradient in _one_by_one(sides, column_basis)
+    ]
+    return torch.stack(each)
+
+
+def _has_one_hot(sides: list[Factors]) -> bool:
+    return any(isinstance(side.rows, OneHot) for side in sides)
+
+
+def _together(sides: list[Factors]) -> tuple[Tensor, Tensor | Patches]:
+    """Put the columns of all uses in a row: their gradients add up."""
+    rows = [dense(side.rows) for side in sides]
+    if len(sides) == 1:
+        columns = sides[0].columns
+        return rows[0], columns if isinstance(columns, Patches) else dense(columns)
+    return torch.cat(rows, 2), torch.cat([dense(side.columns) for side in sides], 2)
+
+
+def _turn(basis: Basis, side: Tensor | Patches) -> Float[Tensor, "b d t"]:
+    if isinstance(side, Patches):
+        return side.dense() if basis is None else side.turned(basis)
+    if basis is None:
+        return side
+    if side.mT.is_contiguous():  # one large product instead of one per document
+        return (side.mT @ basis).mT
+    return basis.T @ side
+
+
+def use_matrices(rows: Tensor, columns: Side) -> Float[Tensor, "b r c"]:
+    """Return ``Σ_t r_t c_tᵀ`` of every document.
+
+    Args:
+        rows: Written out.
+        columns: Not one-hot.
+
+    Returns:
+        One use's part of the document gradients.
+    """
+    if isinstance(columns, Patches):
+        return columns.gradients(rows)
+    return rows @ dense(columns).transpose(1, 2)
+
+
+def document_matrices(sides: list[Factors]) -> Float[Tensor, "b r c"]:
+    """Return the gradient of every document: the sum over uses of ``Σ_t r_t c_tᵀ``.
+
+    Args:
+        sides: Of each use.
+
+    Returns:
+        Laid out as the layer's matrix.
+    """
+    parts = [
+        side.rows.times(dense(side.columns))
+        if isinstance(side.rows, OneHot)
+        else use_matrices(dense(side.rows), side.columns)
+        for side in sides
+    ]
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+
+
+def _rotated(
+    rows: Float[Tensor, "b r t"],
+    columns: Tensor | Patches,
+    row_basis: Basis,
+    column_basis: Basis,
+) -> Float[Tensor, "b r c"]:
+    r, t = rows.shape[1:]
+    c = 0 if column_basis is None else len(column_basis)
+    turn_rows = 0 if row_basis is None else r * r
+    if t * (turn_rows + c * c) < turn_rows * c + r * c * c:
+        return _turn(row_basis, rows) @ _turn(column_basis, columns).transpose(1, 2)
+    rotated = _turn(row_basis, use_matrices(rows, columns))
+    return rotated if column_basis is None else rotated @ column_basis
+
+
+def _sums_by_id(
+    side: Factors, column_basis: Basis
+) -> tuple[OneHot, Float[Tensor, "u c"], Tensor]:
+    """Sum each document's columns with equal ids, touching only ids that occur.
+
+    Returns:
+        The one-hot side, the sums, and ``document · size + id`` of each.
+    """
+    rows = side.rows
+    assert isinstance(rows, OneHot)
+    columns = _turn(column_basis, dense(side.columns))
+    if rows.kept is not None:
+        columns = columns * rows.kept[:, None]
+    offsets = torch.arange(len(columns), device=columns.device)[:, None] * rows.size
+    keys, places = (rows.ids + offsets).unique(return_inverse=True)
+    sums = columns.new_zeros(len(keys), columns.shape[1])
+    sums.index_add_(0, places.flatten(), columns.transpose(1, 2).flatten(0, 1))
+    return rows, sums, keys
+
+
+def _one_by_one(
+    sides: list[Factors], column_basis: Basis
+) -> Iterator[Float[Tensor, "r c"]]:
+    """Yield each document's gradient, vocabulary × width: too large for a batch."""
+    turned = [_turn(column_basis, dense(side.columns)) for side in sides]
+    for i in range(len(turned[0])):
+        total: Tensor | float = 0.0
+        for side, columns in zip(sides, turned, strict=True):
+            if isinstance(side.rows, OneHot):
+                part = side.rows.one(i).times(columns[i][None])[0]
+            else:
+                part = dense(side.rows)[i] @ columns[i].T
+            total = total + part
+        assert isinstance(total, Tensor)
+        yield total

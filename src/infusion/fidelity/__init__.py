@@ -1,0 +1,1 @@
+"""Whether scores keep their word: predicted against realised, on retrained models."""

@@ -1,0 +1,82 @@
+"""Finished work as JSON lines: a killed run keeps every row but the one in writing."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from infusion.errors import ArtefactError
+
+
+@dataclass(frozen=True)
+class Rows:
+    """An append-only file, one finished job per line.
+
+    Attributes:
+        path: The file; made on first append.
+        key: Names of the entries that tell one job from another.
+        inputs_sha256: Hash of what decides every row; rows of others are refused.
+    """
+
+    path: Path
+    key: tuple[str, ...]
+    inputs_sha256: str
+
+    def read(self) -> dict[tuple[int, ...], dict[str, Any]]:
+        """Read the finished rows and cut off one that was interrupted.
+
+        Returns:
+            Rows by key, in the order of the keys.
+
+        Raises:
+            ArtefactError: A line was altered, has other inputs, or is there twice.
+        """
+        if not self.path.exists():
+            return {}
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            os.truncate(self.path, len(whole))
+        rows: dict[tuple[int, ...], dict[str, Any]] = {}
+        for row in self._parsed(whole):
+            key = tuple(row[name] for name in self.key)
+            if key in rows:
+                raise ArtefactError(
+                    f"{self.path} must hold every job once, got {key} twice; remove "
+                    "one of the lines, and run one command at a time"
+                )
+            rows[key] = row
+        return dict(sorted(rows.items()))
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add a finished row; it is on the disk when this returns.
+
+        Args:
+            row: Holds the entries of ``key``.
+        """
+        line = json.dumps({**row, "inputs_sha256": self.inputs_sha256}, sort_keys=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab") as file:
+            file.write(line.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _parsed(self, content: bytes) -> Iterator[dict[str, Any]]:
+        for number, line in enumerate(content.splitlines(), 1):
+            try:
+                row = json.loads(line)
+                inputs = row.pop("inputs_sha256")
+                key = [row[name] for name in self.key]
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ArtefactError(
+                    f"{self.path} must hold a JSON object with {', '.join(self.key)} "
+                    f"per line, got an altered line {number}; remove that line"
+                ) from error
+            if inputs != self.inputs_sha256 or not all(isinstance(k, int) for k in key):
+                raise ArtefactError(
+                    f"{self.path} must hold rows of this run's inputs, got others in "
+                    f"line {number}; choose another --out or remove the file"
+                )
+            yield row

@@ -1,0 +1,90 @@
+"""The doctor's findings on a preset or a user's own task, as plain values."""
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from infusion.doctor import Diagnosis, diagnose
+from infusion.errors import InputError
+from infusion.presets import find_preset
+from infusion.presets.own import load_question
+from infusion.records import Dataset, Task
+from infusion.tasks import classification
+from infusion.training import init_model
+
+
+def examine(
+    preset: str | None,
+    task: str | None,
+    *,
+    scale: str = "small",
+    data: str | None = None,
+    skip: tuple[str, ...] = (),
+    batch_size: int = 64,
+    measurements: int = 1,
+) -> dict[str, Any]:
+    """Say what curvature would cover, cost and trip over, before anything starts.
+
+    Args:
+        preset: Name of a preset; or
+        task: ``"module:function"`` that returns an ``infusion.Question``.
+        scale: Of the preset.
+        data: Source of the preset's data.
+        skip: Layers to leave out; a preset's own where none are given.
+        batch_size: Documents that the stages will hold at once.
+        measurements: Measurements to score together.
+
+    Returns:
+        JSON value: documents, layers, skipped and refused modules, stages, findings.
+
+    Raises:
+        InputError: Not exactly one of preset and task is given, or it does not exist.
+    """
+    if (preset is None) == (task is None):
+        raise InputError(
+            f"exactly one of PRESET and --task must be given, got {preset} and {task}; "
+            "try `infusion doctor digits`"
+        )
+    if preset is not None:
+        subject, train, usual = _from_preset(preset, scale, data)
+        skip = skip or usual
+    else:
+        assert task is not None
+        question = load_question(task)
+        subject, train = question.task, question.train
+    found = diagnose(
+        subject, train, skip=skip, batch_size=batch_size, measurements=measurements
+    )
+    return {"subject": preset or task, "n": len(train), **_plain(found)}
+
+
+def _from_preset(
+    name: str, scale: str, data: str | None
+) -> tuple[Task, Dataset, tuple[str, ...]]:
+    preset = find_preset(name)
+    config = preset.configs[scale]
+    source = config.data if data is None else replace(config.data, source=data)
+    train, _ = preset.load(source)
+    model = init_model(lambda: preset.make_model(scale), config.seed)
+    return classification(model), train, config.curvature.skip
+
+
+def _plain(found: Diagnosis) -> dict[str, Any]:
+    coverage = found.coverage
+    layers = [
+        {
+            "name": layer.name,
+            "modules": [use.name for use in layer.uses],
+            "type": type(layer.uses[0].module).__name__,
+            "parameters": layer.layout.shape[0] * layer.layout.shape[1],
+            "factors": list(layer.layout.shape),
+        }
+        for layer in coverage.layers
+    ]
+    return {
+        "layers": layers,
+        "skipped": coverage.skipped,
+        "refused": coverage.refused,
+        "frozen": coverage.frozen,
+        "stages": [asdict(stage) for stage in found.stages],
+        "findings": [asdict(finding) for finding in found.findings],
+    }

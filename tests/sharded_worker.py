@@ -1,0 +1,71 @@
+"""Fits and scores a small network in however many processes torchrun started."""
+
+import sys
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import nn
+
+import infusion as inf
+from infusion.training import init_model
+
+
+def network() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(4, 3, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(27, 3),
+    )
+
+
+def everything() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    data = inf.Dataset(
+        torch.randint(0, 17, (29, 2, 6, 6), generator=generator).byte(),
+        torch.randint(0, 3, (29,), generator=generator),
+        levels=16,
+        valid=(0.0, 1.0),
+        num_classes=3,
+    )
+    task = inf.classification(init_model(network, 0).double().eval())
+    named = dict(task.model.named_parameters())
+    vectors = [
+        {
+            n: torch.randn(p.shape, generator=generator, dtype=p.dtype)
+            for n, p in named.items()
+        }
+        for _ in range(3)
+    ]
+    ratio: dict[str, Any] = {"damping_ratio": 0.1}
+    result: dict[str, torch.Tensor] = {}
+    for kind in ("diagonal", "kfac", "ekfac"):
+        fitted = inf.fit_curvature(task, data, kind=kind, seed=3, batch_size=4)
+        for name, block in fitted.blocks.items():
+            result[f"{kind}/{name}"] = block.eigenvalues
+        result[f"{kind}/self"] = inf.self_influence(task, data, fitted, **ratio)
+        ihvps = [fitted.solve(vector, **ratio) for vector in vectors]
+        result[f"{kind}/many"] = inf.influences(task, data, ihvps, batch_size=5)
+        result[f"{kind}/one"] = inf.influence(task, data, ihvps[0], batch_size=5)
+        split = inf.influence_by_module(task, data, ihvps[0])
+        result |= {f"{kind}/module/{name}": value for name, value in split.items()}
+    dense = inf.fit_dense(task, data, batch_size=4)
+    result["dense"] = dense.blocks["all"].eigenvalues
+    fitted = inf.fit_ekfac(task, data, fisher="exact")
+    done = inf.solve_cg(task, data, vectors[0], fitted, damping=1.0, rtol=1e-6)
+    result |= {f"cg/{name}": value for name, value in done.ihvp.items()}
+    return result
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    found = everything()
+    if dist.get_rank() == 0:
+        save_file({name: v.contiguous() for name, v in found.items()}, sys.argv[1])
+    dist.destroy_process_group()
