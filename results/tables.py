@@ -4,15 +4,25 @@
     python results/tables.py --check  exit 1 where either differs
 
 ``digits.json`` and ``cifar10-seed*.json`` are the ``results.json`` of finished runs,
+``fidelity-*.json`` and ``flips-*.json`` those of ``infusion fidelity``,
 ``ratios.json`` and ``demo.json`` are what ``benchmarks/`` wrote.
 """
 
 import json
 import re
 import sys
+from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from infusion.report.fidelity import (
+    KINDS,
+    flips_facts,
+    flips_rows,
+    lds_facts,
+    lds_rows,
+)
 from infusion.report.figures import effects as draw_effects
 from infusion.report.tables import HEADINGS, NAMES, effects_rows
 
@@ -60,11 +70,15 @@ def accuracies() -> str:
     epochs = sorted({int(e) for run in runs for e in run["accuracy_by_epoch"]})[-4:]
     rows = [
         [str(run["seeds"][0])]
-        + [f"{run['accuracy_by_epoch'][str(e)]:.2%}" for e in epochs]
+        + [_percent(run["accuracy_by_epoch"].get(str(epoch))) for epoch in epochs]
         for run in runs
     ]
     rows.append(["paper", *[""] * (len(epochs) - 1), f"{PAPER_ACCURACY:.2%}"])
     return "\n".join(markdown(["base seed", *(f"epoch {e}" for e in epochs)], rows))
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.2%}"
 
 
 def ratios() -> str:
@@ -87,11 +101,49 @@ def demo() -> str:
     )
 
 
+def lds() -> str:
+    """Return linear datamodelling scores of every method, suites side by side."""
+    return side_by_side("fidelity-*.json", lds_facts, lds_rows, lambda _: KINDS)
+
+
+def flips() -> str:
+    """Return shares of flipped labels found, suites side by side."""
+    return side_by_side(
+        "flips-*.json",
+        flips_facts,
+        flips_rows,
+        lambda run: [f"{share:.0%} inspected" for share in run["inspected"]],
+    )
+
+
+def side_by_side(
+    pattern: str,
+    facts: Callable[[Any], list[str]],
+    rows: Callable[[Any], dict[str, list[str]]],
+    headings: Callable[[Any], Iterable[str]],
+) -> str:
+    """Lay out runs of one kind as columns of one table, a row per method."""
+    runs = [read(file.name) for file in sorted(HERE.glob(pattern))]
+    cells = [rows(run) for run in runs]
+    blank = [[""] * len(list(headings(run))) for run in runs]
+    names = dict.fromkeys(name for each in cells for name in each)
+    lines = [
+        [name, *chain(*(c.get(name, b) for c, b in zip(cells, blank, strict=True)))]
+        for name in names
+    ]
+    columns = [f"{run['suite']}, {head}" for run in runs for head in headings(run)]
+    said = [line for run in runs for line in facts(run)]
+    return "\n".join([*said, "", *markdown(["", *columns], lines)])
+
+
 SECTIONS = {
     "digits": lambda: effects("digits.json"),
+    "cifar10": lambda: effects("cifar10-seed0.json"),
     "accuracies": accuracies,
     "ratios": ratios,
     "demo": demo,
+    "lds": lds,
+    "flips": flips,
 }
 
 
