@@ -714,3 +714,20 @@ def test_labels_below_zero_count_for_nothing(fisher: Any) -> None:
     )
     torch.testing.assert_close(padded_block.eigenvalues, short_block.eigenvalues)
     assert not torch.allclose(whole_block.eigenvalues, short_block.eigenvalues)
+
+
+@pytest.mark.parametrize("fisher", ["sampled", "exact"])
+def test_weights_that_are_not_finite_are_named_as_such(
+    fisher: Any, generator: torch.Generator
+) -> None:
+    task, data = classes(tanh_net(), 5, generator)
+    task.model[2].weight.data[0, 0] = torch.nan
+    with pytest.raises(DivergedError, match="outputs must be finite"):
+        inf.fit_ekfac(task, data, fisher=fisher)
+
+
+def test_outputs_of_another_model_are_refused(generator: torch.Generator) -> None:
+    task, data = classes(tanh_net(), 5, generator)
+    apart = replace(task, outputs=lambda m, batch: m(batch.inputs).detach())
+    with pytest.raises(InputError, match="outputs must depend on the task's model"):
+        inf.fit_ekfac(apart, data, fisher="empirical")

@@ -344,6 +344,9 @@ def test_unusable_curvature_files_are_refused(
     net: nn.Module, data: Dataset, tmp_path: Path
 ) -> None:
     path = tmp_path / "curvature.safetensors"
+    fitted = inf.fit_ekfac(inf.classification(net), data)
+    with pytest.raises(InputError, match=r"a file that can be written, got .*nowhere"):
+        inf.save_curvature(fitted, str(tmp_path / "nowhere" / "c.safetensors"))
     with pytest.raises(ArtefactError, match="must be a file, got none"):
         inf.load_curvature(path, net)
     inf.save_curvature(inf.fit_ekfac(inf.classification(net), data), path)
@@ -403,6 +406,8 @@ def test_documents_that_are_not_there_are_refused(
         inf.fit_ekfac(task, data, documents=torch.tensor([9]))
     with pytest.raises(InputError, match="at least one"):
         inf.fit_ekfac(task, data, documents=torch.tensor([], dtype=torch.int64))
+    with pytest.raises(InputError, match="draws must be ≥ 1, got 0"):
+        inf.fit_ekfac(task, data, draws=0)
     with pytest.raises(InputError, match="different positions, got 3 with 2"):
         inf.fit_ekfac(task, data, documents=torch.tensor([1, 1, 2]))
 

@@ -20,7 +20,7 @@ from infusion.errors import DivergedError, InputError
 from infusion.params import Params, is_finite
 from infusion.records import Batch, Dataset, Measurement, Task
 from infusion.sharding import all_cat, shard
-from infusion.tasks import batches, evaluating, functional_losses
+from infusion.tasks import batches, check_task, evaluating, functional_losses
 
 
 def gradient(task: Task, measurement: Measurement) -> Params:
@@ -94,6 +94,11 @@ def along(task: Task, ihvp: Params) -> Params:
     Raises:
         InputError: A name or shape is not the model's.
     """
+    if not isinstance(ihvp, dict):
+        raise InputError(
+            f"an IHVP must be a dict of tensors, got {type(ihvp).__name__}; take it "
+            "from curvature.solve"
+        )
     own = dict(task.model.named_parameters())
     for name, value in ihvp.items():
         if name not in own or own[name].shape != value.shape:
@@ -145,6 +150,7 @@ def influence(
         InputError: The IHVP does not fit the model.
         DivergedError: A score is not finite.
     """
+    check_task(task, data)
     params = along(task, ihvp)
     scores = []
     own = torch.arange(len(data))[shard(len(data))]

@@ -29,6 +29,9 @@ def main() -> None:
     except InfusionError as error:
         sys.stderr.write(f"infusion: {error}\n")
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("infusion: interrupted; run the same command to go on\n")
+        sys.exit(130)
 
 
 def _parse() -> Callable[[], None]:

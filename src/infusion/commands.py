@@ -74,11 +74,19 @@ def run(  # noqa: PLR0917
         threads: CPU threads, and retrains side by side.
         out: Run folder; the default is named after the settings.
         json: Print one JSON object as the last line of standard output.
+
+    Raises:
+        InputError: Settings contradict each other or do not exist.
     """
     from infusion.presets import find_class
     from infusion.presets.run import run as run_preset
     from infusion.report.tables import effects_table
 
+    if probe is not None and pairs is not None:
+        raise InputError(
+            f"--pairs must come without --probe, which is one, got {pairs} beside "
+            f"probe {probe}; drop one of them"
+        )
     settings, folder = _settings(preset, config, scale)
     settings = _override(
         settings,

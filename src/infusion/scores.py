@@ -63,8 +63,11 @@ def influences(
             document and one measurement.
         DivergedError: A score is not finite.
     """
-    if not ihvps:
-        raise InputError("influences needs at least one IHVP, got none; solve some")
+    if isinstance(ihvps, dict) or not ihvps:
+        raise InputError(
+            "influences needs a list of at least one IHVP, got "
+            f"{'a single one' if ihvps else 'none'}; write [ihvp]"
+        )
     layers = _layers(task, ihvps)
     group = len(ihvps)
     if memory_limit is not None:

@@ -135,6 +135,24 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def check_task(task: Task, data: Dataset) -> None:
+    """Refuse a bare model or bare tensors.
+
+    Args:
+        task: Must be a task.
+        data: Must be a dataset.
+
+    Raises:
+        InputError: One of them is something else.
+    """
+    for name, got, kind in (("task", task, Task), ("data", data, Dataset)):
+        if not isinstance(got, kind):
+            raise InputError(
+                f"{name} must be an infusion.{kind.__name__}, got "
+                f"{type(got).__name__}; wrap it in one"
+            )
+
+
 def check_batch_size(batch_size: int) -> None:
     """Refuse a batch that holds no document.
 

@@ -102,6 +102,11 @@ class Captured:
         Raises:
             InputError: The outputs do not depend on a layer.
         """
+        if not outputs.requires_grad:
+            raise InputError(
+                "the outputs must depend on the task's model, got some that depend on "
+                "no covered layer; do not detach them, and use the model handed in"
+            )
         names = list(dict.fromkeys(use.name for lay in layers for use in lay.uses))
         edges = [edge for name in names for edge in self.edges[name]]
         pulled = iter(

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from infusion.errors import InputError
+from infusion.errors import InputError, check_choice
 
 Eigenvalues = Float[Tensor, "..."]
 
@@ -115,6 +115,7 @@ def horizon(
             "range"
         )
     rate = lr / (1 - momentum)
+    check_choice("time", time, ("steps", "flow"))
     values = eigenvalues.double() + weight_decay
     largest = float(values.max()) * rate
     if time == "steps" and largest >= 1:

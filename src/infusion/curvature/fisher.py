@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from infusion.configs import Fisher
-from infusion.errors import InputError, check_choice
+from infusion.errors import DivergedError, InputError, check_choice
 from infusion.records import Batch, LabelSampler, Task
 from infusion.seeding import derive, uniforms
 from infusion.tasks import losses
@@ -177,9 +177,15 @@ def check_likelihood(task: Task, outputs: Tensor, batch: Batch) -> None:
 
     Raises:
         InputError: They differ by more than rounding.
+        DivergedError: The outputs are not finite.
     """
     if not isinstance(task.likelihood, str):
         return
+    if not bool(torch.isfinite(outputs).all()):
+        raise DivergedError(
+            "the model's outputs must be finite, got NaN or infinity; check its "
+            "weights and inputs"
+        )
     leaf = outputs.detach().double().requires_grad_()
     v = torch.randn(leaf.shape, generator=torch.Generator().manual_seed(0)).to(leaf)
     labels = batch.labels.double() if batch.labels.is_floating_point() else batch.labels

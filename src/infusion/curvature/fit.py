@@ -34,10 +34,11 @@ from infusion.curvature.moments import (
 )
 from infusion.curvature.rotation import squared_rotation
 from infusion.curvature.sweep import Sweep, make_sweep
-from infusion.errors import check_choice
+from infusion.errors import InputError, check_choice
 from infusion.params import Params
 from infusion.records import Dataset, Task
 from infusion.sharding import all_sum
+from infusion.tasks import check_task
 
 FITTED = ("identity", "diagonal", "kfac", "ekfac")
 
@@ -85,6 +86,9 @@ def fit_curvature(
         DivergedError: A factor became NaN or infinite.
     """
     check_choice("kind", kind, FITTED)
+    check_task(task, data)
+    if draws < 1:
+        raise InputError(f"draws must be ≥ 1, got {draws}; draw at least one label")
     fisher = _fisher(task, fisher)
     layers, skipped = cover(task.model, skip)
     directions = Directions(task, fisher, draws, seed)
@@ -153,6 +157,7 @@ def fit_ekfac(
     Source:
         George et al. (2018), arXiv 1806.03884; see the module's formulas.
     """
+    check_task(task, data)
     return fit_curvature(
         task,
         data,

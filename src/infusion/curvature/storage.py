@@ -104,18 +104,29 @@ def _check_model(curvature: Curvature, model: nn.Module) -> None:
                 )
 
 
-def save_curvature(curvature: Curvature, path: Path, *, origin: Any = None) -> None:
+def save_curvature(
+    curvature: Curvature, path: Path | str, *, origin: Any = None
+) -> None:
     """Write a curvature to one file.
 
     Args:
         curvature: Fitted.
         path: Ends in ``.safetensors``; replaced if it exists.
         origin: See :func:`to_bytes`.
+
+    Raises:
+        InputError: The file cannot be written.
     """
-    path.write_bytes(to_bytes(curvature, origin=origin))
+    try:
+        Path(path).write_bytes(to_bytes(curvature, origin=origin))
+    except OSError as error:
+        raise InputError(
+            f"a curvature must be saved to a file that can be written, got {path}: "
+            f"{error.strerror}; make its folder or choose another"
+        ) from error
 
 
-def load_curvature(path: Path, model: nn.Module) -> Curvature:
+def load_curvature(path: Path | str, model: nn.Module) -> Curvature:
     """Read a curvature from one file.
 
     Args:
@@ -129,6 +140,7 @@ def load_curvature(path: Path, model: nn.Module) -> Curvature:
         ArtefactError: The file is missing, truncated or not a curvature.
         InputError: It is of another model.
     """
+    path = Path(path)
     if not path.is_file():
         raise ArtefactError(
             f"{path} must be a file, got none; fit and save the curvature first"

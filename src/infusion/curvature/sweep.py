@@ -115,7 +115,7 @@ def make_sweep(
     """
     if documents is None:
         documents = torch.arange(len(data))
-    good = documents.ndim == 1 and len(documents) > 0
+    good = documents.ndim == 1 and len(documents) > 0 and documents.dtype != torch.bool
     if not (good and int(documents.min()) >= 0 and int(documents.max()) < len(data)):
         raise InputError(
             f"documents must be positions in 0…{len(data) - 1}, at least one, got "
