@@ -17,6 +17,8 @@ from infusion.params import Params
 from infusion.records import Batch, Dataset, call_model
 from infusion.training import init_model
 
+from .test_curvature import Flow
+
 TOKENS, VOCABULARY, WIDTH, CLASSES = 5, 11, 4, 3
 
 
@@ -29,21 +31,6 @@ class Mean(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean(self.axis)
-
-
-class ByFlow(nn.Module):
-    """Layers wired by a function, for models that use one twice."""
-
-    def __init__(
-        self, flow: Callable[[nn.Module, Tensor], Tensor], **layers: nn.Module
-    ) -> None:
-        super().__init__()
-        self.flow = flow
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.flow(self, x)
 
 
 def shared_norms() -> nn.Module:
@@ -87,7 +74,7 @@ def tied_head() -> nn.Module:
     def flow(m: nn.Module, x: Tensor) -> Tensor:
         return m.head(torch.tanh(m.inner(m.embed(x)))).mean(1)
 
-    model = ByFlow(
+    model = Flow(
         flow,
         embed=nn.Embedding(VOCABULARY, WIDTH),
         inner=nn.Linear(WIDTH, WIDTH),
@@ -101,7 +88,7 @@ def tied_linears() -> nn.Module:
     def flow(m: nn.Module, x: Tensor) -> Tensor:
         return m.c(torch.tanh(m.b(torch.tanh(m.a(m.embed(x)))))).mean(1)
 
-    model = ByFlow(
+    model = Flow(
         flow,
         embed=nn.Embedding(VOCABULARY, WIDTH),
         a=nn.Linear(WIDTH, WIDTH),
@@ -113,7 +100,7 @@ def tied_linears() -> nn.Module:
 
 
 def used_twice() -> nn.Module:
-    return ByFlow(
+    return Flow(
         lambda m, x: m.c(m.a(torch.tanh(m.a(m.embed(x))))).mean(1),
         embed=nn.Embedding(VOCABULARY, WIDTH),
         a=nn.Linear(WIDTH, WIDTH),
@@ -123,7 +110,7 @@ def used_twice() -> nn.Module:
 
 def positions(shape: tuple[int, ...]) -> nn.Module:
     """Position embeddings that run once for all documents."""
-    return ByFlow(
+    return Flow(
         lambda m, x: m.c(
             torch.tanh(m.embed(x) + m.place(torch.arange(TOKENS).reshape(shape)))
         ).mean(1),
@@ -478,7 +465,7 @@ def test_gradients_that_hooks_do_not_see_are_refused(
 
 
 def test_a_keyword_call_is_refused(texts: Dataset) -> None:
-    model = ByFlow(
+    model = Flow(
         lambda m, x: m.c(input=m.embed(x).mean(1)),
         embed=nn.Embedding(VOCABULARY, WIDTH),
         c=nn.Linear(WIDTH, CLASSES),
@@ -488,7 +475,7 @@ def test_a_keyword_call_is_refused(texts: Dataset) -> None:
 
 
 def test_a_call_without_effect_counts_for_nothing(texts: Dataset) -> None:
-    model = ByFlow(
+    model = Flow(
         lambda m, x: (m.a(m.embed(x)), m.c(m.a(m.embed(x))).mean(1))[1],
         embed=nn.Embedding(VOCABULARY, WIDTH),
         a=nn.Linear(WIDTH, WIDTH),
