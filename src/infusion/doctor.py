@@ -14,8 +14,8 @@ import torch
 from infusion.attribution import directional_losses
 from infusion.curvature.capture import shared_uses
 from infusion.curvature.layers import Coverage, survey
-from infusion.curvature.plan import Plan, loss_gradients, make_plan
-from infusion.curvature.sweep import check_gradients
+from infusion.curvature.plan import Plan, make_plan
+from infusion.curvature.sweep import check_gradients, loss_gradients
 from infusion.errors import InfusionError
 from infusion.records import Dataset, Task
 from infusion.tasks import evaluating, first_parameter

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from infusion.curvature.capture import Captured, Gradients, capturing
+from infusion.curvature.capture import Captured, Gradients
 from infusion.curvature.covariance import is_shift_invariant
-from infusion.curvature.fisher import Directions
 from infusion.curvature.kinds import OneHot, dense
 from infusion.curvature.layers import Layer
 from infusion.curvature.moments import is_diagonal
+from infusion.curvature.sweep import loss_gradients
 from infusion.records import Dataset, Task
 from infusion.tasks import evaluating, first_parameter
 
@@ -176,32 +176,3 @@ def make_plan(
         _saved_bytes(task, data),
         first_parameter(task).element_size(),
     )
-
-
-def loss_gradients(
-    task: Task, data: Dataset, layers: list[Layer], shared: frozenset[str], count: int
-) -> tuple[Captured, Gradients]:
-    """Run the first documents and pull their losses back.
-
-    Args:
-        task: Model and loss.
-        data: Documents.
-        layers: Layers to read.
-        shared: Uses that run once for all documents.
-        count: Documents to run.
-
-    Returns:
-        What the layers saw, and the gradients at their outputs.
-    """
-    batch = data.batch(torch.arange(count), like=first_parameter(task))
-    directions = Directions(task, "empirical", 1, 0)
-    with evaluating(task.model), capturing(task.model, layers, shared) as captured:
-        captured.start(count, task.mask(batch) if task.mask else None)
-        with torch.enable_grad():
-            outputs = task.outputs(task.model, batch)
-        (direction,) = directions(outputs.detach(), batch, torch.arange(count))
-        gradients = captured.gradients(layers, outputs, direction)
-        kept = Captured(captured.shared, captured.size, captured.mask)
-        kept.inputs.update(captured.inputs)
-        kept.shapes.update(captured.shapes)
-    return kept, gradients

@@ -177,19 +177,8 @@ def check_gradients(
     Raises:
         InputError: A layer's gradient differs by more than rounding.
     """
+    captured, gradients = loss_gradients(task, data, layers, shared, 1)
     batch = data.batch(torch.tensor([0]), like=first_parameter(task))
-    with evaluating(task.model), capturing(task.model, layers, shared) as captured:
-        captured.start(1, None)
-        with torch.enable_grad():
-            outputs = task.outputs(task.model, batch)
-        (direction,) = Directions(task, "empirical", 1, 0)(
-            outputs.detach(), batch, torch.tensor([0])
-        )
-        gradients = captured.gradients(layers, outputs, direction)
-        got = {
-            layer.name: document_matrices(captured.factors(layer, gradients))[0]
-            for layer in layers
-        }
     named = {n: p for n, p in task.model.named_parameters() if p.requires_grad}
     with evaluating(task.model), torch.enable_grad():
         loss = losses(task, task.outputs(task.model, batch), batch).sum()
@@ -200,7 +189,8 @@ def check_gradients(
     }
     for layer in layers:
         expected = layer.layout.matrix(true)
-        off = float((got[layer.name] - expected).double().norm())
+        got = document_matrices(captured.factors(layer, gradients))[0]
+        off = float((got - expected).double().norm())
         if off > _SAME * float(expected.double().norm()) + _TINY:
             raise InputError(
                 f"the gradient at {layer.name} must be what its module computes, got "
@@ -208,3 +198,32 @@ def check_gradients(
                 f"{float(expected.double().norm()):.2g}: its weight is used elsewhere "
                 "too, or its class computes something else; skip it"
             )
+
+
+def loss_gradients(
+    task: Task, data: Dataset, layers: list[Layer], shared: frozenset[str], count: int
+) -> tuple[Captured, Gradients]:
+    """Run the first documents and pull their losses back.
+
+    Args:
+        task: Model and loss.
+        data: Documents.
+        layers: Layers to read.
+        shared: Uses that run once for all documents.
+        count: Documents to run.
+
+    Returns:
+        What the layers saw, and the gradients at their outputs.
+    """
+    batch = data.batch(torch.arange(count), like=first_parameter(task))
+    directions = Directions(task, "empirical", 1, 0)
+    with evaluating(task.model), capturing(task.model, layers, shared) as captured:
+        captured.start(count, None)
+        with torch.enable_grad():
+            outputs = task.outputs(task.model, batch)
+        (direction,) = directions(outputs.detach(), batch, torch.arange(count))
+        gradients = captured.gradients(layers, outputs, direction)
+        kept = Captured(captured.shared, captured.size)
+        kept.inputs.update(captured.inputs)
+        kept.shapes.update(captured.shapes)
+    return kept, gradients
