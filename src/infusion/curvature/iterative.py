@@ -9,7 +9,7 @@ preconditioner, so that few products are needed where it is good.
 Source: Hestenes & Stiefel (1952); Martens (2010) for its use on neural networks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -109,64 +109,91 @@ def solve_cg(
         InputError: The damping is not usable or the gradient does not fit.
         NotConvergedError: ``max_products`` did not reach ``rtol``.
     """
-    lambdas = curvature.damping(damping=damping, damping_ratio=damping_ratio)
-    by_name = {n: lambdas[k] for k, b in curvature.blocks.items() for n in b.names}
+    by_name = _damping_by_name(curvature, damping, damping_ratio)
     missing = sorted(set(by_name) - set(gradient))
     if missing:
         raise InputError(
             f"the gradient must name every covered parameter, got none for {missing}; "
             "use the model the curvature was fitted on"
         )
+    right = {n: gradient[n] for n in by_name}
+    scale = dot(right, right) ** 0.5
+    relative, products = 0.0, 0
+    for products, (solution, residual) in enumerate(
+        cg_steps(
+            task,
+            data,
+            right,
+            curvature,
+            damping=damping,
+            damping_ratio=damping_ratio,
+            batch_size=batch_size,
+        ),
+        start=1,
+    ):
+        on_product()
+        relative = dot(residual, residual) ** 0.5 / scale if scale else 0.0
+        if relative <= rtol:
+            return Solved(solution, relative, products)
+        if products >= max_products:
+            break
+    raise NotConvergedError(
+        f"conjugate gradients must reach a relative residual of {rtol:.1e}, got"
+        f" {relative:.1e} after {products} products; raise the damping or "
+        "max_products"
+    )
+
+
+def cg_steps(
+    task: Task,
+    data: Dataset,
+    right: Params,
+    curvature: Curvature,
+    *,
+    damping: float | None = None,
+    damping_ratio: float | None = None,
+    batch_size: int = 64,
+) -> Iterator[tuple[Params, Params]]:
+    """Walk through preconditioned conjugate gradients, a product with ``G`` per step.
+
+    Args:
+        task: Model at the parameters the curvature was fitted at.
+        data: All documents of the objective.
+        right: ``∇f`` over the covered parameters.
+        curvature: Start and preconditioner; its damping is also that of the system.
+        damping: As in ``curvature.solve``.
+        damping_ratio: Likewise.
+        batch_size: Documents held at once.
+
+    Yields:
+        Solution and residual, first those of the curvature alone; ends where the
+        residual is exactly zero.
+    """
+    by_name = _damping_by_name(curvature, damping, damping_ratio)
 
     def system(vector: Params) -> Params:
         product = gauss_newton_product(task, data, vector, batch_size=batch_size)
-        on_product()
         return {n: v + by_name[n] * vector[n] for n, v in product.items()}
 
     def precondition(vector: Params) -> Params:
         return curvature.solve(vector, damping=damping, damping_ratio=damping_ratio)
 
-    right = {n: gradient[n] for n in by_name}
-    start = precondition(right)
-    residual = axpy(-1.0, system(start), right)
-    return _iterate(
-        system, precondition, _State(start, residual), right, (rtol, max_products)
-    )
-
-
-@dataclass(frozen=True)
-class _State:
-    solution: Params
-    residual: Params
-
-
-def _iterate(
-    system: Callable[[Params], Params],
-    precondition: Callable[[Params], Params],
-    state: _State,
-    right: Params,
-    limits: tuple[float, int],
-) -> Solved:
-    rtol, most = limits
-    scale = dot(right, right) ** 0.5
-    solution, residual = state.solution, state.residual
-    products, step, old = 1, None, 0.0
-    while True:
-        relative = dot(residual, residual) ** 0.5 / scale if scale else 0.0
-        if relative <= rtol:
-            return Solved(solution, relative, products)
-        if products >= most:
-            raise NotConvergedError(
-                f"conjugate gradients must reach a relative residual of {rtol:.1e}, got"
-                f" {relative:.1e} after {products} products; raise the damping or "
-                "max_products"
-            )
-        turned = precondition(residual)
-        new = dot(residual, turned)
+    solution = precondition(right)
+    residual = axpy(-1.0, system(solution), right)
+    yield solution, residual
+    step, old = None, 0.0
+    while (new := dot(residual, turned := precondition(residual))) != 0.0:
         step = turned if step is None else axpy(new / old, step, turned)
         product = system(step)
-        products += 1
         length = new / dot(step, product)
         solution = axpy(length, step, solution)
         residual = axpy(-length, product, residual)
         old = new
+        yield solution, residual
+
+
+def _damping_by_name(
+    curvature: Curvature, damping: float | None, damping_ratio: float | None
+) -> dict[str, float]:
+    lambdas = curvature.damping(damping=damping, damping_ratio=damping_ratio)
+    return {n: lambdas[k] for k, b in curvature.blocks.items() for n in b.names}

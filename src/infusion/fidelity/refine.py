@@ -9,9 +9,11 @@ falls at every one, so a fixed number of them is an improvement of known cost; u
 Source: Hestenes & Stiefel (1952); Martens (2010) for its use on neural networks.
 """
 
+from itertools import islice
+
 from infusion.curvature.blocks import Curvature
-from infusion.curvature.iterative import gauss_newton_product
-from infusion.params import Params, axpy, dot
+from infusion.curvature.iterative import cg_steps
+from infusion.params import Params
 from infusion.records import Dataset, Task
 
 BATCH_SIZE = 250
@@ -39,26 +41,13 @@ def refine(
     Returns:
         An IHVP that is nearer the solution, in the norm of ``G + D``, than EK-FAC's.
     """
-    lambdas = curvature.damping(damping_ratio=damping_ratio)
-    by_name = {n: lambdas[k] for k, b in curvature.blocks.items() for n in b.names}
-
-    def system(vector: Params) -> Params:
-        product = gauss_newton_product(task, data, vector, batch_size=BATCH_SIZE)
-        return {n: v + by_name[n] * vector[n] for n, v in product.items()}
-
-    solution = curvature.solve(gradient, damping_ratio=damping_ratio)
-    residual = axpy(-1.0, system(solution), gradient)
-    step: Params | None = None
-    old = 0.0
-    for _ in range(steps):
-        turned = curvature.solve(residual, damping_ratio=damping_ratio)
-        new = dot(residual, turned)
-        if new == 0.0:
-            break  # solved exactly
-        step = turned if step is None else axpy(new / old, step, turned)
-        product = system(step)
-        length = new / dot(step, product)
-        solution = axpy(length, step, solution)
-        residual = axpy(-length, product, residual)
-        old = new
+    walk = cg_steps(
+        task,
+        data,
+        gradient,
+        curvature,
+        damping_ratio=damping_ratio,
+        batch_size=BATCH_SIZE,
+    )
+    *_, (solution, _) = islice(walk, steps + 1)
     return solution
