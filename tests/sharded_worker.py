@@ -1,6 +1,7 @@
 """Fits and scores a small network in however many processes torchrun started."""
 
 import sys
+import weakref
 from typing import Any
 
 import torch
@@ -68,4 +69,6 @@ if __name__ == "__main__":
     found = everything()
     if dist.get_rank() == 0:
         save_file({name: v.contiguous() for name, v in found.items()}, sys.argv[1])
+    group = weakref.ref(dist.group.WORLD)
     dist.destroy_process_group()
+    assert group() is None, "the process group outlives its end: its threads may abort"

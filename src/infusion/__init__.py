@@ -11,6 +11,7 @@
 Names are loaded on first use, so that ``infusion --help`` does not wait for torch.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -115,3 +116,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun: before its process group exists
+    import_module("infusion.sharding")
