@@ -5,7 +5,8 @@
 
 ``digits.json`` and ``cifar10-seed*.json`` are the ``results.json`` of finished runs,
 ``fidelity-*.json`` and ``flips-*.json`` those of ``infusion fidelity``,
-``ratios.json`` and ``demo.json`` are what ``benchmarks/`` wrote.
+``bench.json`` is that of ``infusion bench``, ``ratios.json`` and ``demo.json`` are what
+``benchmarks/`` wrote.
 """
 
 import json
@@ -16,6 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from infusion.bench.works import OURS
 from infusion.report.fidelity import (
     KINDS,
     flips_facts,
@@ -30,6 +32,14 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 PAPER_ACCURACY = 0.7391
 """Clean test accuracy of the paper's TinyResNet, arXiv 2602.09987."""
+BESIDE = (
+    "kronfluence, × ours",
+    "memory, ours / its",
+    "agreement",
+    "curvlinops, × ours",
+    "memory",
+    "agreement",
+)
 COLOURS = {"--ink": "#222", "--muted": "#666", "--line": "#ddd", "--accent": "#b8401f"}
 
 
@@ -92,6 +102,83 @@ def ratios() -> str:
     return "\n".join(markdown(["", *stored], rows))
 
 
+def bench() -> str:
+    """Return a row per work and thread count, both peers beside this package."""
+    stored = read("bench.json")
+    found = {(r["work"], r["threads"], r["contender"]): r for r in stored["rows"]}
+    ours = {key[:2]: row for key, row in found.items() if key[2] == OURS}
+    lines = [
+        [
+            row["title"] + (f": 1/{round(1 / row['share'])}" if row["share"] else ""),
+            str(threads),
+            f"{row['seconds']:.2f}",
+            *(_beside(found, work, threads, row)),
+            f"{row['forward_passes']:.1f}",
+            _rounded(row["floor_seconds"]),
+        ]
+        for (work, threads), row in ours.items()
+    ]
+    low = [
+        f"{row['title'].split(', ', 1)[1]} {row['agreement']:.0e} ({row['contender']})"
+        for row in found.values()
+        if row["work"].endswith("-low-damping") and row["threads"] == 1
+        if row["agreement"] is not None
+    ]
+    headings = ["", "threads", "s", *BESIDE, "forward passes", "floor, s"]
+    spent = [
+        f"- {row['title']}: {_largest(row['where'])}"
+        for (_, threads), row in ours.items()
+        if threads == 1
+    ]
+    return "\n".join(
+        [
+            f"Medians of {stored['flags']['rounds']} rounds; load before the start "
+            f"{stored['load_before']:.1f}; "
+            f"{ours['fit-resnet', 1]['environment']['processor']}, torch "
+            f"{ours['fit-resnet', 1]['environment']['torch']}.",
+            "",
+            *markdown(headings, lines),
+            "",
+            f"Agreement at damping 1e-8: {'; '.join(low)}.",
+            "",
+            "Where our time goes on one thread:",
+            "",
+            *spent,
+        ]
+    )
+
+
+def _beside(
+    found: dict[tuple[str, int, str], Any], work: str, threads: int, own: Any
+) -> list[str]:
+    """Compare with each peer: its time over ours, our memory over its, agreement."""
+    cells = []
+    for peer in ("kronfluence", "curvlinops"):
+        row = found.get((work, threads, peer))
+        if row is None or row["time_ratio"] is None:
+            goal = "" if own["time_ratio"] is None else f"{own['time_ratio']:.1f}"
+            wanted = f" (goal {own['goal']:g})" if own["goal"] else ""
+            is_first = peer == "kronfluence" and goal
+            cells += [goal + wanted if is_first else "", "", ""]
+            continue
+        goal = f" (goal {row['goal']:g})" if row["goal"] else ""
+        cells += [
+            f"{row['time_ratio']:.2f}{goal}",
+            _rounded(row["memory_ratio"]),
+            f"{row['agreement']:.0e}",
+        ]
+    return cells
+
+
+def _rounded(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _largest(shares: dict[str, float]) -> str:
+    named = sorted(shares.items(), key=lambda item: -item[1])[:5]
+    return ", ".join(f"{name.removeprefix('aten.')} {v:.0%}" for name, v in named)
+
+
 def demo() -> str:
     """Say what one run of the demo took."""
     run = read("demo.json")
@@ -141,6 +228,7 @@ SECTIONS = {
     "cifar10": lambda: effects("cifar10-seed0.json"),
     "accuracies": accuracies,
     "ratios": ratios,
+    "bench": bench,
     "demo": demo,
     "lds": lds,
     "flips": flips,

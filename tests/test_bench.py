@@ -88,6 +88,8 @@ def test_our_contender_runs_alone(tmp_path: Path) -> None:
     assert share["share"] in {part["share"] for part in share["shares"]}
     assert "influence of 100" in table
     assert str(tmp_path) not in out.read_text()
+    again, _ = run_small(out, *words)  # no process runs twice: times are the same
+    assert again["rows"] == printed["rows"]
 
 
 @pytest.mark.skipif(

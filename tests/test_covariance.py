@@ -1,4 +1,4 @@
-"""The input covariance by shifts equals the one of unfolded patches."""
+"""Second moments by shifts, by rows and by halves equal those of unfolded patches."""
 
 import pytest
 import torch
@@ -7,7 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from infusion.curvature.covariance import is_shift_invariant, shift_covariance
+from infusion.curvature.covariance import (
+    gram,
+    is_shift_invariant,
+    shift_covariance,
+)
+from infusion.curvature.patches import Patches
+
+from .test_curvature import CONVOLUTIONS
 
 KERNELS = st.sampled_from([1, 3, 5])
 SIZES = st.integers(1, 7)
@@ -25,16 +32,40 @@ def test_shifts_equal_patches(kernel: tuple[int, int], size: tuple[int, int]) ->
     )
 
 
+@pytest.mark.parametrize("count", [100, 300, 1_000])
+def test_half_of_a_symmetric_product_is_enough(
+    count: int, generator: torch.Generator
+) -> None:
+    """Of 301 columns, from more and from fewer rows than pay for mirroring."""
+    side = torch.randn(2, 301, count // 2, generator=generator, dtype=torch.float64)
+    expected = sum(document @ document.T for document in side)
+    for laid_out in (side, side.mT.contiguous().mT):
+        torch.testing.assert_close(gram(laid_out), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+def test_patches_row_by_row_are_those_of_unfold(
+    options: dict, generator: torch.Generator
+) -> None:
+    conv = nn.Conv2d(3, 4, bias=False, **options)
+    inputs = torch.randn(2, 3, 7, 6, generator=generator, dtype=torch.float64)
+    patches = Patches(conv, inputs)
+    flat = patches.dense().transpose(0, 1).flatten(1)
+    torch.testing.assert_close(gram(patches), flat @ flat.T, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("conv", "expected"),
     [
-        (nn.Conv2d(2, 3, 3, padding=1, bias=False), True),
-        (nn.Conv2d(2, 3, (5, 3), padding="same", bias=False), True),
-        (nn.Conv2d(2, 3, 3, padding=1), False),
-        (nn.Conv2d(2, 3, 3, padding=0, bias=False), False),
-        (nn.Conv2d(2, 3, 3, stride=2, padding=1, bias=False), False),
-        (nn.Conv2d(2, 3, 3, dilation=2, padding="same", bias=False), False),
-        (nn.Conv2d(2, 3, 1, bias=False), False),
+        (nn.Conv2d(8, 3, 3, padding=1, bias=False), True),
+        (nn.Conv2d(8, 3, (5, 3), padding="same", bias=False), True),
+        (nn.Conv2d(7, 3, 3, padding=1, bias=False), False),
+        (nn.Conv2d(8, 3, 3, padding=1), False),
+        (nn.Conv2d(8, 3, 3, padding=0, bias=False), False),
+        (nn.Conv2d(8, 3, 3, stride=2, padding=1, bias=False), False),
+        (nn.Conv2d(8, 3, 3, dilation=2, padding="same", bias=False), False),
+        (nn.Conv2d(8, 3, 1, bias=False), False),
     ],
 )
 def test_only_convolutions_that_shift_are_routed_there(

@@ -286,7 +286,7 @@ def bench(  # noqa: PLR0917
     small: bool = False,
     works: str | None = None,
     contenders: str = "kronfluence,curvlinops",
-    channels_last: bool = False,
+    channels_last: bool = True,
     out: Path = Path("results/bench.json"),
     json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
@@ -299,7 +299,8 @@ def bench(  # noqa: PLR0917
         small: Shrink every size, to see that it runs.
         works: Rows to measure, with commas between them.
         contenders: Peers to run, with commas between them, or infusion for none.
-        channels_last: Memory layout of convolutions, for every contender.
+        channels_last: Memory layout of convolutions, for every contender; that of the
+            presets unless switched off.
         out: Where the rows go.
         json: Print one JSON object as the last line of standard output.
     """

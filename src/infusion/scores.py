@@ -99,6 +99,7 @@ def _group_influences(sweep: Sweep, ihvps: Sequence[Params]) -> Float[Tensor, "m
                 for layer in sweep.layers
             ]
             parts.append(torch.stack(each).sum(0))
+            del gradients, each  # not beside the next forward pass
     return _finished(parts, len(sweep.data))
 
 
@@ -263,6 +264,7 @@ def self_influence(
                 bases = block.row_basis, block.column_basis
                 total = total + weighted_squares(sides, *bases, weights[layer.name])
             parts.append(-total)
+            del gradients  # not beside the next forward pass
     return _finished(parts, len(data))
 
 

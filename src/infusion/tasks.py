@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from infusion.errors import InputError
+from infusion.memory import freed_memory_kept
 from infusion.params import Params
 from infusion.records import Batch, Dataset, Task, call_model
 
@@ -190,5 +191,6 @@ def batches(
     like = first_parameter(task)
     if documents is None:
         documents = torch.arange(len(data))
-    for part in documents.split(batch_size):
-        yield part, data.batch(part, like=like)
+    with freed_memory_kept():
+        for part in documents.split(batch_size):
+            yield part, data.batch(part, like=like)

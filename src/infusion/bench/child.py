@@ -22,6 +22,7 @@ from infusion.bench.floor import count
 from infusion.bench.problem import Problem, forward, load
 from infusion.bench.works import DAMPING_RATIO, LOW_DAMPING, OURS, WORKS, Work
 from infusion.measure import rank_correlation
+from infusion.store import json_bytes, write_whole
 
 HOMES = {
     OURS: "infusion.bench.ours",
@@ -191,4 +192,4 @@ if __name__ == "__main__":
     job_file = Path(sys.argv[1])
     asked = Job(**json.loads(job_file.read_text()))
     result_file = job_file.with_suffix(".result")
-    result_file.write_text(json.dumps(run(asked, job_file.with_suffix(""))))
+    write_whole(result_file, json_bytes(run(asked, job_file.with_suffix(""))))

@@ -1,6 +1,5 @@
 """Wall time, processor time, peak memory and operators of one call in this process."""
 
-import ctypes
 import gc
 import resource
 import sys
@@ -13,6 +12,8 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from infusion.memory import give_back
 
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -71,7 +72,7 @@ def measure(call: Callable[[], Any]) -> tuple[Any, Cost]:
         Its value and its cost.
     """
     gc.collect()
-    _trim()
+    give_back()  # so that the baseline is what is in use
     was_reset = _forget_peak()
     baseline = resident()
     earlier = peak()
@@ -124,14 +125,6 @@ def _forget_peak() -> bool:
     except OSError:
         return False
     return True
-
-
-def _trim() -> None:
-    """Give freed memory back, so that the baseline is what is in use (glibc only)."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError, TypeError):
-        return
 
 
 class _Times(TorchDispatchMode):

@@ -16,7 +16,9 @@ eigenvectors       about ``4 (i³ + o³)``, once
 A fit is two passes, forward and backward, and these. Influence of one measurement is a
 forward pass with tangents: ``x W``, ``x dW``, ``dx W``. Of many it is the cheaper of
 one such pass each and, once, document gradients ``2 t o i`` times a matrix ``2 m o i``.
-Elementwise work, memory traffic and copies are no part of it.
+Elementwise work, memory traffic and copies are no part of it. It is the floor of direct
+products: those by transforms (``curvature/covariance.py``, ``curvature/tiles.py``) need
+fewer.
 """
 
 from dataclasses import dataclass

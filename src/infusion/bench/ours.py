@@ -51,13 +51,12 @@ def scores(
     Returns:
         ``[count, n]``.
     """
-    with clock("measurement gradients"):
-        gradients = [
-            inf.gradient(problem.task, problem.measurement(index))
-            for index in range(count)
-        ]
-    with clock("inverse"):
-        ihvps = [fitted.solve(gradient, **damping) for gradient in gradients]
+    ihvps = []
+    for index in range(count):
+        with clock("measurement gradients"):
+            gradient = inf.gradient(problem.task, problem.measurement(index))
+        with clock("inverse"):
+            ihvps.append(fitted.solve(gradient, **damping))
     task, data, size = problem.task, problem.data, problem.setting.batch_size
     with clock("influence of documents"):
         if count == 1:

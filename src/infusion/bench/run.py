@@ -1,22 +1,27 @@
-"""The benchmark: processes one after another, contenders in turn, and their rows."""
+"""The benchmark: processes one after another, contenders in turn, and their rows.
+
+What a process returned is kept beside the rows, in ``{out}.runs/``, in a folder named
+after all that decides it, this package's source among it; the same command goes on.
+"""
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
+import infusion
 from infusion.bench.child import Job
 from infusion.bench.problem import prepare
 from infusion.bench.rows import Results, rows
 from infusion.bench.table import print_table
 from infusion.bench.works import OURS, Bench, Work, missing
 from infusion.progress import progress
-from infusion.store import environment, json_bytes, write_whole
+from infusion.store import digest, environment, file_sha256, json_bytes, write_whole
 
 CHILD = "infusion.bench.child"
 IDLE = 0.5
@@ -37,25 +42,25 @@ def bench(settings: Bench, *, as_json: bool) -> list[dict[str, Any]]:
         InputError: A flag cannot be used, or the data cannot be read.
     """
     works, threads = settings.chosen_works(), settings.thread_counts()
-    load = os.getloadavg()[0]
     absent = {name: missing(name) for name in settings.chosen_contenders()}
     names = sorted({work.setting for work in works})
-    with TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        jobs = list(_jobs(settings, works, threads, absent, folder))
-        with progress("benchmark", len(names) + len(jobs)) as done:
-            origins = {}
-            for name in names:
-                origins[name] = prepare(
-                    name, small=settings.small, data=settings.data, folder=folder
-                )
-                done(1)
-            results: Results = {}
-            for number, job in enumerate(jobs):
-                key = job.work, job.threads, job.contender
-                results.setdefault(key, []).append(_run(job, folder, number))
-                done(1)
-        found = rows(works, threads, absent, results, small=settings.small)
+    folder = _folder(settings)
+    load = _once(folder / "load.json", lambda: os.getloadavg()[0])
+    jobs = list(_jobs(settings, works, threads, absent, folder))
+    with progress("benchmark", len(names) + len(jobs)) as done:
+        origins = {}
+        for name in names:
+            make = partial(
+                prepare, name, small=settings.small, data=settings.data, folder=folder
+            )
+            origins[name] = _once(folder / f"{name}.json", make)
+            done(1)
+        results: Results = {}
+        for round_, job in jobs:
+            key = job.work, job.threads, job.contender
+            results.setdefault(key, []).append(_run(job, folder, round_))
+            done(1)
+    found = rows(works, threads, absent, results, small=settings.small)
     here = environment()
     for row in found:
         row |= {"data": origins[row["setting"]], "environment": here}
@@ -72,6 +77,27 @@ def bench(settings: Bench, *, as_json: bool) -> list[dict[str, Any]]:
     return found
 
 
+def _folder(settings: Bench) -> Path:
+    """Name the folder of finished processes after all that decides them."""
+    home = Path(infusion.__file__).parent
+    decides = {
+        "data": settings.data,
+        "small": settings.small,
+        "channels_last": settings.channels_last,
+        "source": [file_sha256(path) for path in sorted(home.rglob("*.py"))],
+        "environment": environment(),
+    }
+    return settings.out.with_suffix(".runs") / digest(decides)[:8]
+
+
+def _once(path: Path, make: Callable[[], Any]) -> Any:
+    """Return a JSON value that is kept in a file, and make it if there is none."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json_bytes(make()))
+    return json.loads(path.read_text())
+
+
 def _flags(settings: Bench) -> dict[str, Any]:
     """Return the flags without paths of this machine."""
     given = asdict(settings)
@@ -84,8 +110,8 @@ def _jobs(
     threads: list[int],
     absent: dict[str, str | None],
     folder: Path,
-) -> Iterator[Job]:
-    """List the processes: contenders in turn, who starts changes by round."""
+) -> Iterator[tuple[int, Job]]:
+    """List the processes by round: contenders in turn, who starts changes by round."""
     common = {
         "small": settings.small,
         "channels_last": settings.channels_last,
@@ -98,30 +124,34 @@ def _jobs(
                 able = [name for name in present if name in work.contenders]
                 start = number % len(able)
                 for name in able[start:] + able[:start]:
-                    yield Job(
-                        work=work.name,
-                        contender=name,
-                        threads=count,
-                        scratch=str(folder / f"{name}-{work.setting}-{count}"),
-                        profile=name == OURS and number == 0,
-                        **common,
+                    yield (
+                        number,
+                        Job(
+                            work=work.name,
+                            contender=name,
+                            threads=count,
+                            scratch=str(folder / f"{name}-{work.setting}-{count}"),
+                            profile=name == OURS and number == 0,
+                            **common,
+                        ),
                     )
 
 
 def _run(job: Job, folder: Path, number: int) -> dict[str, Any]:
     """Run one job in a process of its own; a failure becomes its last line."""
-    asked = folder / f"{number}.json"
-    asked.write_text(json.dumps(asdict(job)))
-    count = str(job.threads)
-    own = {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
-    # The command lets waiting threads sleep; here every contender gets torch's default.
-    around = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
-    command = [sys.executable, "-W", "ignore", "-m", CHILD, str(asked)]
-    done = subprocess.run(
-        command, env=around | own, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        last = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-        return {"failed": last[-1]}
-    result = json.loads(asked.with_suffix(".result").read_text())
-    return result | {"stem": str(asked.with_suffix(""))}
+    stem = folder / f"{job.work}-{job.threads}-{job.contender}-{number}"
+    asked, result = stem.with_suffix(".json"), stem.with_suffix(".result")
+    if not result.exists():
+        asked.write_text(json.dumps(asdict(job)))
+        count = str(job.threads)
+        own = {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
+        # The command lets waiting threads sleep; here all get torch's default.
+        around = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+        command = [sys.executable, "-W", "ignore", "-m", CHILD, str(asked)]
+        done = subprocess.run(
+            command, env=around | own, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            last = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+            return {"failed": last[-1]}
+    return json.loads(result.read_text()) | {"stem": str(stem)}

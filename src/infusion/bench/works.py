@@ -93,7 +93,8 @@ class Bench:
         small: Shrink every size, to see that it runs.
         works: Names of ``WORKS``, comma-separated; ``None`` is all.
         contenders: Peers to run beside this package, comma-separated.
-        channels_last: Memory layout of convolutions, for every contender.
+        channels_last: Memory layout of convolutions, for every contender; that of the
+            presets unless switched off.
         out: Where the rows go.
     """
 
@@ -103,7 +104,7 @@ class Bench:
     small: bool = False
     works: str | None = None
     contenders: str = ",".join(PEERS)
-    channels_last: bool = False
+    channels_last: bool = True
     out: Path = field(default=Path("results/bench.json"))
 
     def thread_counts(self) -> list[int]:

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from infusion.curvature.covariance import is_shift_invariant, shift_covariance
+from infusion.curvature.covariance import gram, is_shift_invariant, shift_covariance
 from infusion.curvature.kinds import OneHot, Side, dense, response, spread_mask
 from infusion.curvature.layers import Layer, Use
 from infusion.errors import InputError
@@ -87,7 +88,12 @@ class Captured:
         return whole.expand(self.size, *whole.shape[1:])
 
     def gradients(
-        self, layers: list[Layer], outputs: Tensor, direction: Tensor
+        self,
+        layers: list[Layer],
+        outputs: Tensor,
+        direction: Tensor,
+        *,
+        keep_graph: bool = False,
     ) -> Gradients:
         """Pull one output direction back to the output of every call of every use.
 
@@ -95,6 +101,7 @@ class Captured:
             layers: Layers of this pass.
             outputs: The task's outputs, with graph.
             direction: Same shape as ``outputs``.
+            keep_graph: Whether another direction follows.
 
         Returns:
             Per use, one gradient per call.
@@ -111,7 +118,7 @@ class Captured:
         edges = [edge for name in names for edge in self.edges[name]]
         pulled = iter(
             torch.autograd.grad(
-                outputs, edges, direction, retain_graph=True, allow_unused=True
+                outputs, edges, direction, retain_graph=keep_graph, allow_unused=True
             )
         )
         result = {name: [next(pulled) for _ in self.edges[name]] for name in names}
@@ -188,7 +195,7 @@ class Captured:
                 shift_covariance(x, (height, width)) for x in self.inputs[use.name]
             ]
             return torch.stack(parts).sum(0)
-        return gram(dense(self.fixed(layer, use)))
+        return gram(self.fixed(layer, use))
 
     def directional(
         self, layer: Layer, gradients: Gradients, vector: Params
@@ -262,25 +269,11 @@ def _masked(side: Side, kept: Bool[Tensor, "b t"] | None) -> Side:
     )
 
 
-def gram(side: Float[Tensor, "b d t"]) -> Float[Tensor, "d d"]:
-    """Sum ``x xᵀ`` over documents and positions.
-
-    Args:
-        side: Columns.
-
-    Returns:
-        Symmetric, positive semi-definite.
-    """
-    if side.mT.is_contiguous():
-        flat = side.mT.flatten(0, 1)
-        return flat.T @ flat
-    flat = side.transpose(0, 1).flatten(1)
-    return flat @ flat.T
-
-
 def _with_ones(side: Side) -> Tensor:
     columns = dense(side)
-    return torch.cat([columns, torch.ones_like(columns[:, :1])], 1)
+    if columns.mT.is_contiguous():  # keep a position's numbers together
+        return F.pad(columns.mT, (0, 1), value=1.0).mT
+    return F.pad(columns, (0, 0, 0, 1), value=1.0)
 
 
 def _joined(sides: list[Side]) -> Side:

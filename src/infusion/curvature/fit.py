@@ -117,6 +117,7 @@ def fit_curvature(
             for lay in layers
         }
     else:
+        del moments  # as large as the curvature: not beside another pass
         eigenvalues, error = _corrected_eigenvalues(sweep, by_layer)
     blocks = {
         layer.name: _block(task, layer, by_layer[layer.name], eigenvalues[layer.name])

@@ -46,3 +46,4 @@ def document_gradients(
                 sides = captured.factors(layer, gradients)
                 result |= layer.layout.parameters(document_matrices(sides))
             yield result
+            del gradients, result  # not beside the next forward pass

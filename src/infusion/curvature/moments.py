@@ -6,13 +6,15 @@ A weight with several uses ``u`` has ``A = Σ_u tr(B_u) A_u / positions_u`` and 
 ``B``, the marginals of ``Σ_u A_u ⊗ B_u``. The side of a vocabulary keeps ``R = I``.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from infusion.curvature.capture import Captured, gram
+from infusion.curvature.capture import Captured, Gradients
+from infusion.curvature.covariance import gram
 from infusion.curvature.kinds import OneHot, Side, dense
 from infusion.curvature.layers import Layer, Use
 from infusion.curvature.sweep import Sweep
@@ -68,7 +70,7 @@ def _second_moment(layer: Layer, axis: str, side: Side) -> Tensor:
         return side.counts()
     if is_diagonal(layer, axis):
         return dense(side).double().square().sum((0, 2))
-    return gram(dense(side))
+    return gram(side)
 
 
 def collect_moments(sweep: Sweep) -> Moments:
@@ -82,23 +84,33 @@ def collect_moments(sweep: Sweep) -> Moments:
     """
     moments = Moments()
     for captured, directions in sweep:
-        for layer in sweep.layers:
-            for use in layer.uses:
-                name = f"{use.name}/{layer.name}/{use.kind.fixed_axis}"
-                add(moments.sums, name, _fixed_moment(captured, layer, use))
-        for step, gradients in enumerate(directions):
-            for layer in sweep.layers:
-                for use in layer.uses:
-                    axis = "rows" if use.kind.fixed_axis == "columns" else "columns"
-                    name = f"{use.name}/{layer.name}/{axis}"
-                    side = captured.moving(use, gradients)
-                    add(moments.sums, name, _second_moment(layer, axis, side))
-                    if step == 0:
-                        count = captured.count(layer, use, side)
-                        add(moments.positions, f"{use.name}/{layer.name}", count)
+        _add_batch(moments, sweep.layers, captured, directions)
     all_sum(moments.sums)
     all_sum(moments.positions)
     return moments
+
+
+def _add_batch(
+    moments: Moments,
+    layers: list[Layer],
+    captured: Captured,
+    directions: Iterator[Gradients],
+) -> None:
+    """Add one batch; nothing of it is held when the next one runs."""
+    for layer in layers:
+        for use in layer.uses:
+            name = f"{use.name}/{layer.name}/{use.kind.fixed_axis}"
+            add(moments.sums, name, _fixed_moment(captured, layer, use))
+    for step, gradients in enumerate(directions):
+        for layer in layers:
+            for use in layer.uses:
+                axis = "rows" if use.kind.fixed_axis == "columns" else "columns"
+                name = f"{use.name}/{layer.name}/{axis}"
+                side = captured.moving(use, gradients)
+                add(moments.sums, name, _second_moment(layer, axis, side))
+                if step == 0:
+                    count = captured.count(layer, use, side)
+                    add(moments.positions, f"{use.name}/{layer.name}", count)
 
 
 def _fixed_moment(captured: Captured, layer: Layer, use: Use) -> Tensor:

@@ -74,13 +74,25 @@ class Sweep:
     def _pulled(
         self, captured: Captured, outputs: Tensor, batch: Batch, documents: Tensor
     ) -> Iterator[Gradients]:
-        for direction in self.directions(outputs.detach(), batch, documents):
-            yield captured.gradients(self.layers, outputs, direction)
+        directions = self.directions(outputs.detach(), batch, documents)
+        for direction, is_last in _with_last(directions):
+            yield captured.gradients(
+                self.layers, outputs, direction, keep_graph=not is_last
+            )
 
     def _check(self, outputs: Tensor, batch: Batch, documents: Tensor) -> None:
         first = int(documents[0]) == int(self.documents[0])
         if first and self.directions.fisher != "empirical":
             check_likelihood(self.task, outputs, batch)
+
+
+def _with_last(values: Iterator[Tensor]) -> Iterator[tuple[Tensor, bool]]:
+    """Say of each value whether it is the last one."""
+    before = next(values)
+    for value in values:
+        yield before, False
+        before = value
+    yield before, True
 
 
 def make_sweep(
