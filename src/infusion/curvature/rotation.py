@@ -21,7 +21,7 @@ _CACHED = 2**22
 """Bytes of document gradients to work on at once."""
 _TURNED = 32
 """Documents whose sides are turned at once."""
-_ALIGNED = 16
+_ALIGNED, _WIDE = 16, 512
 
 
 def squared_rotation(
@@ -114,8 +114,9 @@ def _turn(basis: Basis, side: Tensor | Patches) -> Float[Tensor, "b d t"]:
         return side
     if side.mT.is_contiguous():  # one large product instead of one per document
         width = basis.shape[1]
-        even = F.pad(basis, (0, -width % _ALIGNED))  # odd widths take half more time
-        return (side.mT @ even)[..., :width].mT
+        if width % _ALIGNED and width >= _WIDE:  # would take half more time
+            basis = F.pad(basis, (0, -width % _ALIGNED))
+        return (side.mT @ basis)[..., :width].mT
     return basis.T @ side
 
 
