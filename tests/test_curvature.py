@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import infusion as inf
 from infusion.curvature.blocks import Block, Curvature
-from infusion.curvature.capture import capturing
+from infusion.curvature.hooks import capturing
 from infusion.curvature.kinds import dense as dense_side
 from infusion.curvature.layers import cover
 from infusion.errors import DivergedError, InputError, UncoveredLayerError

@@ -27,7 +27,7 @@ from infusion.fidelity import pbrf
 from infusion.fidelity.context import Context, Model, log_odds
 from infusion.fidelity.flips import flip_labels, found, suspicion
 from infusion.fidelity.lds import lds
-from infusion.fidelity.methods import METHODS
+from infusion.fidelity.methods import METHODS, offered
 from infusion.fidelity.refine import refine
 from infusion.fidelity.rows import Rows
 from infusion.fidelity.run import run, settings
@@ -37,6 +37,7 @@ from infusion.models.cnn import SmallCNN
 from infusion.params import axpy, dot
 from infusion.records import Batch, Dataset, call_model
 from infusion.report.fidelity import flips_rows, lds_facts, lds_rows
+from infusion.report.page import report
 from infusion.tasks import classification
 from infusion.training import init_model
 
@@ -130,6 +131,12 @@ def test_every_method_scores_every_document(context: Context):
         assert torch.isfinite(values).all(), name
     assert scores["embedding"].diagonal() == pytest.approx([1.0, 1.0])
     assert scores["gradient_cosine"].abs().max() < 1 + 1e-5
+
+
+def test_only_small_networks_have_their_matrix_written_out():
+    dense = {"gauss_newton", "gauss_newton_0.01", "gauss_newton_1"}
+    assert set(METHODS) - set(offered(5_001)) == dense
+    assert offered(5_000) == list(METHODS)
 
 
 def test_gradient_scores_equal_a_loop(context: Context):
@@ -357,6 +364,13 @@ def test_a_killed_run_goes_on_where_it_stopped(finished: Path, tmp_path: Path):
 def test_a_run_of_other_settings_is_refused(finished: Path):
     with pytest.raises(InputError, match="must keep the inputs"):
         run(replace(tiny(LDSConfig), subsets=4), finished)
+
+
+def test_a_fidelity_folder_has_no_page(finished: Path):
+    with pytest.raises(
+        InputError, match=r"got a folder of `infusion fidelity` \(lds\)"
+    ):
+        report(finished)
 
 
 def test_results_hold_no_path_and_draw_the_tables(

@@ -1,6 +1,7 @@
 """Values that would give wrong numbers without a word are refused."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import jaxtyping
@@ -45,6 +46,11 @@ def craft(**options: Any) -> inf.Edits:
     return inf.craft(task, DATA, chosen, solved(task), budget=budget, **options)
 
 
+def trained(**recipe: Any) -> None:
+    given = {"epochs": 1, "batch_size": 2} | recipe
+    inf.train(make_task(), DATA, TrainConfig(**given), seed=0)
+
+
 @pytest.fixture
 def no_type_check() -> Iterator[None]:
     """As users run it: types are checked at run time in these tests only."""
@@ -70,6 +76,30 @@ def no_type_check() -> Iterator[None]:
                 seed=0,
             ),
             "order must be one of fixed, fresh, got 'any'",
+        ),
+        (
+            lambda: trained(lr=-0.1),
+            "lr of the training recipe must be > 0 and finite, got -0.1",
+        ),
+        (
+            lambda: trained(lr=float("nan")),
+            "lr of the training recipe must be > 0 and finite, got nan",
+        ),
+        (
+            lambda: trained(batch_size=0),
+            "batch_size of the training recipe must be ≥ 1, got 0",
+        ),
+        (
+            lambda: trained(momentum=1.0),
+            r"momentum of the training recipe must be in \[0, 1\), got 1.0",
+        ),
+        (
+            lambda: trained(weight_decay=-1.0),
+            "weight_decay of the training recipe must be ≥ 0 and finite, got -1.0",
+        ),
+        (
+            lambda: trained(gamma=0.0),
+            "gamma of the training recipe must be > 0 and finite, got 0.0",
         ),
         (lambda: craft(budget=LInf(0.001)), "at least one storage level, 1/255"),
         (
@@ -132,6 +162,30 @@ def test_a_loss_must_be_one_value_per_document(loss: Any) -> None:
         inf.influence(task, DATA, solved(make_task()))
     with pytest.raises(InputError, match=message):
         inf.train(task, DATA, TrainConfig(epochs=1, batch_size=2), seed=0)
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        lambda model, batch: model(batch.inputs).detach(),
+        lambda _, batch: make_task().model(batch.inputs),
+    ],
+    ids=["detached", "another model"],
+)
+def test_losses_that_no_parameter_moves_have_no_influence(outputs: Any) -> None:
+    task = make_task()
+    blind = replace(task, outputs=outputs)
+    with pytest.raises(InputError, match="must depend on the parameters of the task's"):
+        inf.influence(blind, DATA, solved(task))
+
+
+def test_labels_without_an_output_are_named() -> None:
+    data = inf.Dataset(DATA.inputs, DATA.labels + 2, levels=255, valid=(0.0, 1.0))
+    message = r"labels must lie in 0…2, one output each, got 2…4; give the model as"
+    with pytest.raises(InputError, match=message):
+        inf.train(make_task(), data, TrainConfig(epochs=1, batch_size=6), seed=0)
+    with pytest.raises(InputError, match=message):
+        inf.fit_ekfac(make_task(), data, fisher="empirical")
 
 
 def test_a_gradient_of_another_model_is_refused() -> None:

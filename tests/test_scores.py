@@ -225,7 +225,7 @@ def test_self_influence_weights_rare_directions(texts: Dataset) -> None:
 
 
 def test_a_memory_limit_changes_the_way_and_not_the_scores(texts: Dataset) -> None:
-    from infusion.curvature.capture import shared_uses
+    from infusion.curvature.hooks import shared_uses
     from infusion.curvature.layers import survey
     from infusion.curvature.plan import make_plan
 

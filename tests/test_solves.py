@@ -356,8 +356,16 @@ def test_unusable_curvature_files_are_refused(
     path.write_bytes(whole[:-9])
     with pytest.raises(ArtefactError, match="must be a whole file"):
         inf.load_curvature(path, net)
-    path.write_bytes(whole.replace(b"infusion curvature 1", b"infusion curvature 0"))
+    path.write_bytes(whole[:-9] + bytes(9))
+    with pytest.raises(ArtefactError, match="its numbers were altered"):
+        inf.load_curvature(path, net)
+    path.write_bytes(whole.replace(b"infusion curvature 2", b"infusion curvature 0"))
     with pytest.raises(ArtefactError, match="format 'infusion curvature 0'"):
+        inf.load_curvature(path, net)
+    path.write_bytes(whole)
+    with torch.no_grad():
+        net.get_parameter("0.weight")[0, 0] += 1e-3
+    with pytest.raises(InputError, match="the weights it was fitted at, sha256 "):
         inf.load_curvature(path, net)
 
 

@@ -20,7 +20,14 @@ from infusion.errors import DivergedError, InputError
 from infusion.params import Params, is_finite
 from infusion.records import Batch, Dataset, Measurement, Task
 from infusion.sharding import all_cat, shard
-from infusion.tasks import batches, check_task, evaluating, functional_losses
+from infusion.tasks import (
+    batches,
+    check_task,
+    evaluating,
+    first_parameter,
+    functional_losses,
+    losses,
+)
 
 
 def gradient(task: Task, measurement: Measurement) -> Params:
@@ -110,6 +117,27 @@ def along(task: Task, ihvp: Params) -> Params:
     return {name: own[name].detach() for name in ihvp}
 
 
+def _check_reached(task: Task, data: Dataset, names: list[str]) -> None:
+    """Refuse losses that no parameter moves: forward mode would find zeros."""
+    batch = data.batch(torch.tensor([0]), like=first_parameter(task))
+    moved = [task.model.get_parameter(name) for name in names]
+    trainable = [p for p in moved if p.requires_grad]
+    if not trainable:  # frozen since the IHVP was solved: forward mode does not mind
+        return
+    with evaluating(task.model), torch.enable_grad():
+        loss = losses(task, task.outputs(task.model, batch), batch).sum()
+        reached = loss.requires_grad and any(
+            found is not None
+            for found in torch.autograd.grad(loss, trainable, allow_unused=True)
+        )
+    if not reached:
+        raise InputError(
+            "the losses must depend on the parameters of the task's model that the IHVP"
+            " names, got losses that depend on none; do not detach the outputs, and use"
+            " the model handed in"
+        )
+
+
 def at_least_float32(scores: Tensor) -> Tensor:
     """Give scores of a half-precision model a dtype that other libraries read.
 
@@ -147,11 +175,13 @@ def influence(
         dtype; positive documents support the measurement.
 
     Raises:
-        InputError: The IHVP does not fit the model.
+        InputError: The IHVP does not fit the model, or the losses do not depend on
+            the parameters it names.
         DivergedError: A score is not finite.
     """
     check_task(task, data)
     params = along(task, ihvp)
+    _check_reached(task, data, list(params))
     scores = []
     own = torch.arange(len(data))[shard(len(data))]
     with evaluating(task.model), torch.no_grad():

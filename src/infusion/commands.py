@@ -256,7 +256,7 @@ def fidelity(  # noqa: PLR0917
     """Measure scores against retraining on random subsets, or on flipped labels.
 
     Args:
-        suite: digits, mnist or cifar10.
+        suite: digits, digits-mlp, mnist or cifar10.
         data: Folder of idx files for mnist, of pictures for cifar10.
         subsets: Random halves of the training documents, 100 unless given.
         seeds: Fresh seeds per subset, or base models with flipped labels, 3.

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 
 from infusion.attribution import directional_losses
-from infusion.curvature.capture import shared_uses
+from infusion.curvature.hooks import shared_uses
 from infusion.curvature.layers import Coverage, survey
 from infusion.curvature.plan import Plan, make_plan
 from infusion.curvature.sweep import check_gradients, loss_gradients

@@ -1,7 +1,9 @@
 """Parameters, gradients and IHVPs are all ``dict[str, Tensor]``."""
 
+import hashlib
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Params = dict[str, Tensor]
 
@@ -43,3 +45,31 @@ def axpy(scale: float, x: Params, y: Params) -> Params:
         A new vector.
     """
     return {n: scale * v + y[n] for n, v in x.items()}
+
+
+def params_sha256(values: Params) -> str:
+    """Hash tensors bit for bit, a model's state or a gradient.
+
+    Args:
+        values: By name.
+
+    Returns:
+        sha256 hex digest over names and bytes, in the order of names.
+    """
+    total = hashlib.sha256()
+    for name in sorted(values):
+        flat = values[name].detach().cpu().contiguous().flatten().view(torch.uint8)
+        total.update(name.encode() + flat.numpy().tobytes())
+    return total.hexdigest()
+
+
+def model_sha256(model: nn.Module) -> str:
+    """Hash a model's parameters and buffers bit for bit.
+
+    Args:
+        model: On any device.
+
+    Returns:
+        sha256 hex digest.
+    """
+    return params_sha256(dict(model.named_parameters()) | dict(model.named_buffers()))

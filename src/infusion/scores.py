@@ -17,8 +17,9 @@ from torch import Tensor
 
 from infusion.attribution import along, at_least_float32
 from infusion.curvature.blocks import Curvature
-from infusion.curvature.capture import Captured, Gradients, shared_uses
+from infusion.curvature.capture import Captured, Gradients
 from infusion.curvature.filters import damped
+from infusion.curvature.hooks import shared_uses
 from infusion.curvature.kinds import OneHot, dense, token_axis
 from infusion.curvature.layers import Layer, survey
 from infusion.curvature.plan import make_plan

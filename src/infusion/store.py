@@ -1,4 +1,4 @@
-"""A run folder: what was asked, what it ran on, and every artefact with its inputs.
+"""A run folder: every artefact with the inputs it was made from.
 
 An artefact ``NAME`` is a file plus ``NAME.record.json`` holding the sha256 of the file
 and of the inputs it was made from. Both are written under a temporary name and then
@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infusion.errors import ArtefactError, InputError
+from infusion.errors import ArtefactError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -365,64 +365,3 @@ class Store:
         }
         write_whole(self.root / name, content)
         write_whole(self.root / (name + RECORD), (json.dumps(record) + "\n").encode())
-
-
-def refuse_other_config(root: Path, text: str) -> None:
-    """Keep a run folder to the configuration it was started with.
-
-    Args:
-        root: Run folder, existing or not.
-        text: Content of ``config.yaml`` for this run; written if there is none.
-
-    Raises:
-        InputError: The folder holds another configuration, whose first difference is
-            named, or cannot be written to.
-    """
-    path = root / "config.yaml"
-    if not path.exists():
-        try:
-            write_whole(path, text.encode())
-        except OSError as error:
-            raise InputError(
-                f"--out must name a folder that can be written to, got {root}: "
-                f"{error.strerror}; choose another --out"
-            ) from error
-        return
-    old = path.read_text("utf-8", errors="replace").splitlines()
-    new = text.splitlines()
-    if old != new:
-        differ = [(a, b) for a, b in zip(old, new, strict=False) if a != b]
-        have, want = differ[0] if differ else (f"{len(old)} lines", f"{len(new)} lines")
-        raise InputError(
-            f"a run folder must keep the inputs it was started with, got "
-            f"{want.strip()!r} where {path} says {have.strip()!r}; choose another --out"
-        )
-
-
-def refuse_other_environment(root: Path) -> None:
-    """Keep a run folder to the processor and libraries it was started with.
-
-    Args:
-        root: Run folder; ``environment.json`` is written if there is none.
-
-    Raises:
-        ArtefactError: The folder was started elsewhere: its bits would be mixed.
-    """
-    path, here = root / "environment.json", environment()
-    if not path.exists():
-        write_whole(path, json_bytes(here))
-        return
-    try:
-        there = dict(json.loads(path.read_text("utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ArtefactError(
-            f"{path} must be a JSON object, got a truncated or altered file; restore "
-            "it or choose another --out"
-        ) from error
-    for name, value in here.items():
-        if there.get(name) != value:
-            raise ArtefactError(
-                f"a run must be continued where it was started, got {name} {value} "
-                f"where {path} says {there.get(name)}; choose another --out, and "
-                "--base for its base model"
-            )

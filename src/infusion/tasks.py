@@ -47,8 +47,18 @@ def cross_entropy(outputs: Float[Tensor, "b c"], batch: Batch) -> Float[Tensor, 
 
     Returns:
         One loss per document.
+
+    Raises:
+        InputError: A label is no output.
     """
-    return F.cross_entropy(outputs, batch.labels, reduction="none")
+    try:
+        return F.cross_entropy(outputs, batch.labels, reduction="none")
+    except IndexError as error:
+        raise InputError(
+            f"labels must lie in 0…{outputs.shape[1] - 1}, one output each, got "
+            f"{int(batch.labels.min())}…{int(batch.labels.max())}; give the model as "
+            "many outputs as there are classes"
+        ) from error
 
 
 def losses(task: Task, outputs: Tensor, batch: Batch) -> Float[Tensor, " b"]:

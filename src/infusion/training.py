@@ -103,6 +103,23 @@ def train(
     return final
 
 
+def _check_recipe(config: TrainConfig) -> None:
+    check_choice("optimiser", config.optimiser, tuple(OPTIMISERS))
+    check_choice("order", config.order, ("fixed", "fresh"))
+    for name, fits, must in (
+        ("batch_size", config.batch_size >= 1, "≥ 1"),
+        ("lr", 0 < config.lr < math.inf, "> 0 and finite"),
+        ("momentum", 0 <= config.momentum < 1, "in [0, 1)"),
+        ("weight_decay", 0 <= config.weight_decay < math.inf, "≥ 0 and finite"),
+        ("gamma", 0 < config.gamma < math.inf, "> 0 and finite"),
+    ):
+        if not fits:
+            raise InputError(
+                f"{name} of the training recipe must be {must}, got "
+                f"{getattr(config, name)}; choose another"
+            )
+
+
 def train_epochs(
     task: Task,
     data: Dataset,
@@ -126,13 +143,12 @@ def train_epochs(
         The state after each epoch; consume all to train to the end.
 
     Raises:
-        InputError: The optimiser or the order is none of the choices, or the loss is
-            not one value per document.
+        InputError: A setting of the recipe cannot be used, or the loss is not one
+            value per document.
         ArtefactError: ``start`` is of another architecture, optimiser or data order.
         DivergedError: A training loss became NaN or infinite.
     """
-    check_choice("optimiser", config.optimiser, tuple(OPTIMISERS))
-    check_choice("order", config.order, ("fixed", "fresh"))
+    _check_recipe(config)
     task.model.train()
     if config.channels_last:
         task.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

@@ -89,6 +89,7 @@ class Curvature:
             identity.
         num_documents: How many documents it was fitted on.
         skipped: Modules left out on request, with their parameter counts.
+        weights_sha256: Hash of the model's parameters and buffers it was fitted at.
         sampling_error: Estimated relative error of the eigenvalues from having seen
             ``num_documents`` and not all, in the Frobenius norm; 0 where all were seen,
             None where it was not measured.
@@ -99,6 +100,7 @@ class Curvature:
     fisher: Fisher | None
     num_documents: int
     skipped: dict[str, int]
+    weights_sha256: str
     sampling_error: float | None = None
 
     def to(self, device: torch.device) -> "Curvature":

@@ -20,7 +20,7 @@ from infusion.curvature.gradients import document_gradients
 from infusion.curvature.layers import cover
 from infusion.curvature.layout import Layout
 from infusion.errors import InputError, check_choice
-from infusion.params import Params
+from infusion.params import Params, model_sha256
 from infusion.records import Dataset, Task
 from infusion.sharding import all_sum
 from infusion.tasks import batches, evaluating, functional_losses
@@ -81,7 +81,8 @@ def fit_dense(
         eigenvalues = torch.where(eigenvalues.abs() <= rounding, 0.0, eigenvalues)
     dtype = task.model.get_parameter(names[0]).dtype
     block = Block(layout, basis.to(dtype), None, eigenvalues.to(dtype)[:, None])
-    return Curvature({"all": block}, kind, used, len(data), skipped, 0.0)
+    weights = model_sha256(task.model)
+    return Curvature({"all": block}, kind, used, len(data), skipped, weights, 0.0)
 
 
 def _gauss_newton(layout: Layout, stream: Iterator[Params]) -> Float[Tensor, "p p"]:

@@ -15,13 +15,14 @@ Source: George et al. (2018), arXiv 1806.03884, eq. 12; Eschenhagen et al. (2023
 import math
 import warnings
 from collections.abc import Callable, Iterator
+from typing import get_args
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from infusion.configs import Fisher
-from infusion.curvature.blocks import Block, Curvature, Kind
+from infusion.configs import Fisher, FittedKind
+from infusion.curvature.blocks import Block, Curvature
 from infusion.curvature.capture import Captured, Gradients
 from infusion.curvature.fisher import Directions, check_fisher
 from infusion.curvature.layers import Layer, cover
@@ -35,19 +36,19 @@ from infusion.curvature.moments import (
 from infusion.curvature.rotation import squared_rotation
 from infusion.curvature.sweep import Sweep, make_sweep
 from infusion.errors import InputError, check_choice
-from infusion.params import Params
+from infusion.params import Params, model_sha256
 from infusion.records import Dataset, Task
 from infusion.sharding import all_sum
 from infusion.tasks import check_task
 
-FITTED = ("identity", "diagonal", "kfac", "ekfac")
+FITTED = get_args(FittedKind)
 
 
 def fit_curvature(
     task: Task,
     data: Dataset,
     *,
-    kind: Kind = "ekfac",
+    kind: FittedKind = "ekfac",
     fisher: Fisher | None = None,
     skip: tuple[str, ...] = (),
     draws: int = 1,
@@ -124,7 +125,9 @@ def fit_curvature(
         for layer in layers
     }
     fitted = None if kind == "identity" else fisher
-    return Curvature(blocks, kind, fitted, len(sweep.documents), skipped, error)
+    weights = model_sha256(task.model)
+    count = len(sweep.documents)
+    return Curvature(blocks, kind, fitted, count, skipped, weights, error)
 
 
 def fit_ekfac(

@@ -88,7 +88,7 @@ def dense(side: Side) -> Float[Tensor, "b d t"]:
 
 
 @dataclass(frozen=True)
-class Kind:
+class LayerKind:
     """A way to read a layer.
 
     Attributes:
@@ -257,13 +257,13 @@ def _summed(module: nn.Module, values: Tensor, size: int) -> Float[Tensor, "b p"
     return values.reshape(len(values), -1, size).sum(1)
 
 
-_LINEAR = Kind(_channels_last, _output_gradient(_channels_last))
-_CONV1D = Kind(_windows, _output_gradient(_channels_first))
-_CONV2D = Kind(_patches, _output_gradient(_channels_first))
-_GPT2 = Kind(_channels_last, _output_gradient(_channels_last), fixed_axis="rows")
-_EMBEDDING = Kind(_one_hot, _output_gradient(_channels_last), fixed_axis="rows")
-_NORM = Kind(_one, _norm_gradient, stacks=True)
-BIAS = Kind(_one, _bias_gradient, stacks=True)
+_LINEAR = LayerKind(_channels_last, _output_gradient(_channels_last))
+_CONV1D = LayerKind(_windows, _output_gradient(_channels_first))
+_CONV2D = LayerKind(_patches, _output_gradient(_channels_first))
+_GPT2 = LayerKind(_channels_last, _output_gradient(_channels_last), fixed_axis="rows")
+_EMBEDDING = LayerKind(_one_hot, _output_gradient(_channels_last), fixed_axis="rows")
+_NORM = LayerKind(_one, _norm_gradient, stacks=True)
+BIAS = LayerKind(_one, _bias_gradient, stacks=True)
 """A bias whose weight is frozen or shared."""
 
 _CHANNELS_FIRST = (
@@ -274,7 +274,7 @@ _CHANNELS_FIRST = (
     nn.BatchNorm3d,
     nn.GroupNorm,
 )
-_KINDS: dict[type[nn.Module], Kind] = {
+_KINDS: dict[type[nn.Module], LayerKind] = {
     nn.Linear: _LINEAR,
     nn.Conv1d: _CONV1D,
     nn.Conv2d: _CONV2D,
@@ -289,7 +289,7 @@ _KINDS: dict[type[nn.Module], Kind] = {
 _NORM_NAMES = ("RMSNorm", "LayerNorm")
 
 
-def kind_of(module: nn.Module) -> Kind | None:
+def kind_of(module: nn.Module) -> LayerKind | None:
     """Find out how a layer enters its weight.
 
     Subclasses of torch's layers may compute something else, so only the layers

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from infusion.curvature.kinds import BIAS, Kind, kind_of
+from infusion.curvature.kinds import BIAS, LayerKind, kind_of
 from infusion.curvature.layout import Form, Layout
 from infusion.errors import InputError, UncoveredLayerError
 
@@ -28,7 +28,7 @@ class Use:
 
     name: str
     module: nn.Module
-    kind: Kind
+    kind: LayerKind
     parameters: tuple[str, ...]
 
 
@@ -148,8 +148,8 @@ def _ancestors(name: str) -> list[str]:
 
 
 def _parts(
-    kind: Kind, own: Mapping[str, Tensor], tied: set[str]
-) -> list[tuple[Kind, tuple[str, ...]]]:
+    kind: LayerKind, own: Mapping[str, Tensor], tied: set[str]
+) -> list[tuple[LayerKind, tuple[str, ...]]]:
     """Split a module's trainable parameters into blocks."""
     if (kind.stacks or "weight" in own) and not tied:
         return [(kind, tuple(sorted(own, reverse=True)))]  # weight before bias

@@ -12,11 +12,18 @@ from torch import nn
 from infusion.curvature.blocks import Block, Curvature
 from infusion.curvature.layout import Layout
 from infusion.errors import ArtefactError, InputError
-from infusion.params import Params
+from infusion.params import Params, model_sha256, params_sha256
 
 _PARTS = ("row_basis", "column_basis", "eigenvalues")
-_OWN = ("kind", "fisher", "num_documents", "skipped", "sampling_error")
-_FORMAT = "infusion curvature 1"
+_OWN = (
+    "kind",
+    "fisher",
+    "num_documents",
+    "skipped",
+    "weights_sha256",
+    "sampling_error",
+)
+_FORMAT = "infusion curvature 2"
 _LENGTH = 8
 """Bytes of the header's length at the start of a safetensors file."""
 
@@ -40,7 +47,12 @@ def to_bytes(curvature: Curvature, *, origin: Any = None) -> bytes:
     }
     blocks = {name: asdict(block.layout) for name, block in curvature.blocks.items()}
     facts = {name: getattr(curvature, name) for name in _OWN}
-    header = facts | {"format": _FORMAT, "blocks": blocks, "origin": origin}
+    header = facts | {
+        "format": _FORMAT,
+        "blocks": blocks,
+        "origin": origin,
+        "tensors_sha256": params_sha256(tensors),
+    }
     return save(tensors, metadata={"infusion": json.dumps(header, sort_keys=True)})
 
 
@@ -55,11 +67,11 @@ def from_bytes(content: bytes, model: nn.Module) -> Curvature:
         The curvature.
 
     Raises:
-        ArtefactError: It is truncated, or not a curvature of this format.
-        InputError: It is of another model.
+        ArtefactError: It is truncated, altered, or not a curvature of this format.
+        InputError: It is of another model, or of other weights.
     """
     try:
-        tensors, header = load(content), _header(content)
+        tensors, header = _read(content)
         blocks = {
             name: Block(
                 layout=Layout(
@@ -84,13 +96,16 @@ def from_bytes(content: bytes, model: nn.Module) -> Curvature:
     return found.to(device)
 
 
-def _header(content: bytes) -> dict[str, Any]:
+def _read(content: bytes) -> tuple[Params, dict[str, Any]]:
+    tensors = load(content)
     length = int.from_bytes(content[:_LENGTH], "little")
     metadata = json.loads(content[_LENGTH : _LENGTH + length])["__metadata__"]
     header = json.loads(metadata["infusion"])
     if header["format"] != _FORMAT:
         raise ValueError(f"format {header['format']!r}")
-    return header
+    if header["tensors_sha256"] != params_sha256(tensors):
+        raise ValueError("its numbers were altered")
+    return tensors, header
 
 
 def _check_model(curvature: Curvature, model: nn.Module) -> None:
@@ -102,6 +117,13 @@ def _check_model(curvature: Curvature, model: nn.Module) -> None:
                     f"a curvature must be of the model it is used with, got {shape} "
                     f"for {name} where the model has {own.get(name)}; fit it again"
                 )
+    weights = model_sha256(model)
+    if weights != curvature.weights_sha256:
+        raise InputError(
+            "a curvature must be used at the weights it was fitted at, sha256 "
+            f"{curvature.weights_sha256[:12]}…, got {weights[:12]}…; load those "
+            "weights, or fit it again"
+        )
 
 
 def save_curvature(
@@ -137,8 +159,8 @@ def load_curvature(path: Path | str, model: nn.Module) -> Curvature:
         The curvature.
 
     Raises:
-        ArtefactError: The file is missing, truncated or not a curvature.
-        InputError: It is of another model.
+        ArtefactError: The file is missing, truncated, altered or not a curvature.
+        InputError: It is of another model, or of other weights.
     """
     path = Path(path)
     if not path.is_file():

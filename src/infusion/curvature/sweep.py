@@ -10,10 +10,9 @@ from torch import Tensor
 from infusion.curvature.capture import (
     Captured,
     Gradients,
-    capturing,
-    shared_uses,
 )
 from infusion.curvature.fisher import Directions, check_likelihood
+from infusion.curvature.hooks import capturing, shared_uses
 from infusion.curvature.layers import Layer
 from infusion.curvature.rotation import document_matrices
 from infusion.errors import InputError

@@ -8,8 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from infusion.attribution import gradient
-from infusion.configs import Fisher
-from infusion.curvature.blocks import Curvature, Kind
+from infusion.configs import Fisher, FittedKind
+from infusion.curvature.blocks import Curvature
+from infusion.curvature.dense import fit_dense
 from infusion.curvature.fit import fit_curvature
 from infusion.curvature.gradients import document_gradients
 from infusion.params import Params
@@ -60,7 +61,9 @@ class Model:
     skip: tuple[str, ...]
     seed: int
 
-    def curvature(self, kind: Kind = "ekfac", fisher: Fisher = "sampled") -> Curvature:
+    def curvature(
+        self, kind: FittedKind = "ekfac", fisher: Fisher = "sampled"
+    ) -> Curvature:
         """Fit a curvature, or return the fit of an earlier call."""
         if (kind, fisher) not in self._fitted:
             self._fitted[kind, fisher] = fit_curvature(
@@ -75,7 +78,18 @@ class Model:
         return self._fitted[kind, fisher]
 
     @cached_property
-    def _fitted(self) -> dict[tuple[Kind, Fisher], Curvature]:
+    def gauss_newton(self) -> Curvature:
+        """The exact Gauss–Newton matrix of a small network."""
+        return fit_dense(
+            self.task,
+            self.train,
+            fisher="exact",
+            skip=self.skip,
+            batch_size=BATCH_SIZE,
+        )
+
+    @cached_property
+    def _fitted(self) -> dict[tuple[FittedKind, Fisher], Curvature]:
         return {}
 
     @cached_property

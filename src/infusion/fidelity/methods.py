@@ -19,8 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from infusion.configs import Fisher
-from infusion.curvature.blocks import Kind
+from infusion.configs import Fisher, FittedKind
 from infusion.fidelity.context import Context
 from infusion.fidelity.refine import refine
 from infusion.params import dot
@@ -88,7 +87,7 @@ def preconditioned(
     context: Context,
     *,
     damping_ratio: float = 0.1,
-    kind: Kind = "ekfac",
+    kind: FittedKind = "ekfac",
     fisher: Fisher = "sampled",
 ) -> Float[Tensor, "m n"]:
     """Influence by a fitted curvature.
@@ -126,6 +125,24 @@ def refined(context: Context) -> Float[Tensor, "m n"]:
     )
 
 
+def gauss_newton(
+    context: Context, *, damping_ratio: float = 0.1
+) -> Float[Tensor, "m n"]:
+    """Influence by the exact Gauss–Newton matrix, written out.
+
+    Args:
+        context: Model, documents and probes.
+        damping_ratio: ``λ`` over the mean eigenvalue of the whole matrix.
+
+    Returns:
+        ``−∇fᵀ (G + λI)⁻¹ ∇ℓᵢ / n``.
+    """
+    dense = context.model.gauss_newton
+    return context.influences(
+        [dense.solve(g, damping_ratio=damping_ratio) for g in context.gradients]
+    )
+
+
 METHODS: dict[str, Method] = {
     "random": draw,
     "embedding": embedding,
@@ -138,4 +155,22 @@ METHODS: dict[str, Method] = {
     "ekfac_1": partial(preconditioned, damping_ratio=1.0),
     "ekfac_exact_fisher": partial(preconditioned, fisher="exact"),
     "ekfac_cg": refined,
+    "gauss_newton": gauss_newton,
+    "gauss_newton_0.01": partial(gauss_newton, damping_ratio=0.01),
+    "gauss_newton_1": partial(gauss_newton, damping_ratio=1.0),
 }
+MOST_DENSE = 5_000
+"""Parameters of the largest network whose Gauss–Newton matrix is written out."""
+
+
+def offered(parameters: int) -> list[str]:
+    """Name the methods for a network of some size.
+
+    Args:
+        parameters: Trainable ones.
+
+    Returns:
+        Keys of ``METHODS``.
+    """
+    is_small = parameters <= MOST_DENSE
+    return [n for n in METHODS if is_small or not n.startswith("gauss_newton")]

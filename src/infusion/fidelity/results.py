@@ -11,7 +11,7 @@ from infusion.configs import FlipsConfig, LDSConfig, SuiteConfig
 from infusion.fidelity.flips import INSPECTED
 from infusion.fidelity.jobs import CHUNK, score_file
 from infusion.fidelity.lds import correlations, group_predictions
-from infusion.fidelity.methods import METHODS
+from infusion.fidelity.methods import offered
 from infusion.fidelity.rows import Rows
 from infusion.fidelity.subsets import fresh_seeds, membership, probe_positions
 from infusion.fidelity.suites import Suite
@@ -42,7 +42,7 @@ def collect_lds(
     measured = _measured(config, retrains)
     predicted = {
         name: group_predictions(_scores(config, store, name), members)
-        for name in METHODS
+        for name in offered(suite.parameters)
     }
     each = {
         name: {kind: correlations(sums, values) for kind, values in measured.items()}

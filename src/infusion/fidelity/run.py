@@ -14,20 +14,19 @@ from infusion.config_files import to_yaml
 from infusion.configs import FlipsConfig, LDSConfig
 from infusion.errors import InputError
 from infusion.fidelity import jobs
-from infusion.fidelity.methods import METHODS
+from infusion.fidelity.methods import offered
 from infusion.fidelity.results import collect_flips, collect_lds
 from infusion.fidelity.rows import Rows
 from infusion.fidelity.subsets import check_lds, fresh_seeds, probe_positions
 from infusion.fidelity.suites import Suite, open_suite, suite_config
 from infusion.measure import accuracy
 from infusion.parallel import side_by_side
+from infusion.run_folder import refuse_other_config, refuse_other_environment
 from infusion.store import (
     Store,
     digest,
     environment,
     json_bytes,
-    refuse_other_config,
-    refuse_other_environment,
 )
 
 
@@ -43,7 +42,7 @@ def settings(
     """Turn what was asked for into settings; ``None`` is the default.
 
     Args:
-        suite: digits, mnist or cifar10.
+        suite: digits, digits-mlp, mnist or cifar10.
         data: Folder of its data.
         subsets: Random subsets to retrain on.
         seeds: Fresh seeds per subset, or base models with flipped labels.
@@ -131,7 +130,8 @@ def _run_lds(
         "skip": config.suite.skip,
         "probes": probe_positions(config, len(suite.test)),
     }
-    _score(config, store, threads, {**decides, **base})
+    names = offered(suite.parameters)
+    _score(config, store, threads, {**decides, **base}, names)
     retrains = Rows(store.root / "retrains.jsonl", ("subset", "seed"), digest(decides))
     wanted = [
         (index, seed)
@@ -152,16 +152,20 @@ def _run_lds(
 
 
 def _score(
-    config: LDSConfig, store: Store, threads: int, decides: dict[str, Any]
+    config: LDSConfig,
+    store: Store,
+    threads: int,
+    decides: dict[str, Any],
+    names: list[str],
 ) -> None:
     """Score by every method whose scores the folder does not hold yet.
 
     The dearest methods stand last in the list and are started first.
     """
-    inputs = {name: {**decides, "method": name} for name in METHODS}
+    inputs = {name: {**decides, "method": name} for name in names}
     missing = [
         (store.root, config, inputs[name], name, first)
-        for name in reversed(METHODS)
+        for name in reversed(names)
         for first in range(0, config.probes, jobs.CHUNK)
         if not store.has(jobs.score_file(name, first), inputs[name])
     ]

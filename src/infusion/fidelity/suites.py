@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 
 import torch
 from torch import nn
@@ -42,8 +42,20 @@ def _from_preset(preset: Preset) -> Source:
     return Source(small.data, small.train, small.curvature.skip, preset.load, model)
 
 
+def _perceptron() -> nn.Module:
+    """2,410 parameters: few enough to write their Gauss–Newton matrix out."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+
+
 SUITES = {
     "digits": _from_preset(digits.PRESET),
+    "digits-mlp": Source(
+        digits.PRESET.configs["small"].data,
+        TrainConfig(epochs=30, batch_size=32, lr=0.1),
+        (),
+        digits.PRESET.load,
+        _perceptron,
+    ),
     "mnist": Source(mnist.DATA, mnist.TRAIN, (), mnist.load, mnist.make_model),
     "cifar10": _from_preset(cifar10.PRESET),
 }
@@ -82,6 +94,11 @@ class Suite:
         if self.config.train.channels_last:
             model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         return classification(model)
+
+    @cached_property
+    def parameters(self) -> int:
+        """Trainable parameters of the network."""
+        return sum(p.numel() for p in self.make_task(0).model.parameters())
 
     def fit(self, documents: Dataset, seed: int) -> Task:
         """Train from scratch on any documents: initialisation and orders of a seed."""

@@ -1,6 +1,5 @@
 """Pairs and retrains side by side: one process and one thread each."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import lru_cache
@@ -14,7 +13,7 @@ from infusion.configs import Arm, RunConfig
 from infusion.curvature.blocks import Curvature
 from infusion.measure import accuracy, behaviours
 from infusion.parallel import side_by_side
-from infusion.params import Params
+from infusion.params import params_sha256
 from infusion.presets import find_preset
 from infusion.presets.base import base_model
 from infusion.presets.context import Pair, Run, checkpoint_file
@@ -56,22 +55,6 @@ def job_inputs(run: Run, pairs: list[Pair], arm: Arm) -> dict[str, Any]:
     }
 
 
-def model_sha256(model: Params) -> str:
-    """Hash weights and buffers bit for bit.
-
-    Args:
-        model: State of a model.
-
-    Returns:
-        sha256 hex digest.
-    """
-    total = hashlib.sha256()
-    for name in sorted(model):
-        values = model[name].detach().cpu().contiguous().flatten().view(torch.uint8)
-        total.update(name.encode() + values.numpy().tobytes())
-    return total.hexdigest()
-
-
 @lru_cache(maxsize=1)
 def _run(root: str, config: RunConfig) -> Run:
     """Open the run in a worker, once per process."""
@@ -110,7 +93,7 @@ def _retrain(root: str, config: RunConfig, pairs: list[Pair], arm: Arm) -> None:
         return {
             "behaviours": [asdict(b) for b in behaviours(task, run.test, probes)],
             "accuracy": accuracy(task, run.test),
-            "model_sha256": model_sha256(final.model),
+            "model_sha256": params_sha256(final.model),
             "threads": torch.get_num_threads(),
             "environment": environment(),
         }

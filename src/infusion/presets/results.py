@@ -6,9 +6,9 @@ from typing import Any
 
 from infusion.configs import CONTROLS, Arm
 from infusion.measure import Behaviour, behaviours, bootstrap_mean, rank_correlation
-from infusion.params import Params
+from infusion.params import Params, params_sha256
 from infusion.presets.context import Pair, Run, checkpoint_file
-from infusion.presets.jobs import job_file, model_sha256
+from infusion.presets.jobs import job_file
 from infusion.records import Task
 from infusion.store import environment
 
@@ -173,4 +173,4 @@ def _replay_is_identical(run: Run, rows: list[dict[str, Any]]) -> bool | None:
     model = {
         k.removeprefix("model."): v for k, v in final.items() if k.startswith("model.")
     }
-    return rows[0]["arms"]["clean_replay"]["model_sha256"] == model_sha256(model)
+    return rows[0]["arms"]["clean_replay"]["model_sha256"] == params_sha256(model)

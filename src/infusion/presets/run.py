@@ -18,11 +18,10 @@ from infusion.presets.jobs import infuse_all, retrain_all
 from infusion.presets.pairs import list_pairs
 from infusion.presets.results import collect
 from infusion.report.page import report
+from infusion.run_folder import refuse_other_config, refuse_other_environment
 from infusion.store import (
     Store,
     json_bytes,
-    refuse_other_config,
-    refuse_other_environment,
 )
 
 

@@ -15,16 +15,16 @@ from infusion.curvature.layers import cover
 from infusion.data.hashing import dataset_hash
 from infusion.errors import DivergedError, InputError
 from infusion.measure import behaviours, log_prob
-from infusion.params import Params
+from infusion.params import Params, params_sha256
 from infusion.presets import find_preset
 from infusion.presets.base import base_model, epoch_accuracies
 from infusion.presets.checks import check_base, check_damping
 from infusion.presets.context import Pair, Run, checkpoint_file
-from infusion.presets.jobs import model_sha256
 from infusion.presets.own import load_question
 from infusion.presets.pairs import list_pairs
 from infusion.records import Dataset, Measurement, Task
-from infusion.store import Store, refuse_other_config, refuse_other_environment
+from infusion.run_folder import refuse_other_config, refuse_other_environment
+from infusion.store import Store
 from infusion.tasks import check_batch_size, first_parameter
 
 
@@ -74,7 +74,7 @@ class Subject:
         """Return what stored scores must have been measured by."""
         if self.pairs is not None:
             return self.pairs
-        shas = [model_sha256(pulled) for pulled in self.measured.gradients]
+        shas = [params_sha256(pulled) for pulled in self.measured.gradients]
         return [list(pair) for pair in zip(self.measurements, shas, strict=True)]
 
 
@@ -119,7 +119,7 @@ def _own(config: AttributeConfig, store: Store) -> Subject:
         train=question.train,
         measurements=dict(question.measurements),
         hashes={
-            "model": model_sha256(question.task.model.state_dict()),
+            "model": params_sha256(question.task.model.state_dict()),
             "train": dataset_hash(_on_cpu(question.train)),
         },
         facts=[{} for _ in question.measurements],

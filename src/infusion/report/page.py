@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from infusion.errors import ArtefactError
+from infusion.errors import ArtefactError, InputError
 from infusion.report.numbers import Numbers
 from infusion.report.pictures import magnification, png_uri, values
 from infusion.report.tables import NAMES
@@ -57,6 +57,7 @@ def report(root: Path) -> Path:
         Path of ``report.html`` inside the folder, at most a few MB and offline.
 
     Raises:
+        InputError: The folder is of `infusion fidelity`, which has no page.
         ArtefactError: The run is unfinished, or one of its files was truncated,
             altered or written by another version.
     """
@@ -66,7 +67,14 @@ def report(root: Path) -> Path:
 
     results = Store(root).read_json("results.json")
     template, verb, collect = "page.html", "run", _context
-    if results.get("kind") == "attribution":
+    kind = results.get("kind")
+    if kind in ("lds", "flips"):
+        raise InputError(
+            "a page must be of `infusion run` or `infusion attribute`, got a folder of "
+            f"`infusion fidelity` ({kind}); run that again with --out {root} for its "
+            "table"
+        )
+    if kind == "attribution":
         template, verb = "attribution.html", "attribute"
         collect = attribution_context
     environment = Environment(
