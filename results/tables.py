@@ -17,7 +17,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from infusion.bench.works import OURS
+from infusion.bench.rows import RIVAL
+from infusion.bench.works import OURS, PEERS
 from infusion.report.fidelity import (
     KINDS,
     flips_facts,
@@ -111,33 +112,34 @@ def bench() -> str:
         [
             row["title"] + (f": 1/{round(1 / row['share'])}" if row["share"] else ""),
             str(threads),
-            f"{row['seconds']:.2f}",
-            *(_beside(found, work, threads, row)),
-            f"{row['forward_passes']:.1f}",
-            _rounded(row["floor_seconds"]),
+            _said(row) or f"{row['seconds']:.2f}",
+            *_beside(found, work, threads, row),
+            _rounded(row["forward_passes"], ".1f"),
+            _rounded(row["floor_seconds"], ".2f"),
         ]
         for (work, threads), row in ours.items()
     ]
     low = [
         f"{row['title'].split(', ', 1)[1]} {row['agreement']:.0e} ({row['contender']})"
         for row in found.values()
-        if row["work"].endswith("-low-damping") and row["threads"] == 1
-        if row["agreement"] is not None
+        if row["work"].endswith("-low-damping") and row["agreement"] is not None
+        if row["threads"] == min(threads for _, threads in ours)
     ]
-    headings = ["", "threads", "s", *BESIDE, "forward passes", "floor, s"]
     spent = [
         f"- {row['title']}: {_largest(row['where'])}"
         for (_, threads), row in ours.items()
-        if threads == 1
+        if threads == 1 and row["where"]
     ]
+    here = stored["rows"][0]["environment"]
     return "\n".join(
         [
             f"Medians of {stored['flags']['rounds']} rounds; load before the start "
-            f"{stored['load_before']:.1f}; "
-            f"{ours['fit-resnet', 1]['environment']['processor']}, torch "
-            f"{ours['fit-resnet', 1]['environment']['torch']}.",
+            f"{stored['load_before']:.1f}; {here['processor']}, {here['cores']} cores, "
+            f"torch {here['torch']}.",
             "",
-            *markdown(headings, lines),
+            *markdown(
+                ["", "threads", "s", *BESIDE, "forward passes", "floor, s"], lines
+            ),
             "",
             f"Agreement at damping 1e-8: {'; '.join(low)}.",
             "",
@@ -153,25 +155,31 @@ def _beside(
 ) -> list[str]:
     """Compare with each peer: its time over ours, our memory over its, agreement."""
     cells = []
-    for peer in ("kronfluence", "curvlinops"):
+    for peer in PEERS:
         row = found.get((work, threads, peer))
-        if row is None or row["time_ratio"] is None:
-            goal = "" if own["time_ratio"] is None else f"{own['time_ratio']:.1f}"
-            wanted = f" (goal {own['goal']:g})" if own["goal"] else ""
-            is_first = peer == "kronfluence" and goal
-            cells += [goal + wanted if is_first else "", "", ""]
-            continue
-        goal = f" (goal {row['goal']:g})" if row["goal"] else ""
-        cells += [
-            f"{row['time_ratio']:.2f}{goal}",
-            _rounded(row["memory_ratio"]),
-            f"{row['agreement']:.0e}",
-        ]
+        if row is None:  # a fit on a share is beside the peer's fit on all
+            alone = peer == RIVAL and own["time_ratio"] is not None
+            cells += [_ratio(own) if alone else "", "", ""]
+        elif _said(row):
+            cells += [_said(row), "", ""]
+        else:
+            memory, same = _rounded(row["memory_ratio"], ".2f"), row["agreement"]
+            cells += [_ratio(row), memory, _rounded(same, ".0e")]
     return cells
 
 
-def _rounded(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def _said(row: Any) -> str:
+    """Say why a row holds no numbers."""
+    return "failed" if row["failed"] else "missing" if row["missing"] else ""
+
+
+def _ratio(row: Any) -> str:
+    goal = f" (goal {row['goal']:g})" if row["goal"] else ""
+    return f"{row['time_ratio']:.2f}{goal}"
+
+
+def _rounded(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 def _largest(shares: dict[str, float]) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import infusion as inf
 from infusion.curvature.blocks import Curvature
+from infusion.curvature.covariance import is_correlated
 from infusion.curvature.layers import survey
 from infusion.errors import InputError
 from infusion.params import Params
@@ -411,6 +412,38 @@ def test_masks_lie_on_positions_not_on_channels(kind: str, channels: int) -> Non
     short, padded = (
         Dataset(x, labels, num_classes=CLASSES) for x in (inputs, F.pad(inputs, (0, 3)))
     )
+    task = inf.classification(model)
+    masked = replace(task, mask=lambda batch: batch.inputs[:, 0] != 0)
+    settings = {"kind": kind, "fisher": "empirical"}
+    expected = inf.fit_curvature(task, short, **settings).blocks["conv"]
+    got = inf.fit_curvature(masked, padded, **settings).blocks["conv"]
+    torch.testing.assert_close(
+        got.eigenvalues, expected.eigenvalues, rtol=1e-8, atol=1e-14
+    )
+
+
+@pytest.mark.parametrize("kind", ["kfac", "ekfac"])
+def test_masks_hold_for_convolutions_over_tokens(kind: str) -> None:
+    """Of stride 1 and without bias: their patches need not be written out, unmasked."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(16, 4, (3, 1), padding=(1, 0), bias=False)
+            self.c = nn.Linear(4, CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            kept = (x[:, :1] != 0).to(x.dtype)
+            hidden = torch.tanh(self.conv(x[..., None])[..., 0]) * kept
+            return self.c(hidden.sum(2) / kept.sum(2))
+
+    model = init_model(Model, seed=0).double()
+    inputs = torch.randn(5, 16, 4, dtype=torch.float64)
+    labels = torch.randint(0, CLASSES, (5,))
+    short, padded = (
+        Dataset(x, labels, num_classes=CLASSES) for x in (inputs, F.pad(inputs, (0, 3)))
+    )
+    assert is_correlated(model.conv, (7, 1))
     task = inf.classification(model)
     masked = replace(task, mask=lambda batch: batch.inputs[:, 0] != 0)
     settings = {"kind": kind, "fisher": "empirical"}

@@ -29,6 +29,7 @@ LAYERS = [
     "tasks",
     "config_files",
     "store",
+    "run_folder",
     "data",
     "models",
     "training",
@@ -49,7 +50,15 @@ LAYERS = [
     "cli",
     "__main__",
 ]
-SEES_STORE = {"store", "report", "presets", "fidelity", "bench", "commands"}
+SEES_STORE = {
+    "store",
+    "run_folder",
+    "report",
+    "presets",
+    "fidelity",
+    "bench",
+    "commands",
+}
 REPORT_MAY_SEE = {"errors", "configs", "records", "store", "report"}
 TORCH_FREE = [
     "infusion",

@@ -181,7 +181,7 @@ def test_losses_that_no_parameter_moves_have_no_influence(outputs: Any) -> None:
 
 def test_labels_without_an_output_are_named() -> None:
     data = inf.Dataset(DATA.inputs, DATA.labels + 2, levels=255, valid=(0.0, 1.0))
-    message = r"labels must lie in 0…2, one output each, got 2…4; give the model as"
+    message = r"labels must lie in 0…2, one output each, got [34]; renumber"
     with pytest.raises(InputError, match=message):
         inf.train(make_task(), data, TrainConfig(epochs=1, batch_size=6), seed=0)
     with pytest.raises(InputError, match=message):

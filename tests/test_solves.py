@@ -365,8 +365,14 @@ def test_unusable_curvature_files_are_refused(
     path.write_bytes(whole)
     with torch.no_grad():
         net.get_parameter("0.weight")[0, 0] += 1e-3
-    with pytest.raises(InputError, match="the weights it was fitted at, sha256 "):
+    message = "the weights it was fitted at, sha256 "
+    with pytest.raises(InputError, match=message):
         inf.load_curvature(path, net)
+    task = inf.classification(net)
+    with pytest.raises(InputError, match=message):
+        inf.self_influence(task, data, fitted, damping=1.0)
+    with pytest.raises(InputError, match=message):
+        inf.solve_cg(task, data, noise(net), fitted, damping=1.0)
 
 
 # Sub-samples

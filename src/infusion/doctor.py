@@ -234,7 +234,7 @@ def _stages(
     cubes = sum(s.row_factor**3 + s.column_factor**3 for s in plan.sizes)
     own = n * sum(size.matrix() for size in plan.sizes)
     dots = n * measurements * sum(size.dot() for size in plan.sizes)
-    working = b * plan.sides()
+    working, document = b * plan.sides(), plan.document()
     return [
         Stage(
             "factors",
@@ -249,7 +249,7 @@ def _stages(
         Stage(
             "eigenvalues",
             passes + n * sum(s.eigenvalues() for s in plan.sizes),
-            item * factors + _WIDE * plan.numbers() + b * plan.document(),
+            item * (factors + plan.tiled()) + _WIDE * plan.numbers() + b * document,
         ),
         Stage(
             "influence of one",

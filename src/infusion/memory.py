@@ -28,7 +28,7 @@ def freed_memory_kept() -> Iterator[None]:
     """Keep what is freed inside the block; give it back after the outermost one.
 
     Afterwards glibc's thresholds are those that it adopts by itself once a block of
-    32 MiB was freed.
+    32 MiB was freed, whatever ``MALLOC_…`` variables said before.
 
     Yields:
         Nothing.

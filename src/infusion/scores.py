@@ -234,7 +234,7 @@ def self_influence(
 
     Raises:
         InputError: The damping is not usable, the curvature is dense, or it is of
-            another model.
+            another model or other weights.
         DivergedError: A score is not finite.
 
     Source:
@@ -250,6 +250,7 @@ def self_influence(
             f"{curvature.kind} with the blocks {list(curvature.blocks)[:3]}…; use "
             "fit_ekfac on this model"
         )
+    curvature.check_weights(task.model)
     weights = {
         name: damped(block.eigenvalues, lambdas[name])
         for name, block in curvature.blocks.items()

@@ -4,7 +4,7 @@ Without a process group everything here is the identity, so stages need no secon
 path. Results do not depend on the number of processes beyond rounding: sums are of
 float64, label draws are keyed by document.
 
-Under ``torchrun`` import this package before ``init_process_group``. On first use
+Import this before ``init_process_group``; under ``torchrun`` the package does. On use
 ``torch.func`` imports ``torch.distributed.nn``, whose default arguments keep the
 process group of that moment: it would outlive ``destroy_process_group``, and its
 threads would now and then abort the process at exit. Imported here, they keep None.
@@ -12,12 +12,14 @@ threads would now and then abort the process at exit. Imported here, they keep N
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn  # noqa: F401 (see above)
 import torch.nn.functional as F
 from torch import Tensor
 
 from infusion.errors import InputError
 from infusion.params import Params
+
+if dist.is_available():
+    import torch.distributed.nn  # noqa: F401 (see above)
 
 
 def is_parallel() -> bool:

@@ -49,15 +49,17 @@ def cross_entropy(outputs: Float[Tensor, "b c"], batch: Batch) -> Float[Tensor, 
         One loss per document.
 
     Raises:
-        InputError: A label is no output.
+        InputError: A label is no output; a GPU says so itself, later.
     """
     try:
         return F.cross_entropy(outputs, batch.labels, reduction="none")
     except IndexError as error:
+        labels = batch.labels.flatten().tolist()
+        wrong = next(x for x in labels if not 0 <= x < outputs.shape[1] and x != -100)
         raise InputError(
             f"labels must lie in 0…{outputs.shape[1] - 1}, one output each, got "
-            f"{int(batch.labels.min())}…{int(batch.labels.max())}; give the model as "
-            "many outputs as there are classes"
+            f"{wrong}; renumber the labels, or give the model as many outputs as there "
+            "are classes"
         ) from error
 
 

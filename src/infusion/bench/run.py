@@ -1,7 +1,7 @@
 """The benchmark: processes one after another, contenders in turn, and their rows.
 
 What a process returned is kept beside the rows, in ``{out}.runs/``, in a folder named
-after all that decides it, this package's source among it; the same command goes on.
+after the flags, this package's source and the environment: the same command goes on.
 """
 
 import json
@@ -70,7 +70,8 @@ def bench(settings: Bench, *, as_json: bool) -> list[dict[str, Any]]:
     if load > IDLE:
         screen = sys.stderr if as_json else sys.stdout
         screen.write(
-            f"other programs ran before the start, load {load:.1f}: run again\n"
+            f"the machine must be idle before the start, got a load of {load:.1f}; "
+            f"remove {folder} and run again\n"
         )
     if as_json:
         sys.stdout.write(json.dumps({"rows": found, "out": str(settings.out)}) + "\n")
@@ -78,7 +79,7 @@ def bench(settings: Bench, *, as_json: bool) -> list[dict[str, Any]]:
 
 
 def _folder(settings: Bench) -> Path:
-    """Name the folder of finished processes after all that decides them."""
+    """Name the folder of finished processes; new data at the same path is not seen."""
     home = Path(infusion.__file__).parent
     decides = {
         "data": settings.data,

@@ -19,13 +19,13 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from infusion.configs import Fisher
 from infusion.curvature.filters import damped
 from infusion.curvature.layout import Layout
 from infusion.errors import DivergedError, InputError
-from infusion.params import Params, is_finite
+from infusion.params import Params, is_finite, model_sha256
 
 Kind = Literal["identity", "diagonal", "kfac", "ekfac", "gauss_newton", "hessian"]
 Filter = Callable[[Tensor], Tensor]
@@ -107,6 +107,23 @@ class Curvature:
         """Return the same curvature on another device."""
         blocks = {name: block.to(device) for name, block in self.blocks.items()}
         return replace(self, blocks=blocks)
+
+    def check_weights(self, model: nn.Module) -> None:
+        """Refuse a model at other weights.
+
+        Args:
+            model: The one it is about to be used with.
+
+        Raises:
+            InputError: A parameter or a buffer differs in any bit.
+        """
+        got = model_sha256(model)
+        if got != self.weights_sha256:
+            raise InputError(
+                "a curvature must be used at the weights it was fitted at, sha256 "
+                f"{self.weights_sha256[:12]}…, got {got[:12]}…; load those weights, or "
+                "fit it again"
+            )
 
     def damping(
         self,

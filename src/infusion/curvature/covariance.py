@@ -9,12 +9,11 @@ for all pairs that differ by ``s``. By the correlation theorem it is
 
 one small product per frequency instead of a long one per shift: for a 3×3 kernel on
 32×32 pixels a third of the operations. Positions beyond the border, which the
-convolution never visits, are then taken away; most of their patches is zero. The
-transforms are products with matrices of cosines and sines, faster than FFTs this small.
+convolution never visits, are then taken away; most of their patches is zero. Small
+transforms are products with matrices of cosines and sines, faster than an FFT.
 """
 
 import math
-from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 
@@ -29,7 +28,13 @@ from infusion.curvature.patches import Patches
 _BLOCKS = 4
 """Of the columns of a symmetric product: those below the diagonal are mirrored."""
 _FEWEST_COLUMNS = 256
+"""Below, mirroring costs what it saves (measured on one core)."""
 _FEWEST_CHANNELS = 8
+"""Below, products at each frequency are too thin to be fast (measured on one core)."""
+_LARGEST_PRODUCT = 64
+"""Pixels along an edge up to which a product transforms faster than an FFT."""
+_CACHED = 2**24
+"""Bytes of products at frequencies to hold at once."""
 
 
 def gram(side: Side) -> Float[Tensor, "d d"]:
@@ -67,21 +72,71 @@ def _symmetric(rows: Float[Tensor, "n d"]) -> Float[Tensor, "d d"]:
     return result
 
 
-def is_shift_invariant(conv: nn.Conv2d) -> bool:
-    """Tell whether :func:`shift_covariance` applies to a convolution.
+def is_correlated(conv: nn.Conv2d, size: tuple[int, int]) -> bool:
+    """Tell whether :func:`shift_covariance` applies and needs fewer operations.
 
     Args:
         conv: Ungrouped, zero-padded convolution.
+        size: Height and width of its inputs.
 
     Returns:
         True for stride 1, no dilation, an odd kernel larger than 1×1 padded to keep the
-        size, no bias, and more than a few channels: with few it is not faster.
+        size, no bias and more than a few channels, where patches would take longer.
     """
-    same = tuple(k // 2 for k in conv.kernel_size)
-    odd = all(k % 2 == 1 for k in conv.kernel_size) and max(conv.kernel_size) > 1
+    kernel = conv.kernel_size[0], conv.kernel_size[1]
+    same = tuple(k // 2 for k in kernel)
+    odd = all(k % 2 == 1 for k in kernel) and max(kernel) > 1
     padded = conv.padding in ("same", same)
     plain = conv.stride == (1, 1) and conv.dilation == (1, 1) and conv.bias is None
-    return odd and padded and plain and conv.in_channels >= _FEWEST_CHANNELS
+    if not (odd and padded and plain and conv.in_channels >= _FEWEST_CHANNELS):
+        return False
+    channels, positions = conv.in_channels, math.prod(size)
+    direct = gram_operations(positions, channels * math.prod(kernel))
+    return correlation_operations(channels, size, kernel) < direct
+
+
+def gram_operations(positions: int, width: int) -> float:
+    """Count the operations of :func:`gram` for one document.
+
+    Args:
+        positions: Columns of its side.
+        width: Numbers in each.
+
+    Returns:
+        Multiplications and additions.
+    """
+    share = (_BLOCKS + 1) / (2 * _BLOCKS) if width >= _FEWEST_COLUMNS else 1.0
+    return 2.0 * share * positions * width**2
+
+
+def correlation_operations(
+    channels: int, size: tuple[int, int], kernel: tuple[int, int]
+) -> float:
+    """Count the operations of :func:`shift_covariance` for one of many documents.
+
+    Args:
+        channels: Of the picture.
+        size: Its height and width.
+        kernel: Odd height and width.
+
+    Returns:
+        Multiplications and additions: transforms, products at each frequency, border.
+    """
+    high, wide = (n + k - 1 for n, k in zip(size, kernel, strict=True))
+    half = high // 2 + 1
+    if max(size) > _LARGEST_PRODUCT:
+        transforms = 2.5 * high * wide * math.log2(high * wide)
+    else:
+        transforms = 4.0 * half * size[0] * size[1] + 8.0 * half * wide * size[1]
+    strips = [
+        4.0 * across * (touched * k * channels) ** 2
+        for reach, k, across in (
+            (kernel[0] // 2, kernel[1], wide),
+            (kernel[1] // 2, kernel[0], size[0]),
+        )
+        for touched in range(1, reach + 1)
+    ]
+    return channels * transforms + 8.0 * half * wide * channels**2 + sum(strips)
 
 
 def shift_covariance(
@@ -94,12 +149,13 @@ def shift_covariance(
         kernel: Odd height and width, padded to keep the size.
 
     Returns:
-        Symmetric ``[ch·kh·kw, ch·kh·kw]``.
+        Symmetric ``[ch·kh·kw, ch·kh·kw]``, at least in float32.
     """
     x = inputs.permute(0, 2, 3, 1).contiguous()
+    if x.dtype in (torch.float16, torch.bfloat16):  # frequency 0 sums all pixels
+        x = x.float()
     channels, (high, wide) = x.shape[3], kernel
-    spectrum = _spectrum(x.shape[1], x.shape[2], kernel).like(x)
-    shifts = spectrum.autocorrelation(x)
+    shifts = _autocorrelation(x, kernel)
     down, across = (torch.arange(k, device=x.device) for k in kernel)
     down = down - down[:, None] + high - 1
     across = across - across[:, None] + wide - 1
@@ -111,42 +167,52 @@ def shift_covariance(
     return blocks.permute(4, 0, 1, 5, 2, 3).reshape(size, size)
 
 
-@dataclass(frozen=True)
-class _Spectrum:
-    """Constant matrices of one picture size and kernel.
+def _autocorrelation(
+    x: Float[Tensor, "b h w ch"], kernel: tuple[int, int]
+) -> Float[Tensor, "sy sx ch ch"]:
+    """Sum ``x_q x_{q+s}ᵀ`` over documents and pixels, from the lowest shift on."""
+    (_, height, width, channels), like = x.shape, (x.dtype, x.device)
+    whole = _transformed(x, kernel)
+    phases = _phases(height, width, kernel, *like)
+    few = max(_CACHED // (4 * channels**2 * x.element_size()), 1)
+    total: Tensor | None = None
+    for part, turned in zip(whole.split(few), phases.split(few, 3), strict=True):
+        products = (part.mT @ part).view(-1, 2, channels, 2, channels)
+        real = products[:, 0, :, 0] + products[:, 1, :, 1]
+        imaginary = products[:, 0, :, 1] - products[:, 1, :, 0]
+        power = torch.stack([real, imaginary]).flatten(2)
+        found = turned.flatten(2) @ power.flatten(0, 1)
+        total = found if total is None else total.add_(found)
+    assert total is not None, "there is at least one frequency"
+    return total.unflatten(2, (channels, channels))
 
-    Attributes:
-        rows: Pixels of a column to half of its frequencies, ``[2f, h]``.
-        columns: Complex pixels of a row to all frequencies, ``[2g, 2w]``.
-        shifts: Products at each frequency to shifts, ``[sy, sx, 2fg]``.
-    """
 
-    rows: Float[Tensor, "f2 h"]
-    columns: Float[Tensor, "g2 w2"]
-    shifts: Float[Tensor, "sy sx fg2"]
-
-    def like(self, x: Tensor) -> "_Spectrum":
-        """Return the matrices in the dtype and on the device of a picture."""
-        return _Spectrum(self.rows.to(x), self.columns.to(x), self.shifts.to(x))
-
-    def autocorrelation(
-        self, x: Float[Tensor, "b h w ch"]
-    ) -> Float[Tensor, "sy sx ch ch"]:
-        """Sum ``x_q x_{q+s}ᵀ`` over documents and pixels, from the lowest shift on."""
-        count, _, width, channels = x.shape
-        tall = (self.rows @ x.flatten(2)).view(-1, 2 * width, channels)
-        whole = (self.columns @ tall).view(count, -1, 2 * channels).transpose(0, 1)
-        parts = (whole.mT @ whole).view(-1, 2, channels, 2, channels)
-        real = parts[:, 0, :, 0] + parts[:, 1, :, 1]
-        imaginary = parts[:, 0, :, 1] - parts[:, 1, :, 0]
-        power = torch.stack([real, imaginary])
-        found = self.shifts @ power.flatten(2).flatten(0, 1)
-        return found.unflatten(2, (channels, channels))
+def _transformed(
+    x: Float[Tensor, "b h w ch"], kernel: tuple[int, int]
+) -> Float[Tensor, "f b ch2"]:
+    """Return half of the frequencies, real parts of all channels, then imaginary."""
+    count, height, width, channels = x.shape
+    if max(height, width) > _LARGEST_PRODUCT:
+        sizes = width + kernel[1] - 1, height + kernel[0] - 1
+        found = torch.view_as_real(torch.fft.rfft2(x, sizes, (2, 1)))
+        return found.flatten(1, 2).permute(1, 0, 3, 2).flatten(2)
+    rows, columns = _transforms(height, width, kernel, x.dtype, x.device)
+    tall = (rows @ x.flatten(2)).view(-1, 2 * width, channels)
+    return (columns @ tall).view(count, -1, 2 * channels).transpose(0, 1)
 
 
 @cache
-def _spectrum(height: int, width: int, kernel: tuple[int, int]) -> _Spectrum:
-    """Build the matrices, in float64; shifts must not wrap around."""
+def _transforms(
+    height: int,
+    width: int,
+    kernel: tuple[int, int],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Float[Tensor, "f2 h"], Float[Tensor, "g2 w2"]]:
+    """Return what turns pixels of a column to frequencies, then those of a row.
+
+    The picture is as if followed by zeros, so that shifts do not wrap around.
+    """
     high, wide = height + kernel[0] - 1, width + kernel[1] - 1
     down, across = torch.arange(high // 2 + 1), torch.arange(wide)
     turn = 2 * math.pi / high * torch.outer(down, torch.arange(height)).double()
@@ -154,6 +220,20 @@ def _spectrum(height: int, width: int, kernel: tuple[int, int]) -> _Spectrum:
     turn = 2 * math.pi / wide * torch.outer(across, torch.arange(width)).double()
     cos, sin = turn.cos(), turn.sin()
     columns = torch.stack([torch.cat([cos, sin], 1), torch.cat([-sin, cos], 1)], 1)
+    return rows.to(device, dtype), columns.flatten(0, 1).to(device, dtype)
+
+
+@cache
+def _phases(
+    height: int,
+    width: int,
+    kernel: tuple[int, int],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Float[Tensor, "sy sx 2 f"]:
+    """Return what turns products at each frequency to shifts: ``cos θ``, ``−sin θ``."""
+    high, wide = height + kernel[0] - 1, width + kernel[1] - 1
+    down, across = torch.arange(high // 2 + 1), torch.arange(wide)
     y = torch.arange(1 - kernel[0], kernel[0])
     z = torch.arange(1 - kernel[1], kernel[1])
     turn = (
@@ -165,8 +245,8 @@ def _spectrum(height: int, width: int, kernel: tuple[int, int]) -> _Spectrum:
     if high % 2 == 0:
         twice[-1] = 1
     weights = twice / (high * wide)
-    shifts = torch.stack([turn.cos() * weights, -turn.sin() * weights], 2)
-    return _Spectrum(rows, columns.flatten(0, 1), shifts.flatten(2))
+    phases = torch.stack([turn.cos() * weights, -turn.sin() * weights], 2)
+    return phases.flatten(3).to(device, dtype)
 
 
 def _take_border_away(

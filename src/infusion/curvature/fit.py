@@ -36,6 +36,7 @@ from infusion.curvature.moments import (
 from infusion.curvature.rotation import squared_rotation
 from infusion.curvature.sweep import Sweep, make_sweep
 from infusion.errors import InputError, check_choice
+from infusion.memory import freed_memory_kept
 from infusion.params import Params, model_sha256
 from infusion.records import Dataset, Task
 from infusion.sharding import all_sum
@@ -44,6 +45,7 @@ from infusion.tasks import check_task
 FITTED = get_args(FittedKind)
 
 
+@freed_memory_kept()
 def fit_curvature(
     task: Task,
     data: Dataset,

@@ -18,6 +18,7 @@ from torch.func import grad, jvp, vjp  # pyright: ignore[reportPrivateImportUsag
 
 from infusion.curvature.blocks import Curvature
 from infusion.errors import InputError, NotConvergedError
+from infusion.memory import freed_memory_kept
 from infusion.params import Params, axpy, dot
 from infusion.records import Dataset, Task
 from infusion.sharding import all_sum, shard
@@ -75,6 +76,7 @@ def gauss_newton_product(
     return {n: (v / len(data)).to(vector[n]) for n, v in total.items()}
 
 
+@freed_memory_kept()
 def solve_cg(
     task: Task,
     data: Dataset,
@@ -106,7 +108,8 @@ def solve_cg(
         The solution with its residual and cost.
 
     Raises:
-        InputError: The damping is not usable or the gradient does not fit.
+        InputError: The damping is not usable, the gradient does not fit, or the model
+            is at other weights than the curvature.
         NotConvergedError: ``max_products`` did not reach ``rtol``.
     """
     by_name = _damping_by_name(curvature, damping, damping_ratio)
@@ -169,6 +172,7 @@ def cg_steps(
         Solution and residual, first those of the curvature alone; ends where the
         residual is exactly zero.
     """
+    curvature.check_weights(task.model)
     by_name = _damping_by_name(curvature, damping, damping_ratio)
 
     def system(vector: Params) -> Params:

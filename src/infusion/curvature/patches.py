@@ -2,9 +2,11 @@
 
 Patches ``a_t`` are ``k²`` copies of the picture. Two products need none of them:
 
-- a change of basis ``Cᵀ a_t`` is a convolution with the basis vectors as filters;
-- at stride 1 the document gradient ``Σ_t g_t a_tᵀ`` is, for each kernel offset, a
-  product of the padded picture with the output gradient laid on the same grid.
+- a change of basis ``Cᵀ a_t`` is a convolution with the basis vectors as filters, on
+  tiles where that saves products;
+- at stride 1 the document gradient ``Σ_t g_t a_tᵀ`` is the convolution's own backward
+  pass, or for each kernel offset a product of the padded picture with the output
+  gradient laid on the same grid.
 """
 
 import math
@@ -19,7 +21,11 @@ from torch import Tensor, nn
 from infusion.curvature.tiles import TILE, turn_by_tiles
 
 _FEWEST_CHANNELS = 8
-_FEWEST_TILED, _MOST_WASTE = 32, 1.5
+"""Below, products per kernel offset are too thin to be fast."""
+_FEWEST_TILED = 32
+"""Channels and filters from which tiles are faster (measured on one core)."""
+_MOST_WASTE = 1.5
+"""Largest area of the tiles over that of the picture."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ class Patches:
     def turned(self, basis: Float[Tensor, "i c"]) -> Float[Tensor, "b c t"]:
         """Return ``Cᵀ a_t`` for all positions."""
         module = self.module
-        if self._is_tiled(basis.shape[1]):
+        if self.is_tiled(basis.shape[1]):
             return turn_by_tiles(self.inputs.permute(0, 2, 3, 1), basis).mT
         inputs, padding = self._padded()
         filters = basis.T.reshape(-1, inputs.shape[1], *module.kernel_size)
@@ -90,14 +96,24 @@ class Patches:
         )
         return turned.flatten(2)
 
-    def _is_tiled(self, filters: int) -> bool:
-        """Tell whether tiles are faster: for many channels they save most products."""
+    def is_tiled(self, filters: int) -> bool:
+        """Tell whether a basis of so many columns is turned by tiles.
+
+        They save most products where channels are many, and cost some rounding.
+
+        Args:
+            filters: Columns of the basis.
+
+        Returns:
+            False in half precision.
+        """
         module, (height, width) = self.module, self.inputs.shape[2:]
+        exact = self.inputs.dtype in (torch.float32, torch.float64)
         fits = module.kernel_size == (3, 3) and module.padding in ("same", (1, 1))
         plain = module.stride == module.dilation == (1, 1)
         many = min(self.inputs.shape[1], filters) >= _FEWEST_TILED
         waste = (-height % TILE + height) * (-width % TILE + width) / (height * width)
-        return fits and plain and many and waste <= _MOST_WASTE
+        return exact and fits and plain and many and waste <= _MOST_WASTE
 
     def gradients(self, rows: Float[Tensor, "b o t"]) -> Float[Tensor, "b o i"]:
         """Return ``Σ_t r_t a_tᵀ`` of every document."""

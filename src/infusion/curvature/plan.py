@@ -3,15 +3,21 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from infusion.curvature.capture import Captured, Gradients
-from infusion.curvature.covariance import is_shift_invariant
+from infusion.curvature.covariance import (
+    correlation_operations,
+    gram_operations,
+    is_correlated,
+)
 from infusion.curvature.kinds import OneHot, dense
 from infusion.curvature.layers import Layer
 from infusion.curvature.moments import is_diagonal
+from infusion.curvature.patches import Patches
 from infusion.curvature.sweep import loss_gradients
+from infusion.curvature.tiles import tile_operations
 from infusion.records import Dataset, Task
 from infusion.tasks import evaluating, first_parameter
 
@@ -26,8 +32,9 @@ class Sizes:
         positions: ``t``, over all uses.
         row_factor: ``r`` where that side has a dense factor, else 0.
         column_factor: Likewise.
-        shifts: Input channels and products per position of a convolution whose column
-            factor needs no patches.
+        column_moment: Operations of the second moment of the columns.
+        turned: Operations of a change of basis of the columns.
+        tiled: Whether that is done by tiles, which hold four times the basis.
         looked_up: Positions of one-hot uses: their rows are looked up, not multiplied.
         outputs: Numbers at the output, over all uses.
     """
@@ -37,17 +44,16 @@ class Sizes:
     positions: int
     row_factor: int
     column_factor: int
-    shifts: tuple[int, int] | None
+    column_moment: float
+    turned: float
+    tiled: bool
     looked_up: int
     outputs: int
 
     def moments(self) -> float:
         """Count the second moments of both sides."""
-        squares = self.row_factor**2 + self.column_factor**2
-        if self.shifts is not None:
-            channels, products = self.shifts
-            squares = self.row_factor**2 + products * channels**2
-        return 2.0 * self.positions * squares
+        rows = gram_operations(self.positions, self.row_factor)
+        return rows + self.column_moment
 
     def matrix(self) -> float:
         """Count forming the document's gradient."""
@@ -62,11 +68,12 @@ class Sizes:
     def eigenvalues(self) -> float:
         """Count the squared gradient in the eigenbasis."""
         r, c, t = self.row_factor, self.column_factor, self.positions
-        turned = 2.0 * t * (r * r + c * c)
+        turned = 2.0 * t * r * r + self.turned
         if t == 1 or self.looked_up:
             return turned + self.matrix()
         last = 2.0 * (r * r * self.columns + self.rows * c * c)
-        return self.matrix() + min(turned, last)
+        sides_first = t * (r * r + c * c) < r * r * self.columns + self.rows * c * c
+        return self.matrix() + (turned if sides_first else last)
 
     def factor_numbers(self) -> int:
         """Count the entries of the dense factors."""
@@ -81,18 +88,26 @@ def _sizes(captured: Captured, layer: Layer, gradients: Gradients) -> Sizes:
         moving = dense(side.columns) if hot else dense(side.rows)
         positions += moving.shape[2]
         looked_up += moving.shape[2] if hot else 0
-    conv, shifts = layer.uses[0].module, None
-    if isinstance(conv, nn.Conv2d) and is_shift_invariant(conv):
-        height, width = conv.kernel_size
-        products = ((2 * height - 1) * (2 * width - 1) + 1) // 2
-        shifts = (conv.in_channels, products) if layer.layout.form == "weight" else None
+    factor = 0 if is_diagonal(layer, "columns") else columns
+    moment, turned = gram_operations(positions, factor), 2.0 * positions * factor**2
+    side = captured.fixed(layer, layer.uses[0])
+    tiled = isinstance(side, Patches) and side.is_tiled(columns)
+    if isinstance(side, Patches):
+        conv, size = side.module, (side.inputs.shape[2], side.inputs.shape[3])
+        kernel = conv.kernel_size[0], conv.kernel_size[1]
+        if is_correlated(conv, size):
+            moment = correlation_operations(conv.in_channels, size, kernel)
+        if tiled:
+            turned = tile_operations(conv.in_channels, size, columns)
     return Sizes(
         rows,
         columns,
         positions,
         0 if is_diagonal(layer, "rows") else rows,
-        0 if is_diagonal(layer, "columns") else columns,
-        shifts,
+        factor,
+        moment,
+        turned,
+        tiled,
         looked_up,
         sum(g.numel() for use in layer.uses for g in gradients[use.name]),
     )
@@ -137,6 +152,10 @@ class Plan:
     def numbers(self) -> int:
         """Count the covered parameters, zero entries of layouts included."""
         return sum(size.rows * size.columns for size in self.sizes)
+
+    def tiled(self) -> int:
+        """Count the numbers that tiles hold beside the bases."""
+        return sum(4 * s.columns**2 for s in self.sizes if s.tiled)
 
     def sides(self) -> int:
         """Bytes of a document in a pass that reads both sides of every layer."""

@@ -12,7 +12,7 @@ from torch import nn
 from infusion.curvature.blocks import Block, Curvature
 from infusion.curvature.layout import Layout
 from infusion.errors import ArtefactError, InputError
-from infusion.params import Params, model_sha256, params_sha256
+from infusion.params import Params, params_sha256
 
 _PARTS = ("row_basis", "column_basis", "eigenvalues")
 _OWN = (
@@ -117,13 +117,7 @@ def _check_model(curvature: Curvature, model: nn.Module) -> None:
                     f"a curvature must be of the model it is used with, got {shape} "
                     f"for {name} where the model has {own.get(name)}; fit it again"
                 )
-    weights = model_sha256(model)
-    if weights != curvature.weights_sha256:
-        raise InputError(
-            "a curvature must be used at the weights it was fitted at, sha256 "
-            f"{curvature.weights_sha256[:12]}…, got {weights[:12]}…; load those "
-            "weights, or fit it again"
-        )
+    curvature.check_weights(model)
 
 
 def save_curvature(

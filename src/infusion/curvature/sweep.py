@@ -15,6 +15,7 @@ from infusion.curvature.fisher import Directions, check_likelihood
 from infusion.curvature.hooks import capturing, shared_uses
 from infusion.curvature.layers import Layer
 from infusion.curvature.rotation import document_matrices
+from infusion.curvature.tiles import filters_kept
 from infusion.errors import InputError
 from infusion.records import Batch, Dataset, Task
 from infusion.sharding import shard
@@ -56,7 +57,11 @@ class Sweep:
         """Yield each batch's capture, and its gradients direction by direction."""
         model = self.task.model
         own = self.documents[shard(len(self.documents))]
-        with evaluating(model), capturing(model, self.layers, self.shared) as captured:
+        with (
+            evaluating(model),
+            capturing(model, self.layers, self.shared) as captured,
+            filters_kept(),
+        ):
             for documents, batch in batches(
                 self.task, self.data, self.batch_size, documents=own
             ):

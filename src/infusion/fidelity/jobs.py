@@ -19,7 +19,7 @@ from infusion.fidelity.pbrf import proximal_bregman_response
 from infusion.fidelity.subsets import membership, probe_positions, subset
 from infusion.fidelity.suites import open_suite
 from infusion.measure import accuracy, behaviours
-from infusion.params import params_sha256
+from infusion.params import model_sha256
 from infusion.records import Dataset, Task
 from infusion.store import Store
 from infusion.training import load_model
@@ -69,7 +69,7 @@ def retrained(config: LDSConfig, index: int, seed: int) -> dict[str, Any]:
         "subset": index,
         "seed": seed,
         "log_odds": log_odds_of(task, suite.test, probes),
-        "model_sha256": params_sha256(task.model.state_dict()),
+        "model_sha256": model_sha256(task.model),
         "threads": torch.get_num_threads(),
         "seconds": seconds,
     }
@@ -179,7 +179,7 @@ def flipped(config: FlipsConfig, seed: int) -> dict[str, Any]:
             name: found(value, flips.positions) for name, value in scores.items()
         },
         "accuracy": accuracy(task, suite.test),
-        "base_sha256": params_sha256(task.model.state_dict()),
+        "base_sha256": model_sha256(task.model),
         "threads": torch.get_num_threads(),
         "seconds": round(time.monotonic() - began, 2),
     }

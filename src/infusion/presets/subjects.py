@@ -15,7 +15,7 @@ from infusion.curvature.layers import cover
 from infusion.data.hashing import dataset_hash
 from infusion.errors import DivergedError, InputError
 from infusion.measure import behaviours, log_prob
-from infusion.params import Params, params_sha256
+from infusion.params import Params, model_sha256, params_sha256
 from infusion.presets import find_preset
 from infusion.presets.base import base_model, epoch_accuracies
 from infusion.presets.checks import check_base, check_damping
@@ -119,7 +119,7 @@ def _own(config: AttributeConfig, store: Store) -> Subject:
         train=question.train,
         measurements=dict(question.measurements),
         hashes={
-            "model": params_sha256(question.task.model.state_dict()),
+            "model": model_sha256(question.task.model),
             "train": dataset_hash(_on_cpu(question.train)),
         },
         facts=[{} for _ in question.measurements],
