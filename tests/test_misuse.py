@@ -14,6 +14,7 @@ import infusion as inf
 from infusion.configs import TrainConfig
 from infusion.errors import InputError
 from infusion.measure import predictions
+from infusion.params import model_sha256
 from infusion.perturb.budget import LInf
 from infusion.perturb.pixels import deliver, predicted_effect
 
@@ -132,10 +133,14 @@ def test_refused(call: Any, message: str, no_type_check: None) -> None:
     "call",
     [
         lambda size: inf.fit_ekfac(make_task(), DATA, batch_size=size),
-        lambda size: inf.influence(make_task(), DATA, {}, batch_size=size),
+        lambda size: inf.influence(
+            make_task(), DATA, solved(make_task()), batch_size=size
+        ),
         lambda size: predictions(make_task(), DATA, batch_size=size),
         lambda size: craft(batch_size=size),
-        lambda size: predicted_effect(make_task(), DATA, craft(), {}, batch_size=size),
+        lambda size: predicted_effect(
+            make_task(), DATA, craft(), solved(make_task()), batch_size=size
+        ),
     ],
     ids=["fit_ekfac", "influence", "predictions", "craft", "predicted_effect"],
 )
@@ -177,6 +182,47 @@ def test_losses_that_no_parameter_moves_have_no_influence(outputs: Any) -> None:
     blind = replace(task, outputs=outputs)
     with pytest.raises(InputError, match="must depend on the parameters of the task's"):
         inf.influence(blind, DATA, solved(task))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda _: {}, "an IHVP must name at least one parameter, got none"),
+        (
+            lambda ihvp: {name: value.double() for name, value in ihvp.items()},
+            "an IHVP must be of the model's dtype, got torch.float64 for 1.weight",
+        ),
+        (lambda ihvp: [ihvp], "an IHVP must be a dict of tensors, got list"),
+        (lambda _: None, "an IHVP must be a dict of tensors, got NoneType"),
+    ],
+    ids=["empty", "dtype", "list", "None"],
+)
+def test_unusable_ihvps_are_refused_by_every_score(
+    change: Any, message: str, no_type_check: None
+) -> None:
+    task = make_task()
+    wrong = change(solved(task))
+    for call in (
+        lambda: inf.influence(task, DATA, wrong),
+        lambda: inf.influences(task, DATA, [wrong]),
+        lambda: inf.influence_by_module(task, DATA, wrong),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
+
+
+def test_fitting_in_train_mode_leaves_statistics_alone() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 3)
+    ).train()
+    task, before = inf.classification(model), model_sha256(model)
+    curvature = inf.fit_ekfac(task, DATA)
+    ihvp = {n: torch.ones_like(p) for n, p in model.named_parameters()}
+    inf.influences(task, DATA, [ihvp, ihvp])
+    inf.self_influence(task, DATA, curvature, damping=1.0)
+    assert model_sha256(model) == before
+    assert model.training
 
 
 def test_labels_without_an_output_are_named() -> None:

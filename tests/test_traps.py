@@ -27,7 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import infusion as inf
 from infusion.curvature.layers import survey
-from infusion.curvature.storage import _header
+from infusion.curvature.storage import _read
 from infusion.doctor import diagnose
 from infusion.errors import UncoveredLayerError
 from infusion.records import Dataset
@@ -96,7 +96,7 @@ def test_a_stored_curvature_says_what_it_is(texts: Dataset, tmp_path: Path) -> N
     settings: dict[str, Any] = {"fisher": "sampled", "skip": ("Embedding",)}
     fitted = inf.fit_ekfac(task, texts, **settings)
     inf.save_curvature(fitted, path, origin={"loss": "sum over documents"})
-    header = _header(path.read_bytes())
+    header = _read(path.read_bytes())[1]
     assert header["fisher"] == "sampled"
     assert header["kind"] == "ekfac"
     assert header["num_documents"] == len(texts)

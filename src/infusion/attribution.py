@@ -99,12 +99,17 @@ def along(task: Task, ihvp: Params) -> Params:
         Detached parameters of the same names.
 
     Raises:
-        InputError: A name or shape is not the model's.
+        InputError: It names nothing, or a name, shape or dtype is not the model's.
     """
     if not isinstance(ihvp, dict):
         raise InputError(
             f"an IHVP must be a dict of tensors, got {type(ihvp).__name__}; take it "
             "from curvature.solve"
+        )
+    if not ihvp:
+        raise InputError(
+            "an IHVP must name at least one parameter, got none; take it from "
+            "curvature.solve"
         )
     own = dict(task.model.named_parameters())
     for name, value in ihvp.items():
@@ -113,6 +118,11 @@ def along(task: Task, ihvp: Params) -> Params:
             raise InputError(
                 f"an IHVP must fit the model, got {tuple(value.shape)} for {name} "
                 f"where the model has {got}; solve it with this model's curvature"
+            )
+        if value.dtype != own[name].dtype and not value.is_meta:
+            raise InputError(
+                f"an IHVP must be of the model's dtype, got {value.dtype} for {name} "
+                f"where the model has {own[name].dtype}; convert one of them"
             )
     return {name: own[name].detach() for name in ihvp}
 

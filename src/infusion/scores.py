@@ -280,15 +280,15 @@ def _shaped(curvature: Curvature) -> Params:
 
 
 def _layers(task: Task, vectors: Sequence[Params]) -> list[Layer]:
-    """Return the layers whose parameters the vectors name."""
+    """Return the layers whose parameters the vectors name; shapes alone will do."""
+    for vector in vectors:
+        along(task, vector)
     wanted = set(vectors[0])
     if any(set(vector) != wanted for vector in vectors):
         raise InputError(
             "all IHVPs must be over the same parameters, got different ones; solve "
             "them with one curvature"
         )
-    for vector in vectors:
-        along(task, vector)
     layers = survey(task.model, only=wanted).layers
     named = {name for layer in layers for name in layer.layout.names}
     if named != wanted:
