@@ -379,7 +379,7 @@ def test_results_hold_no_path_and_draw_the_tables(
     text = (finished / "results.json").read_text()
     assert "source" not in text
     results = json.loads(text)
-    assert set(results["lds"]) == set(METHODS)
+    assert set(results["lds"]) == set(offered(100_000))
     assert results["seeds"] == {"fixed": [0], "fresh": [1]}
     assert results["pbrf"] is None, "one subset is too few to correlate"
     row = json.loads((finished / "retrains.jsonl").read_text().splitlines()[0])
@@ -429,7 +429,10 @@ def test_flips_run_and_print(
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
-        ("cifar100", "suite must be one of digits, mnist, cifar10, got 'cifar100'"),
+        (
+            "cifar100",
+            "suite must be one of digits, digits-mlp, mnist, cifar10, got 'cifar100'",
+        ),
         ("digits --subsets 2", "subsets must be ≥ 3, got 2"),
         ("digits --seeds 0", "seeds must be ≥ 1, got 0"),
         ("digits --probes 0", "probes must be ≥ 1, got 0"),

@@ -1,5 +1,6 @@
 """A curvature to bytes and back: safetensors, what produced it in the header."""
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -47,13 +48,9 @@ def to_bytes(curvature: Curvature, *, origin: Any = None) -> bytes:
     }
     blocks = {name: asdict(block.layout) for name, block in curvature.blocks.items()}
     facts = {name: getattr(curvature, name) for name in _OWN}
-    header = facts | {
-        "format": _FORMAT,
-        "blocks": blocks,
-        "origin": origin,
-        "tensors_sha256": params_sha256(tensors),
-    }
-    return save(tensors, metadata={"infusion": json.dumps(header, sort_keys=True)})
+    header = facts | {"format": _FORMAT, "blocks": blocks, "origin": origin}
+    text = json.dumps(header, sort_keys=True)
+    return save(tensors, metadata={"infusion": text, "sha256": _sha256(text, tensors)})
 
 
 def from_bytes(content: bytes, model: nn.Module) -> Curvature:
@@ -103,9 +100,14 @@ def _read(content: bytes) -> tuple[Params, dict[str, Any]]:
     header = json.loads(metadata["infusion"])
     if header["format"] != _FORMAT:
         raise ValueError(f"format {header['format']!r}")
-    if header["tensors_sha256"] != params_sha256(tensors):
-        raise ValueError("its numbers were altered")
+    if metadata["sha256"] != _sha256(metadata["infusion"], tensors):
+        raise ValueError("it was altered")
     return tensors, header
+
+
+def _sha256(text: str, tensors: Params) -> str:
+    """Hash all that a file says, and its numbers."""
+    return hashlib.sha256((text + params_sha256(tensors)).encode()).hexdigest()
 
 
 def _check_model(curvature: Curvature, model: nn.Module) -> None:
