@@ -45,7 +45,6 @@ from infusion.tasks import check_task
 FITTED = get_args(FittedKind)
 
 
-@freed_memory_kept()
 def fit_curvature(
     task: Task,
     data: Dataset,
@@ -105,18 +104,29 @@ def fit_curvature(
         on_batch=on_batch,
         masks=True,
     )
+    blocks, error = _fit_blocks(task, sweep, kind)
+    fitted = None if kind == "identity" else fisher
+    weights = model_sha256(task.model)
+    count = len(sweep.documents)
+    return Curvature(blocks, kind, fitted, count, skipped, weights, error)
+
+
+@freed_memory_kept()
+def _fit_blocks(
+    task: Task, sweep: Sweep, kind: FittedKind
+) -> tuple[dict[str, Block], float | None]:
+    """Return a block per layer, and the sampling error of their eigenvalues."""
+    layers, n = sweep.layers, len(sweep.documents)
     moments = Moments()
     if kind in ("kfac", "ekfac"):
         moments = collect_moments(sweep)
     by_layer = {layer.name: bases(layer, moments) for layer in layers}
-    error = 0.0 if len(sweep.documents) == len(data) else None
+    error = 0.0 if n == len(sweep.data) else None
     if kind == "identity":
         eigenvalues = {lay.name: _ones(lay, task) for lay in layers}
     elif kind == "kfac":
         eigenvalues = {
-            lay.name: kronecker_eigenvalues(
-                lay, moments, by_layer[lay.name], len(sweep.documents)
-            )
+            lay.name: kronecker_eigenvalues(lay, moments, by_layer[lay.name], n)
             for lay in layers
         }
     else:
@@ -126,10 +136,7 @@ def fit_curvature(
         layer.name: _block(task, layer, by_layer[layer.name], eigenvalues[layer.name])
         for layer in layers
     }
-    fitted = None if kind == "identity" else fisher
-    weights = model_sha256(task.model)
-    count = len(sweep.documents)
-    return Curvature(blocks, kind, fitted, count, skipped, weights, error)
+    return blocks, error
 
 
 def fit_ekfac(
