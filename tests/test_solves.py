@@ -331,7 +331,11 @@ def test_a_stored_curvature_solves_alike(
     else:
         fitted = inf.fit_curvature(task, data, kind=kind)
     path = tmp_path / "curvature.safetensors"
-    inf.save_curvature(fitted, path, origin={"seed": 0})
+    written = set[bytes]()
+    for _ in range(8):
+        inf.save_curvature(fitted, path, origin={"seed": 0})
+        written.add(path.read_bytes())
+    assert len(written) == 1
     read = inf.load_curvature(path, net)
     assert replace(read, blocks={}) == replace(fitted, blocks={})
     vector = noise(net)
@@ -362,7 +366,7 @@ def test_unusable_curvature_files_are_refused(
     path.write_bytes(whole.replace(b"bias column", b"bias colunn"))
     with pytest.raises(ArtefactError, match="it was altered"):
         inf.load_curvature(path, net)
-    path.write_bytes(whole.replace(b"infusion curvature 2", b"infusion curvature 0"))
+    path.write_bytes(whole.replace(b"infusion curvature 3", b"infusion curvature 0"))
     with pytest.raises(ArtefactError, match="format 'infusion curvature 0'"):
         inf.load_curvature(path, net)
     path.write_bytes(whole)

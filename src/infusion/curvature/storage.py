@@ -24,7 +24,7 @@ _OWN = (
     "weights_sha256",
     "sampling_error",
 )
-_FORMAT = "infusion curvature 2"
+_FORMAT = "infusion curvature 3"
 _LENGTH = 8
 """Bytes of the header's length at the start of a safetensors file."""
 
@@ -49,8 +49,9 @@ def to_bytes(curvature: Curvature, *, origin: Any = None) -> bytes:
     blocks = {name: asdict(block.layout) for name, block in curvature.blocks.items()}
     facts = {name: getattr(curvature, name) for name in _OWN}
     header = facts | {"format": _FORMAT, "blocks": blocks, "origin": origin}
-    text = json.dumps(header, sort_keys=True)
-    return save(tensors, metadata={"infusion": text, "sha256": _sha256(text, tensors)})
+    sealed = {"facts": header, "sha256": _sha256(header, tensors)}
+    # One entry: safetensors writes several in an order that changes between processes.
+    return save(tensors, metadata={"infusion": json.dumps(sealed, sort_keys=True)})
 
 
 def from_bytes(content: bytes, model: nn.Module) -> Curvature:
@@ -97,16 +98,18 @@ def _read(content: bytes) -> tuple[Params, dict[str, Any]]:
     tensors = load(content)
     length = int.from_bytes(content[:_LENGTH], "little")
     metadata = json.loads(content[_LENGTH : _LENGTH + length])["__metadata__"]
-    header = json.loads(metadata["infusion"])
+    sealed = json.loads(metadata["infusion"])
+    header = sealed["facts"]
     if header["format"] != _FORMAT:
         raise ValueError(f"format {header['format']!r}")
-    if metadata["sha256"] != _sha256(metadata["infusion"], tensors):
+    if sealed["sha256"] != _sha256(header, tensors):
         raise ValueError("it was altered")
     return tensors, header
 
 
-def _sha256(text: str, tensors: Params) -> str:
+def _sha256(header: dict[str, Any], tensors: Params) -> str:
     """Hash all that a file says, and its numbers."""
+    text = json.dumps(header, sort_keys=True)
     return hashlib.sha256((text + params_sha256(tensors)).encode()).hexdigest()
 
 
