@@ -502,6 +502,25 @@ def test_own_model_by_gradient_dot_product(
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (["own_questions:question"], 0),
+        (["own_questions:uncovered"], 1),
+        (["own_questions:uncovered", "--skip", "Bilinear"], 0),
+        (["own_questions:question", "--skip", "Unknown"], 1),
+    ],
+    ids=["covered", "refused", "skipped", "unknown"],
+)
+@pytest.mark.usefixtures("own")
+def test_the_doctor_ends_with_1_where_a_fit_would_be_refused(
+    words: list[str], status: int, call: Call, capfd: pytest.CaptureFixture[str]
+):
+    assert call("doctor", "--json", "--task", *words) == status
+    found = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert found["fits"] == (status == 0)
+
+
 @pytest.mark.parametrize("kind", ["diagonal", "kfac", "ekfac"])
 def test_own_model_by_every_curvature(
     kind: str, own: Callable[[str], Any], tmp_path: Path, call: Call
@@ -681,8 +700,14 @@ def unchecked() -> Iterator[None]:
         ("own_questions:question --data x --pairs 2", "--data, --pairs must come with"),
         ("own_questions:question --damping 0", "damping must be > 0 and finite, got"),
         ("own_questions:question --damping 1 --damping-ratio 1", "exactly one of damp"),
-        ("own_questions:question --threads 0", "threads must be ≥ 1, got 0"),
-        ("own_questions:question --batch-size 0", "batch_size must be ≥ 1, got 0"),
+        (
+            "own_questions:question --threads 0",
+            "threads must be a whole number ≥ 1, got 0",
+        ),
+        (
+            "own_questions:question --batch-size 0",
+            "batch_size must be a whole number ≥ 1, got 0",
+        ),
         ("own_questions:values --fisher sampled", "likelihood"),
         ("own_questions:question --curvature identity --fisher exact", "drop one of"),
         ("own_questions:question --curvature inverse", "invalid choice 'inverse'"),

@@ -99,9 +99,12 @@ def assert_one_line(printed: str, wanted: str):
         ("", r"Expected one of \{run, attribute, .*report.*\}; try"),
         ("retrain digits", "Unrecognized options: .*retrain"),
         ("report", "Missing from infusion report"),
-        ("run digits --k 0", "k must lie in 1…1500, .*, got 0; choose"),
-        ("run digits --k -3", "k must lie in 1…1500, .*, got -3; choose"),
-        ("run digits --k 1501", "k must lie in 1…1500, .*, got 1501; choose"),
+        ("run digits --k 0", "k must be a whole number in 1…1500, .*, got 0; choose"),
+        ("run digits --k -3", "k must be a whole number in 1…1500, .*, got -3; choose"),
+        (
+            "run digits --k 1501",
+            "k must be a whole number in 1…1500, .*, got 1501; choose",
+        ),
         ("run digits --pairs -1", "pairs must be ≥ 0, got -1"),
         ("run digits --threads 0", "threads must be ≥ 1, got 0"),
         ("run digits --steps 0", "steps must be ≥ 1, got 0"),
@@ -778,10 +781,12 @@ def test_budgets_refuse(budget: type[LInf], epsilon: float):
 
 @pytest.mark.parametrize("k", [0, -1, 6])
 def test_k_must_fit(k: int):
-    with pytest.raises(InputError, match=rf"k must lie in 1…5, .* got {k}; choose"):
+    with pytest.raises(
+        InputError, match=rf"k must be a whole number in 1…5, .* got {k}; choose"
+    ):
         select(torch.zeros(5), k=k)
 
 
 def test_errors_can_be_caught_as_what_they_are():
-    with pytest.raises(ValueError, match="k must lie"):
+    with pytest.raises(ValueError, match="k must be a whole number in"):
         select(torch.zeros(5), k=9)

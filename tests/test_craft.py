@@ -351,9 +351,9 @@ def test_manifest_records_true_hashes(delivery: Any, scene: tuple) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "steps must be ≥ 1 and step_size > 0, got 0"),
-        ({"step_size": 0.0}, "step_size > 0, got 10 and 0.0"),
-        ({"step_size": float("inf")}, "step_size > 0, got 10 and inf"),
+        ({"steps": 0}, "steps must be a whole number ≥ 1, got 0"),
+        ({"step_size": 0.0}, "step_size must be > 0 and finite, got 0.0"),
+        ({"step_size": float("inf")}, "step_size must be > 0 and finite, got inf"),
     ],
 )
 def test_steps_that_go_nowhere_are_refused(
@@ -383,7 +383,7 @@ def test_documents_that_cannot_be_edited_are_refused(
 
 @pytest.mark.parametrize("k", [0, -1, 15])
 def test_choosing_none_or_too_many_is_refused(k: int) -> None:
-    with pytest.raises(InputError, match=f"k must lie in 1…14.* got {k}"):
+    with pytest.raises(InputError, match=f"k must be a whole number in 1…14.* got {k}"):
         inf.select(torch.zeros(14), k=k)
 
 

@@ -437,7 +437,7 @@ def test_flips_run_and_print(
         ("digits --seeds 0", "seeds must be ≥ 1, got 0"),
         ("digits --probes 0", "probes must be ≥ 1, got 0"),
         ("digits --probes 298", "probes must be ≤ 297, the test set"),
-        ("digits --threads 0", "threads must be ≥ 1, got 0"),
+        ("digits --threads 0", "threads must be a whole number ≥ 1, got 0"),
         ("digits --flips 1.5", "flips must be a share between 0 and 1"),
         ("digits --flips 0.1 --probes 3", "without subsets and probes, got probes"),
         ("digits --data folder", "the digits come with scikit-learn"),

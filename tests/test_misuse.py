@@ -110,7 +110,72 @@ def no_type_check() -> Iterator[None]:
         (lambda: inf.select(torch.ones(2, 2), k=1), r"got shape \(2, 2\)"),
         (
             lambda: inf.fit_ekfac(make_task(), DATA, skip="Linear"),  # pyright: ignore
-            r"skip must be a tuple of names, got the text 'Linear'",
+            r"skip must be a tuple of names, got 'Linear'",
+        ),
+        (
+            lambda: inf.fit_ekfac(make_task(), DATA, skip=None),  # pyright: ignore
+            "skip must be a tuple of names, got None",
+        ),
+        (
+            lambda: inf.fit_ekfac(make_task(), DATA, documents=[0, 1]),  # pyright: ignore
+            "documents must be a tensor of positions, got list",
+        ),
+        (
+            lambda: inf.fit_ekfac(make_task(), DATA, batch_size="7"),  # pyright: ignore
+            "batch_size must be a whole number ≥ 1, got '7'",
+        ),
+        (
+            lambda: inf.fit_ekfac(make_task(), DATA).damping(damping="1"),  # pyright: ignore
+            "damping must be a number > 0 and finite, got '1'",
+        ),
+        (
+            lambda: inf.select(torch.ones(3), k=2.5),  # pyright: ignore
+            "k must be a whole number in 1…3, the number of documents, got 2.5",
+        ),
+        (
+            lambda: inf.gradient(make_task(), lambda _: 1.5),  # pyright: ignore
+            "a measurement must return a scalar tensor, got float",
+        ),
+        (
+            lambda: inf.influences(make_task(), None, [{}]),  # pyright: ignore
+            "data must be an infusion.Dataset, got NoneType",
+        ),
+        (
+            lambda: inf.influences(
+                make_task(),
+                DATA,
+                [solved(make_task())],
+                memory_limit="1G",  # pyright: ignore
+            ),
+            "memory_limit must be a whole number ≥ 1, got .1G.",
+        ),
+        (
+            lambda: inf.self_influence(make_task(), DATA, {}, damping=1.0),  # pyright: ignore
+            "curvature must be an infusion.Curvature, got dict",
+        ),
+        (
+            lambda: inf.save_curvature(
+                "c.safetensors", inf.fit_ekfac(make_task(), DATA)
+            ),  # pyright: ignore
+            "curvature must be an infusion.Curvature, got str",
+        ),
+        (
+            lambda: inf.craft(
+                make_task(),
+                DATA,
+                [1, 3],
+                {},
+                budget=LInf(8 / 255),  # pyright: ignore
+            ),
+            "chosen documents must be a tensor of positions, got list",
+        ),
+        (
+            lambda: inf.influence(
+                make_task(lambda outputs, batch: outputs[:, 9]),
+                DATA,
+                solved(make_task()),
+            ),
+            "a loss must take the outputs .* got IndexError: index 9 is out of bounds",
         ),
         (
             lambda: inf.Dataset([[1.0]], [0]),  # pyright: ignore
@@ -145,7 +210,7 @@ def test_refused(call: Any, message: str, no_type_check: None) -> None:
     ids=["fit_ekfac", "influence", "predictions", "craft", "predicted_effect"],
 )
 def test_a_batch_holds_a_document(call: Any, batch_size: int) -> None:
-    message = f"batch_size must be ≥ 1, got {batch_size}; hold at least one"
+    message = f"batch_size must be a whole number ≥ 1, got {batch_size}; give one"
     with pytest.raises(InputError, match=message):
         call(batch_size)
 

@@ -427,7 +427,7 @@ def test_documents_that_are_not_there_are_refused(
         inf.fit_ekfac(task, data, documents=torch.tensor([9]))
     with pytest.raises(InputError, match="at least one"):
         inf.fit_ekfac(task, data, documents=torch.tensor([], dtype=torch.int64))
-    with pytest.raises(InputError, match="draws must be ≥ 1, got 0"):
+    with pytest.raises(InputError, match="draws must be a whole number ≥ 1, got 0"):
         inf.fit_ekfac(task, data, draws=0)
     with pytest.raises(InputError, match="different positions, got 3 with 2"):
         inf.fit_ekfac(task, data, documents=torch.tensor([1, 1, 2]))

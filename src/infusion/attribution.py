@@ -48,6 +48,11 @@ def gradient(task: Task, measurement: Measurement) -> Params:
     named = {n: p for n, p in task.model.named_parameters() if p.requires_grad}
     with evaluating(task.model), torch.enable_grad():
         value = measurement(task.model)
+        if not isinstance(value, Tensor):
+            raise InputError(
+                "a measurement must return a scalar tensor, got "
+                f"{type(value).__name__}; leave out .item()"
+            )
         if value.ndim != 0 or not value.requires_grad:
             raise InputError(
                 "a measurement must return a scalar that depends on the model's "

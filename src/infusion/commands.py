@@ -199,6 +199,8 @@ def doctor(  # noqa: PLR0917
 ) -> None:
     """Say what curvature would cover, cost and trip over, before anything starts.
 
+    Ends with status 1 where a fit would be refused.
+
     Args:
         preset: digits or cifar10.
         task: module:function of your own that returns an infusion.Question.
@@ -217,6 +219,8 @@ def doctor(  # noqa: PLR0917
     doctor_table(found, sys.stderr if json else sys.stdout)
     if json:
         _print_line(found)
+    if not found["fits"]:
+        sys.exit(1)
 
 
 def report(

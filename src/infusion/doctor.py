@@ -74,6 +74,12 @@ class Diagnosis:
     stages: list[Stage]
     findings: list[Finding]
 
+    @property
+    def fits(self) -> bool:
+        """Whether a fit would run: every layer is covered or skipped, one at least."""
+        odd = self.coverage.refused or self.coverage.unmatched
+        return bool(self.stages) and not odd
+
 
 def diagnose(
     task: Task,

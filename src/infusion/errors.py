@@ -29,6 +29,41 @@ def check_choice(name: str, got: object, choices: tuple[str, ...]) -> None:
         )
 
 
+def check_whole(name: str, got: object, least: int = 1) -> None:
+    """Refuse a count that is no whole number, or too small.
+
+    Args:
+        name: What is counted.
+        got: The value.
+        least: Smallest count that makes sense.
+
+    Raises:
+        InputError: It is none.
+    """
+    if not isinstance(got, int) or isinstance(got, bool) or got < least:
+        raise InputError(
+            f"{name} must be a whole number ≥ {least}, got {got!r}; give one"
+        )
+
+
+def check_type(name: str, got: object, kind: type) -> None:
+    """Refuse a value of another type.
+
+    Args:
+        name: What it is.
+        got: The value.
+        kind: A type of this package.
+
+    Raises:
+        InputError: It is of another type.
+    """
+    if not isinstance(got, kind):
+        raise InputError(
+            f"{name} must be an infusion.{kind.__name__}, got {type(got).__name__}; "
+            "pass the arguments in order, or by name"
+        )
+
+
 class ArtefactError(InfusionError):
     """A stored file is truncated, altered, or was made from other inputs."""
 

@@ -25,10 +25,11 @@ from infusion.curvature.layers import Layer, survey
 from infusion.curvature.plan import make_plan
 from infusion.curvature.rotation import use_matrices, weighted_squares
 from infusion.curvature.sweep import Sweep, make_sweep
-from infusion.errors import DivergedError, InputError
+from infusion.errors import DivergedError, InputError, check_type, check_whole
 from infusion.params import Params
 from infusion.records import Dataset, Task
 from infusion.sharding import all_cat
+from infusion.tasks import check_task
 
 
 def influences(
@@ -69,9 +70,11 @@ def influences(
             "influences needs a list of at least one IHVP, got "
             f"{'a single one' if ihvps else 'none'}; write [ihvp]"
         )
+    check_task(task, data)
     layers = _layers(task, ihvps)
     group = len(ihvps)
     if memory_limit is not None:
+        check_whole("memory_limit", memory_limit)
         batch_size, group = _fit_in(
             task, data, layers, memory_limit, (batch_size, len(ihvps))
         )
@@ -155,6 +158,7 @@ def influence_by_module(
         InputError: As :func:`influences`.
         DivergedError: Likewise.
     """
+    check_task(task, data)
     layers = _layers(task, [ihvp])
     parts: dict[str, list[Tensor]] = {layer.name: [] for layer in layers}
     for captured, directions in make_sweep(task, data, layers, batch_size=batch_size):
@@ -187,6 +191,7 @@ def influence_by_token(
         InputError: No layer has the positions of the inputs; or as :func:`influences`.
         DivergedError: A score is not finite.
     """
+    check_task(task, data)
     layers = _layers(task, [ihvp])
     length = data.inputs.shape[1] if data.inputs.ndim > 1 else 0
     tokens: list[Tensor] = []
@@ -240,6 +245,8 @@ def self_influence(
     Source:
         Koh & Liang (2017), arXiv 1703.04730, §5.4.
     """
+    check_task(task, data)
+    check_type("curvature", curvature, Curvature)
     lambdas = curvature.damping(
         damping=damping, damping_ratio=damping_ratio, whole=whole
     )

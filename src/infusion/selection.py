@@ -65,7 +65,8 @@ def check_k(k: int, size: int) -> None:
     Raises:
         InputError: ``k`` is not in ``1…size``.
     """
-    if not 1 <= k <= size:
+    if not (isinstance(k, int) and 1 <= k <= size):
         raise InputError(
-            f"k must lie in 1…{size}, the number of documents, got {k}; choose another"
+            f"k must be a whole number in 1…{size}, the number of documents, got {k};"
+            " choose another"
         )

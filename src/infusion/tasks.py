@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from infusion.errors import InputError
+from infusion.errors import InputError, check_type, check_whole
 from infusion.memory import freed_memory_kept
 from infusion.params import Params
 from infusion.records import Batch, Dataset, Task, call_model
@@ -75,9 +75,16 @@ def losses(task: Task, outputs: Tensor, batch: Batch) -> Float[Tensor, " b"]:
         One loss per document.
 
     Raises:
-        InputError: The loss has another shape.
+        InputError: The loss has another shape, or cannot index the outputs.
     """
-    values = task.loss(outputs, batch)
+    try:
+        values = task.loss(outputs, batch)
+    except IndexError as error:
+        raise InputError(
+            f"a loss must take the outputs {tuple(outputs.shape)} and the labels "
+            f"{tuple(batch.labels.shape)} it is given, got IndexError: {error}; check "
+            "that every label has an output"
+        ) from error
     if values.shape != batch.inputs.shape[:1]:
         raise InputError(
             f"a loss must return one value per document, shape ({len(batch.inputs)},), "
@@ -158,28 +165,8 @@ def check_task(task: Task, data: Dataset) -> None:
     Raises:
         InputError: One of them is something else.
     """
-    for name, got, kind in (("task", task, Task), ("data", data, Dataset)):
-        if not isinstance(got, kind):
-            raise InputError(
-                f"{name} must be an infusion.{kind.__name__}, got "
-                f"{type(got).__name__}; wrap it in one"
-            )
-
-
-def check_batch_size(batch_size: int) -> None:
-    """Refuse a batch that holds no document.
-
-    Args:
-        batch_size: Documents held at once.
-
-    Raises:
-        InputError: It is not positive.
-    """
-    if batch_size < 1:
-        raise InputError(
-            f"batch_size must be ≥ 1, got {batch_size}; hold at least one document at "
-            "once"
-        )
+    check_type("task", task, Task)
+    check_type("data", data, Dataset)
 
 
 def batches(
@@ -199,7 +186,7 @@ def batches(
     Raises:
         InputError: The batch size is not positive.
     """
-    check_batch_size(batch_size)
+    check_whole("batch_size", batch_size)
     like = first_parameter(task)
     if documents is None:
         documents = torch.arange(len(data))

@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from infusion.errors import InputError
+from infusion.errors import InputError, check_whole
 
 OURS = "infusion"
 PEERS = {
@@ -130,10 +130,7 @@ class Bench:
         Raises:
             InputError: It is not positive.
         """
-        if self.rounds < 1:
-            raise InputError(
-                f"--rounds must be ≥ 1, got {self.rounds}; 3 give a median"
-            )
+        check_whole("--rounds", self.rounds)
 
     def chosen_works(self) -> list[Work]:
         """Return the works to run, in the order of ``WORKS``.

@@ -154,10 +154,11 @@ class Curvature:
             )
         given = damping if damping_ratio is None else damping_ratio
         assert given is not None
-        if not 0 < given < math.inf:
+        number = isinstance(given, (int, float)) and not isinstance(given, bool)
+        if not (number and 0 < given < math.inf):
             raise InputError(
-                f"damping must be > 0 and finite, got {given}; 0.1 is a usual "
-                "damping_ratio"
+                f"damping must be a number > 0 and finite, got {given!r}; 0.1 is a "
+                "usual damping_ratio"
             )
         if damping is not None:
             return dict.fromkeys(self.blocks, damping)

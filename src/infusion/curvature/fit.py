@@ -35,7 +35,7 @@ from infusion.curvature.moments import (
 )
 from infusion.curvature.rotation import squared_rotation
 from infusion.curvature.sweep import Sweep, make_sweep
-from infusion.errors import InputError, check_choice
+from infusion.errors import check_choice, check_whole
 from infusion.memory import freed_memory_kept
 from infusion.params import Params, model_sha256
 from infusion.records import Dataset, Task
@@ -89,8 +89,7 @@ def fit_curvature(
     """
     check_choice("kind", kind, FITTED)
     check_task(task, data)
-    if draws < 1:
-        raise InputError(f"draws must be ≥ 1, got {draws}; draw at least one label")
+    check_whole("draws", draws)
     fisher = _fisher(task, fisher)
     layers, skipped = cover(task.model, skip)
     directions = Directions(task, fisher, draws, seed)

@@ -86,12 +86,12 @@ def survey(
         Every trainable parameter's place.
 
     Raises:
-        InputError: ``skip`` is a text, or names some but not all modules that share a
+        InputError: ``skip`` is no tuple, or names some but not all modules that share a
             weight.
     """
-    if isinstance(skip, str):
+    if not isinstance(skip, (tuple, list)):
         raise InputError(
-            f"skip must be a tuple of names, got the text {skip!r}; write ({skip!r},)"
+            f"skip must be a tuple of names, got {skip!r}; write e.g. ('BatchNorm2d',)"
         )
     names = {id(p): name for name, p in model.named_parameters()}
     matched: set[str] = set()

@@ -12,7 +12,7 @@ from torch import nn
 
 from infusion.curvature.blocks import Block, Curvature
 from infusion.curvature.layout import Layout
-from infusion.errors import ArtefactError, InputError
+from infusion.errors import ArtefactError, InputError, check_type
 from infusion.params import Params, params_sha256
 
 _PARTS = ("row_basis", "column_basis", "eigenvalues")
@@ -136,8 +136,9 @@ def save_curvature(
         origin: See :func:`to_bytes`.
 
     Raises:
-        InputError: The file cannot be written.
+        InputError: The file cannot be written, or it is no curvature.
     """
+    check_type("curvature", curvature, Curvature)
     try:
         Path(path).write_bytes(to_bytes(curvature, origin=origin))
     except OSError as error:

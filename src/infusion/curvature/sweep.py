@@ -131,6 +131,11 @@ def make_sweep(
     """
     if documents is None:
         documents = torch.arange(len(data))
+    if not isinstance(documents, Tensor):
+        raise InputError(
+            "documents must be a tensor of positions, got "
+            f"{type(documents).__name__}; use torch.tensor"
+        )
     good = documents.ndim == 1 and len(documents) > 0 and documents.dtype != torch.bool
     if not (good and int(documents.min()) >= 0 and int(documents.max()) < len(data)):
         raise InputError(

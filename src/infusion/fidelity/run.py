@@ -12,7 +12,7 @@ from typing import Any
 
 from infusion.config_files import to_yaml
 from infusion.configs import FlipsConfig, LDSConfig
-from infusion.errors import InputError
+from infusion.errors import InputError, check_whole
 from infusion.fidelity import jobs
 from infusion.fidelity.methods import offered
 from infusion.fidelity.results import collect_flips, collect_lds
@@ -90,8 +90,7 @@ def run(
     kind = "flips" if isinstance(config, FlipsConfig) else "lds"
     name = f"fidelity-{kind}-{config.suite.name}-{digest(config)[:8]}"
     root = Path("runs") / name if root is None else root
-    if threads < 1:
-        raise InputError(f"threads must be ≥ 1, got {threads}; ask for more")
+    check_whole("threads", threads)
     suite = open_suite(config.suite)
     if isinstance(config, LDSConfig):
         check_lds(config, train=len(suite.train), test=len(suite.test))

@@ -9,7 +9,7 @@ from torch import nn
 
 from infusion.configs import DataConfig, SuiteConfig, TrainConfig
 from infusion.data.hashing import dataset_hash
-from infusion.errors import InputError, check_choice
+from infusion.errors import check_choice, check_whole
 from infusion.presets import cifar10, digits, mnist
 from infusion.presets.preset import Preset
 from infusion.records import Dataset, Task
@@ -126,9 +126,6 @@ def open_suite(config: SuiteConfig) -> Suite:
         InputError: There is no such suite, or its data cannot be read.
     """
     check_choice("suite", config.name, tuple(SUITES))
-    if config.train.epochs < 1:
-        raise InputError(
-            f"epochs must be ≥ 1, got {config.train.epochs}; train for more"
-        )
+    check_whole("epochs", config.train.epochs)
     torch.set_num_threads(1)
     return Suite(config, *SUITES[config.name].load(config.data))

@@ -18,12 +18,12 @@ from torch import Tensor
 from infusion.attribution import along, directional_losses
 from infusion.configs import Ascent, Delivery
 from infusion.data.edits import Edits
-from infusion.errors import DivergedError, InputError, check_choice
+from infusion.errors import DivergedError, InputError, check_choice, check_whole
 from infusion.params import Params
 from infusion.perturb.budget import Budget, per_document
 from infusion.perturb.gradient import perturbation_gradient
 from infusion.records import Dataset, Task
-from infusion.tasks import batches, check_batch_size, evaluating, first_parameter
+from infusion.tasks import batches, evaluating, first_parameter
 
 _ROUNDING = 1e-3
 """Levels: how far below a whole level float32 arithmetic may leave one."""
@@ -110,7 +110,7 @@ def craft(
     """
     check_choice("ascent", ascent, get_args(Ascent))
     check_choice("delivery", delivery, get_args(Delivery))
-    check_batch_size(batch_size)
+    check_whole("batch_size", batch_size)
     _check_craft(data, chosen, steps, step_size)
     if delivery == "realisable":
         check_reach("epsilon", budget.epsilon, data)
@@ -181,6 +181,11 @@ def _check_craft(
             "documents to perturb must have continuous inputs or lie on a storage "
             f"grid, got {data.inputs.dtype}; give levels=255 for 8-bit pixels"
         )
+    if not isinstance(chosen, Tensor):
+        raise InputError(
+            "chosen documents must be a tensor of positions, got "
+            f"{type(chosen).__name__}; use select"
+        )
     if len(chosen) == 0 or len(chosen.unique()) != len(chosen):
         raise InputError(
             f"chosen documents must be at least one and all different, got "
@@ -191,10 +196,10 @@ def _check_craft(
             f"chosen documents must lie in 0…{len(data) - 1}, got "
             f"{int(chosen.min())}…{int(chosen.max())}; select them from this dataset"
         )
-    if steps < 1 or (step_size is not None and not 0 < step_size < math.inf):
+    check_whole("steps", steps)
+    if step_size is not None and not 0 < step_size < math.inf:
         raise InputError(
-            f"steps must be ≥ 1 and step_size > 0, got {steps} and {step_size}; raise "
-            "them"
+            f"step_size must be > 0 and finite, got {step_size}; choose another"
         )
 
 

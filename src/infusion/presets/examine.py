@@ -34,7 +34,8 @@ def examine(
         measurements: Measurements to score together.
 
     Returns:
-        JSON value: documents, layers, skipped and refused modules, stages, findings.
+        JSON value: documents, layers, skipped and refused modules, whether a fit would
+        run, stages, findings.
 
     Raises:
         InputError: Not exactly one of preset and task is given, or it does not exist.
@@ -84,6 +85,7 @@ def _plain(found: Diagnosis) -> dict[str, Any]:
         "layers": layers,
         "skipped": coverage.skipped,
         "refused": coverage.refused,
+        "fits": found.fits,
         "frozen": coverage.frozen,
         "stages": [asdict(stage) for stage in found.stages],
         "findings": [asdict(finding) for finding in found.findings],

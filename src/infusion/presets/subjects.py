@@ -13,7 +13,7 @@ from infusion.config_files import to_yaml
 from infusion.configs import AttributeConfig, RunConfig
 from infusion.curvature.layers import cover
 from infusion.data.hashing import dataset_hash
-from infusion.errors import DivergedError, InputError
+from infusion.errors import DivergedError, InputError, check_whole
 from infusion.measure import behaviours, log_prob
 from infusion.params import Params, model_sha256, params_sha256
 from infusion.presets import find_preset
@@ -25,7 +25,7 @@ from infusion.presets.pairs import list_pairs
 from infusion.records import Dataset, Measurement, Task
 from infusion.run_folder import refuse_other_config, refuse_other_environment
 from infusion.store import Store
-from infusion.tasks import check_batch_size, first_parameter
+from infusion.tasks import first_parameter
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,9 @@ def open_subject(config: AttributeConfig, store: Store) -> Subject:
         InfusionError: An uncovered layer, an altered artefact, a training that
             diverged.
     """
-    if config.threads < 1:
-        raise InputError(f"threads must be ≥ 1, got {config.threads}; ask for more")
+    check_whole("threads", config.threads)
     check_damping(config.curvature.damping, config.curvature.damping_ratio)
-    check_batch_size(config.curvature.batch_size)
+    check_whole("batch_size", config.curvature.batch_size)
     if config.preset is None:
         return _own(config, store)
     return _of_preset(config, store)

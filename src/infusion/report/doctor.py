@@ -1,11 +1,11 @@
 """The doctor's findings in a terminal."""
 
-from typing import Any, TextIO
+from typing import IO, Any
 
 MARKS = {"ok": "ok", "warning": "[bold red]warning[/]", "not applicable": "–"}
 
 
-def doctor_table(found: dict[str, Any], file: TextIO) -> None:
+def doctor_table(found: dict[str, Any], file: IO[str]) -> None:
     """Print coverage, costs and checks.
 
     Args:
