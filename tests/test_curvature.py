@@ -608,10 +608,10 @@ def curvature(generator: torch.Generator) -> Curvature:
     [
         ({}, "exactly one of damping and damping_ratio"),
         ({"damping": 1.0, "damping_ratio": 1.0}, "exactly one of"),
-        ({"damping": 0.0}, "damping must be > 0 and finite, got 0.0"),
-        ({"damping": -1.0}, "damping must be > 0 and finite, got -1.0"),
-        ({"damping_ratio": 0.0}, "damping must be > 0 and finite, got 0.0"),
-        ({"damping": float("nan")}, "damping must be > 0 and finite, got nan"),
+        ({"damping": 0.0}, "damping must be a number > 0 and finite, got 0.0"),
+        ({"damping": -1.0}, "damping must be a number > 0 and finite, got -1.0"),
+        ({"damping_ratio": 0.0}, "damping must be a number > 0 and finite, got 0.0"),
+        ({"damping": float("nan")}, "damping must be a number > 0 and finite, got nan"),
     ],
 )
 def test_unusable_damping_is_refused(

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from infusion.curvature.covariance import gram, is_correlated, shift_covariance
+from infusion.curvature.covariance import is_correlated, shift_covariance
 from infusion.curvature.kinds import OneHot, Side, dense, response, spread_mask
 from infusion.curvature.layers import Layer, Use
 from infusion.errors import InputError
@@ -175,19 +175,19 @@ class Captured:
             return torch.stack([k.sum() for k in kept]).sum()
         return torch.tensor(self.size * moving.shape[2])
 
-    def input_covariance(self, layer: Layer, use: Use) -> Float[Tensor, "d d"]:
-        """Sum ``x xᵀ`` of the fixed side over documents and positions."""
+    def correlated(self, layer: Layer, use: Use) -> Float[Tensor, "d d"] | None:
+        """Sum ``x xᵀ`` of the fixed side without its patches, where that is cheaper."""
         module, inputs = use.module, self.inputs[use.name]
-        if (
+        if not (
             isinstance(module, nn.Conv2d)
             and layer.layout.form == "weight"
             and all(kept is None for kept in self._columns_kept(use))
             and all(is_correlated(module, (x.shape[2], x.shape[3])) for x in inputs)
         ):
-            height, width = module.kernel_size
-            parts = [shift_covariance(x, (height, width)) for x in inputs]
-            return torch.stack(parts).sum(0)
-        return gram(self.fixed(layer, use))
+            return None
+        height, width = module.kernel_size
+        parts = [shift_covariance(x, (height, width)) for x in inputs]
+        return torch.stack(parts).sum(0)
 
     def directional(
         self, layer: Layer, gradients: Gradients, vector: Params

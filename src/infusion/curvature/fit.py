@@ -23,7 +23,7 @@ from torch import Tensor
 
 from infusion.configs import Fisher, FittedKind
 from infusion.curvature.blocks import Block, Curvature
-from infusion.curvature.capture import Captured, Gradients
+from infusion.curvature.capture import Captured, Factors, Gradients
 from infusion.curvature.fisher import Directions, check_fisher
 from infusion.curvature.layers import Layer, cover
 from infusion.curvature.moments import (
@@ -35,6 +35,7 @@ from infusion.curvature.moments import (
 )
 from infusion.curvature.rotation import squared_rotation
 from infusion.curvature.sweep import Sweep, make_sweep
+from infusion.curvature.waiting import Waiting
 from infusion.errors import check_choice, check_whole
 from infusion.memory import freed_memory_kept
 from infusion.params import Params, model_sha256
@@ -210,11 +211,17 @@ def _corrected_eigenvalues(
         "squares": torch.zeros((), dtype=torch.float64),
         "batches": torch.zeros(()),
     }
+    waiting = Waiting() if len(sweep.documents) == len(sweep.data) else None
     for captured, directions in sweep:
-        for name, update in _batch_squares(sweep, captured, directions, bases).items():
+        squares = _batch_squares(sweep, captured, directions, bases, waiting)
+        for name, update in squares.items():
             add(sums, name, update)
-            spread["squares"] += update.double().square().sum().cpu() / captured.size
+            if waiting is None:
+                size = update.double().square().sum().cpu()
+                spread["squares"] += size / captured.size
         spread["batches"] += 1
+    for name, sides in [] if waiting is None else waiting.rest():
+        add(sums, name, squared_rotation([Factors(*sides)], *bases[name]))
     all_sum(sums)
     all_sum(spread)
     means = {name: value / len(sweep.documents) for name, value in sums.items()}
@@ -226,15 +233,20 @@ def _batch_squares(
     captured: Captured,
     directions: Iterator[Gradients],
     bases: dict[str, tuple[Tensor | None, Tensor | None]],
+    waiting: Waiting | None,
 ) -> Params:
     """Sum squared rotated gradients over one batch and all directions."""
     result: Params = {}
     for gradients in directions:
         for layer in sweep.layers:
-            sides = captured.factors(layer, gradients)
-            update = squared_rotation(sides, *bases[layer.name])
-            before = result.get(layer.name)
-            result[layer.name] = update if before is None else before + update
+            name, sides = layer.name, captured.factors(layer, gradients)
+            ready = [sides]
+            if waiting is not None and len(sides) == 1:
+                found = waiting.add(name, sides[0].rows, sides[0].columns)
+                ready = [[Factors(*both)] for both in found]
+            for part in ready:
+                update = squared_rotation(part, *bases[name])
+                result[name] = result[name] + update if name in result else update
     return result
 
 

@@ -16,8 +16,9 @@ from torch import Tensor
 from infusion.curvature.capture import Captured, Gradients
 from infusion.curvature.covariance import gram
 from infusion.curvature.kinds import OneHot, Side, dense
-from infusion.curvature.layers import Layer, Use
+from infusion.curvature.layers import Layer
 from infusion.curvature.sweep import Sweep
+from infusion.curvature.waiting import Waiting
 from infusion.errors import DivergedError
 from infusion.params import Params
 from infusion.sharding import all_sum
@@ -65,14 +66,6 @@ def is_diagonal(layer: Layer, axis: str) -> bool:
     return size > LARGEST_FACTOR or (axis == "rows" and layer.has_one_hot_rows)
 
 
-def _second_moment(layer: Layer, axis: str, side: Side) -> Tensor:
-    if isinstance(side, OneHot):
-        return side.counts()
-    if is_diagonal(layer, axis):
-        return dense(side).double().square().sum((0, 2))
-    return gram(side)
-
-
 def collect_moments(sweep: Sweep) -> Moments:
     """Sum the second moments over a pass.
 
@@ -82,9 +75,11 @@ def collect_moments(sweep: Sweep) -> Moments:
     Returns:
         Over the documents of all processes.
     """
-    moments = Moments()
+    moments, waiting = Moments(), Waiting()
     for captured, directions in sweep:
-        _add_batch(moments, sweep.layers, captured, directions)
+        _add_batch(moments, waiting, sweep.layers, captured, directions)
+    for name, (side,) in waiting.rest():
+        add(moments.sums, name, gram(side))
     all_sum(moments.sums)
     all_sum(moments.positions)
     return moments
@@ -92,31 +87,45 @@ def collect_moments(sweep: Sweep) -> Moments:
 
 def _add_batch(
     moments: Moments,
+    waiting: Waiting,
     layers: list[Layer],
     captured: Captured,
     directions: Iterator[Gradients],
 ) -> None:
-    """Add one batch; nothing of it is held when the next one runs."""
+    """Add one batch; nothing large of it is held when the next one runs."""
     for layer in layers:
         for use in layer.uses:
-            name = f"{use.name}/{layer.name}/{use.kind.fixed_axis}"
-            add(moments.sums, name, _fixed_moment(captured, layer, use))
+            name, axis = f"{use.name}/{layer.name}", use.kind.fixed_axis
+            diagonal = is_diagonal(layer, axis)
+            moment = None if diagonal else captured.correlated(layer, use)
+            if moment is not None:
+                add(moments.sums, f"{name}/{axis}", moment)
+                continue
+            side = captured.fixed(layer, use)
+            _add_side(moments.sums, waiting, f"{name}/{axis}", side, diagonal=diagonal)
     for step, gradients in enumerate(directions):
         for layer in layers:
             for use in layer.uses:
                 axis = "rows" if use.kind.fixed_axis == "columns" else "columns"
-                name = f"{use.name}/{layer.name}/{axis}"
+                name, diagonal = f"{use.name}/{layer.name}", is_diagonal(layer, axis)
                 side = captured.moving(use, gradients)
-                add(moments.sums, name, _second_moment(layer, axis, side))
+                key = f"{name}/{axis}"
+                _add_side(moments.sums, waiting, key, side, diagonal=diagonal)
                 if step == 0:
                     count = captured.count(layer, use, side)
-                    add(moments.positions, f"{use.name}/{layer.name}", count)
+                    add(moments.positions, name, count)
 
 
-def _fixed_moment(captured: Captured, layer: Layer, use: Use) -> Tensor:
-    if is_diagonal(layer, use.kind.fixed_axis):
-        return _second_moment(layer, use.kind.fixed_axis, captured.fixed(layer, use))
-    return captured.input_covariance(layer, use)
+def _add_side(
+    sums: Params, waiting: Waiting, name: str, side: Side, *, diagonal: bool
+) -> None:
+    if isinstance(side, OneHot):
+        add(sums, name, side.counts())
+    elif diagonal:
+        add(sums, name, dense(side).double().square().sum((0, 2)))
+    else:
+        for (ready,) in waiting.add(name, side):
+            add(sums, name, gram(ready))
 
 
 def bases(layer: Layer, moments: Moments) -> tuple[Tensor | None, Tensor | None]:

@@ -121,7 +121,8 @@ def _turn(basis: Basis, side: Tensor | Patches) -> Float[Tensor, "b d t"]:
         width = basis.shape[1]
         if width % _ALIGNED and width >= _WIDE:  # would take half more time
             basis = F.pad(basis, (0, -width % _ALIGNED))
-        return (side.mT @ basis)[..., :width].mT
+        product = side.mT.flatten(0, 1) @ basis
+        return product[:, :width].unflatten(0, (len(side), -1)).mT
     return basis.T @ side
 
 
