@@ -36,6 +36,7 @@ LAYERS = [
     "checkpoints",
     "measure",
     "attribution",
+    "replay",
     "curvature",
     "scores",
     "doctor",

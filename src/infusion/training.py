@@ -103,7 +103,15 @@ def train(
     return final
 
 
-def _check_recipe(config: TrainConfig) -> None:
+def check_recipe(config: TrainConfig) -> None:
+    """Refuse a recipe that cannot train.
+
+    Args:
+        config: Recipe.
+
+    Raises:
+        InputError: A setting is out of range; the message names it.
+    """
     check_choice("optimiser", config.optimiser, tuple(OPTIMISERS))
     check_choice("order", config.order, ("fixed", "fresh"))
     for name, fits, must in (
@@ -148,7 +156,7 @@ def train_epochs(
         ArtefactError: ``start`` is of another architecture, optimiser or data order.
         DivergedError: A training loss became NaN or infinite.
     """
-    _check_recipe(config)
+    check_recipe(config)
     task.model.train()
     if config.channels_last:
         task.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

@@ -1,0 +1,513 @@
+"""The exact derivative of a measurement after retraining, through the retraining.
+
+    θ_{t+1} = U(θ_t, batch_t(x)),  t = 0 … T−1        d f(θ_T) / d x
+
+Influence functions linearise retraining at one model; this differentiates the recorded
+steps themselves: their order, momentum or Adam's moments, and the running statistics of
+BatchNorm, which the measurement reads. Going backwards, one step's graph is held at a
+time, and of the states only those at the ends of segments of ``√T`` steps, from which
+the others are computed again: memory grows with ``√T``, time is about that of seven
+trainings.
+
+Source: Maclaurin et al. (2015), arXiv 1502.03492; Chen et al. (2016), arXiv 1604.06174,
+for the segments.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # the base of all of them
+
+from infusion.configs import TrainConfig
+from infusion.errors import DivergedError, InputError
+from infusion.params import Params
+from infusion.records import Batch, Dataset, Measurement, Task
+from infusion.seeding import derive
+from infusion.tasks import check_task, first_parameter, functional_outputs, losses
+from infusion.training import Checkpoint, check_recipe, check_start, epoch_order
+
+_BETAS, _EPS = (0.9, 0.999), 1e-8
+"""Of torch's Adam, which recipes do not change."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A retraining and its derivative.
+
+    Attributes:
+        value: The measurement after it.
+        gradient: ``∂f/∂x`` of the named documents.
+        steps: Optimiser steps differentiated.
+        states: Most states of the training held at once.
+    """
+
+    value: float
+    gradient: Float[Tensor, "k ..."]
+    steps: int
+    states: int
+
+
+class _State(NamedTuple):
+    """A training run between two steps."""
+
+    params: Params
+    buffers: Params
+    slots: Params
+    random: Tensor
+
+
+class _Step(NamedTuple):
+    documents: Tensor
+    learning_rate: float
+    noise: int | None
+    """Seed of dropout and the like where an epoch begins."""
+
+
+def replay_gradient(
+    task: Task,
+    data: Dataset,
+    documents: Int[Tensor, " k"],
+    measurement: Measurement,
+    config: TrainConfig,
+    *,
+    seed: int,
+    start: Checkpoint,
+    inputs: Float[Tensor, "k ..."] | None = None,
+) -> Replay:
+    """Differentiate a measurement after retraining in the documents' inputs.
+
+    Args:
+        task: Model and loss; the model is left as it is.
+        data: Training documents.
+        documents: Those to differentiate in, all different.
+        measurement: Scalar function of the retrained model, in eval mode.
+        config: Recipe of the retraining.
+        seed: Of its orders.
+        start: Where it starts, usually one epoch before the end.
+        inputs: Values that the named documents have instead of their own.
+
+    Returns:
+        The measurement, its derivative, and what was held.
+
+    Raises:
+        InputError: There is nothing to train, documents are not those of the data or
+            not continuous, or a module's statistics cannot be differentiated.
+        ArtefactError: ``start`` is of another optimiser or data order.
+        DivergedError: The derivative is not finite.
+    """
+    check_task(task, data)
+    check_recipe(config)
+    check_start(start, config, seed=seed, size=len(data))
+    _check_documents(data, documents)
+    steps = list(_steps(config, seed, len(data), start))
+    if not steps:
+        raise InputError(
+            f"a replay must train at least one epoch, got a start at epoch "
+            f"{start.epoch} of {config.epochs}; start earlier"
+        )
+    like = first_parameter(task)
+    if inputs is None:
+        inputs = data.batch(documents, like=like).inputs
+    trainer = _Trainer(task, data, documents, inputs.to(like), config)
+    modes = {module: module.training for module in task.model.modules()}
+    try:
+        with torch.random.fork_rng():
+            return _replay(trainer, steps, _first(task, start), measurement)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _replay(
+    trainer: "_Trainer", steps: list[_Step], state: _State, measurement: Measurement
+) -> Replay:
+    length = math.isqrt(len(steps) - 1) + 1
+    edges = [*range(0, len(steps), length), len(steps)]
+    kept = []
+    for first, end in pairwise(edges):
+        kept.append(state)
+        for step in steps[first:end]:
+            state = trainer.step(state, step)
+    value, adjoint = _measured(trainer.task, state, measurement)
+    gradient, held = torch.zeros_like(trainer.inputs), 0
+    for (first, end), begin in zip(
+        reversed(list(pairwise(edges))), reversed(kept), strict=True
+    ):
+        states = [begin]
+        for step in steps[first : end - 1]:
+            states.append(trainer.step(states[-1], step))
+        held = max(held, first // length + len(states))
+        for step, before in zip(
+            reversed(steps[first:end]), reversed(states), strict=True
+        ):
+            adjoint = trainer.pull_back(before, step, adjoint, gradient)
+    if not bool(torch.isfinite(gradient).all()):
+        raise DivergedError(
+            "a replay gradient must be finite, got NaN or infinity; lower the learning "
+            "rate or differentiate fewer steps"
+        )
+    return Replay(value, gradient, len(steps), held)
+
+
+def _check_documents(data: Dataset, documents: Tensor) -> None:
+    if data.levels is None and not data.inputs.is_floating_point():
+        raise InputError(
+            "documents to differentiate in must have continuous inputs or lie on a "
+            f"storage grid, got {data.inputs.dtype}; give levels=255 for 8-bit pixels"
+        )
+    good = documents.ndim == 1 and len(documents) > 0
+    if not (
+        good
+        and len(documents.unique()) == len(documents)
+        and int(documents.min()) >= 0
+        and int(documents.max()) < len(data)
+    ):
+        raise InputError(
+            f"documents must be different positions in 0…{len(data) - 1}, at least "
+            f"one, got {documents.tolist()[:5]}…; select them from this dataset"
+        )
+
+
+def _steps(
+    config: TrainConfig, seed: int, size: int, start: Checkpoint
+) -> Iterator[_Step]:
+    """List the steps of :func:`infusion.training.train_epochs` after a checkpoint."""
+    rate = start.learning_rate
+    for epoch in range(start.epoch, config.epochs):
+        order = epoch_order(seed, epoch, size, config)
+        for place, documents in enumerate(order.split(config.batch_size)):
+            noise = derive(seed, "train", "noise", epoch) if place == 0 else None
+            yield _Step(documents, rate, noise)
+        if epoch + 1 in config.milestones:
+            rate *= config.gamma
+
+
+def _first(task: Task, start: Checkpoint) -> _State:
+    """Split a checkpoint into parameters, buffers and the optimiser's slots."""
+    named = [name for name, _ in task.model.named_parameters()]
+    buffers = {name for name, _ in task.model.named_buffers()}
+    slots = {}
+    for key, value in start.optimiser.items():
+        index, slot = key.split(".", 1)
+        slots[f"{named[int(index)]}.{slot}"] = value
+    like = first_parameter(task)
+    return _State(
+        {name: start.model[name].to(like.device) for name in named},
+        {name: start.model[name].to(like.device) for name in buffers},
+        {name: value.to(like.device) for name, value in slots.items()},
+        torch.get_rng_state(),
+    )
+
+
+class _Trainer:
+    """Takes the steps of one retraining, with or without a graph."""
+
+    def __init__(
+        self,
+        task: Task,
+        data: Dataset,
+        documents: Tensor,
+        inputs: Tensor,
+        config: TrainConfig,
+    ) -> None:
+        self.task, self.data, self.inputs, self.config = task, data, inputs, config
+        self.places = {int(d): i for i, d in enumerate(documents)}
+        trainable = [
+            (n, p) for n, p in task.model.named_parameters() if p.requires_grad
+        ]
+        self.trained = [name for name, _ in trainable]
+
+    def step(self, state: _State, step: _Step) -> _State:
+        """Take one step; nothing of its graph is kept."""
+        places, rows = self._edited(step.documents)
+        batch = self._batch(step.documents, rows, self.inputs[places])
+        return _detached(self._next(state, step, batch, keep_graph=False))
+
+    def pull_back(
+        self, state: _State, step: _Step, adjoint: Params, gradient: Tensor
+    ) -> Params:
+        """Take one step again, with its graph, and pull the adjoint back through it.
+
+        Args:
+            state: Before the step.
+            step: Documents and learning rate.
+            adjoint: Derivative of the measurement in the state after the step.
+            gradient: That in the documents; what this step adds is added.
+
+        Returns:
+            The adjoint before the step.
+        """
+        leaves = {
+            key: value.detach().requires_grad_()
+            for key, value in _flat(state).items()
+            if value.is_floating_point()
+        }
+        places, rows = self._edited(step.documents)
+        own = self.inputs[places].detach().requires_grad_()
+        batch = self._batch(step.documents, rows, own)
+        after = _flat(self._next(_with(state, leaves), step, batch, keep_graph=True))
+        pairs = [
+            (after[key], pulled)
+            for key, pulled in adjoint.items()
+            if key in after and after[key].requires_grad
+        ]
+        outputs, pulled = zip(*pairs, strict=True)
+        found = torch.autograd.grad(
+            outputs, [*leaves.values(), own], pulled, allow_unused=True
+        )
+        if found[-1] is not None:
+            gradient.index_add_(0, torch.tensor(places, device=own.device), found[-1])
+        return {
+            key: value
+            for key, value in zip(leaves, found[:-1], strict=True)
+            if value is not None
+        }
+
+    def _edited(self, documents: Tensor) -> tuple[list[int], list[int]]:
+        """Return which named documents a batch holds, and in which of its rows."""
+        hits = [
+            (self.places[d], row)
+            for row, d in enumerate(documents.tolist())
+            if d in self.places
+        ]
+        return [place for place, _ in hits], [row for _, row in hits]
+
+    def _batch(self, documents: Tensor, rows: list[int], own: Tensor) -> Batch:
+        batch = self.data.batch(documents, like=first_parameter(self.task))
+        if not rows:
+            return batch
+        index = torch.tensor(rows, device=own.device)
+        return batch._replace(inputs=batch.inputs.index_copy(0, index, own))
+
+    def _next(
+        self, state: _State, step: _Step, batch: Batch, *, keep_graph: bool
+    ) -> _State:
+        """Run one step of the training loop as a function of the state before it."""
+        torch.set_rng_state(state.random)
+        if step.noise is not None:
+            torch.manual_seed(step.noise)
+        self.task.model.train()
+        update = OPTIMISERS[self.config.optimiser]
+        recipe = replace(self.config, lr=step.learning_rate)
+        params = state.params
+        if not keep_graph:
+            params = {n: p.detach().requires_grad_() for n, p in params.items()}
+        buffers = {name: b.detach().clone() for name, b in state.buffers.items()}
+        with torch.enable_grad(), _statistics(self.task.model) as seen:
+            outputs = functional_outputs(self.task, {**params, **buffers}, batch)
+            loss = losses(self.task, outputs, batch).mean()
+            wanted = [params[name] for name in self.trained]
+            pulled = torch.autograd.grad(
+                loss, wanted, create_graph=keep_graph, allow_unused=True
+            )
+            if not keep_graph:
+                params = {n: p.detach() for n, p in params.items()}
+            moved, slots = dict(params), dict(state.slots)
+            for name, found in zip(self.trained, pulled, strict=True):
+                if found is not None:
+                    moved[name] = update(name, params[name], found, slots, recipe)
+            buffers |= _running(self.task.model, state.buffers, seen)
+        return _State(moved, buffers, slots, torch.get_rng_state())
+
+
+def _sgd(
+    name: str,
+    value: Tensor,
+    gradient: Tensor,
+    slots: Params,
+    config: TrainConfig,
+) -> Tensor:
+    """``b ← μ b + g,  θ ← θ − η b``; the first ``b`` is ``g``."""
+    gradient = gradient + config.weight_decay * value
+    if config.momentum:
+        before = slots.get(f"{name}.momentum_buffer")
+        if before is not None:
+            gradient = config.momentum * before + gradient
+        slots[f"{name}.momentum_buffer"] = gradient
+    return value - config.lr * gradient
+
+
+def _adam(
+    name: str,
+    value: Tensor,
+    gradient: Tensor,
+    slots: Params,
+    config: TrainConfig,
+) -> Tensor:
+    """``θ ← θ − η m̂ / (√v̂ + ε)``; where ``v = 0`` the root's derivative counts as 0.
+
+    Where a gradient is zero but for rounding, a bias before BatchNorm say, so is its
+    derivative's worth: Adam scales rounding errors up to whole steps.
+    """
+    first, second = _BETAS
+    gradient = gradient + config.weight_decay * value
+    zero = torch.zeros_like(value)
+    count = slots.get(f"{name}.step", torch.zeros(())).detach() + 1
+    mean = first * slots.get(f"{name}.exp_avg", zero) + (1 - first) * gradient
+    square = second * slots.get(f"{name}.exp_avg_sq", zero)
+    square = square + (1 - second) * gradient * gradient
+    slots |= {
+        f"{name}.step": count,
+        f"{name}.exp_avg": mean,
+        f"{name}.exp_avg_sq": square,
+    }
+    reached, positive = float(count), square > 0
+    root = torch.where(positive, square, 1.0).sqrt() * positive
+    scale = root / math.sqrt(1 - second**reached) + _EPS
+    return value - config.lr / (1 - first**reached) * mean / scale
+
+
+OPTIMISERS: dict[str, Callable[..., Tensor]] = {"sgd": _sgd, "adam": _adam}
+
+
+@contextmanager
+def _statistics(
+    model: nn.Module,
+) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    """Note mean and variance of what each BatchNorm sees in train mode, with graph."""
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if name in seen:
+                raise InputError(
+                    "a BatchNorm must run once per step to be differentiated, got more "
+                    f"calls of {name}; give each place a module of its own"
+                )
+            axes = [0, *range(2, inputs[0].ndim)]
+            variance, mean = torch.var_mean(inputs[0], axes)
+            seen[name] = mean, variance
+
+        return hook
+
+    hooks = [
+        module.register_forward_pre_hook(note(name))
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module.track_running_stats
+    ]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _running(
+    model: nn.Module, before: Params, seen: dict[str, tuple[Tensor, Tensor]]
+) -> Params:
+    """Update running statistics as BatchNorm does, but with graph."""
+    result: Params = {}
+    for name, (mean, variance) in seen.items():
+        module, prefix = model.get_submodule(name), f"{name}." if name else ""
+        assert isinstance(module, _BatchNorm)
+        share = module.momentum
+        if share is None:
+            share = 1.0 / (int(before[f"{prefix}num_batches_tracked"]) + 1)
+        for buffer, found in (("running_mean", mean), ("running_var", variance)):
+            old = before[f"{prefix}{buffer}"]
+            result[f"{prefix}{buffer}"] = (1 - share) * old + share * found
+    return result
+
+
+class _Measured(nn.Module):
+    """A measurement as a module, so that functional_call can swap the state."""
+
+    def __init__(self, model: nn.Module, measurement: Measurement) -> None:
+        super().__init__()
+        self.model, self.measurement = model, measurement
+
+    def forward(self) -> Tensor:
+        return self.measurement(self.model)
+
+
+def _measured(
+    task: Task, state: _State, measurement: Measurement
+) -> tuple[float, Params]:
+    """Return the measurement and its derivative in parameters and statistics."""
+    task.model.eval()
+    flat = {
+        key: value.detach().requires_grad_()
+        for key, value in _flat(state).items()
+        if value.is_floating_point() and not key.startswith("slots/")
+    }
+    whole = _with(state, flat)
+    named = {f"model.{n}": v for n, v in {**whole.params, **whole.buffers}.items()}
+    with torch.enable_grad(), _differentiable_statistics(task.model):
+        value = torch.func.functional_call(
+            _Measured(task.model, measurement), named, ()
+        )
+        if not isinstance(value, Tensor) or value.ndim != 0 or not value.requires_grad:
+            raise InputError(
+                "a measurement must return a scalar tensor that depends on the model's "
+                f"parameters, got {type(value).__name__}; sum it, and do not detach"
+            )
+        found = torch.autograd.grad(value, list(flat.values()), allow_unused=True)
+    pulled = {k: g for k, g in zip(flat, found, strict=True) if g is not None}
+    return float(value.detach()), pulled
+
+
+@contextmanager
+def _differentiable_statistics(model: nn.Module) -> Iterator[None]:
+    """Let BatchNorm in eval mode pass derivatives to its running statistics.
+
+    torch's own refuses statistics that require them.
+    """
+
+    def normalised(module: _BatchNorm, x: Tensor) -> Tensor:
+        assert module.running_mean is not None
+        assert module.running_var is not None
+        shape = [1, -1, *[1] * (x.ndim - 2)]
+        scale = (module.running_var + module.eps).rsqrt()
+        out = (x - module.running_mean.view(shape)) * scale.view(shape)
+        if module.weight is not None:
+            out = out * module.weight.view(shape) + module.bias.view(shape)
+        return out
+
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) and module.track_running_stats
+    ]
+    for module in norms:
+        setattr(module, "forward", partial(normalised, module))  # noqa: B010
+    try:
+        yield
+    finally:
+        for module in norms:
+            del module.forward
+
+
+_FIELDS = ("params", "buffers", "slots")
+
+
+def _flat(state: _State) -> Params:
+    return {
+        f"{part}/{name}": value
+        for part in _FIELDS
+        for name, value in getattr(state, part).items()
+    }
+
+
+def _with(state: _State, flat: Params) -> _State:
+    """Put tensors of :func:`_flat`'s names in place of a state's own."""
+    return state._replace(
+        **{
+            part: {
+                name: flat.get(f"{part}/{name}", value)
+                for name, value in getattr(state, part).items()
+            }
+            for part in _FIELDS
+        }
+    )
+
+
+def _detached(state: _State) -> _State:
+    return _with(state, {key: value.detach() for key, value in _flat(state).items()})
