@@ -29,7 +29,6 @@ from infusion.fidelity.flips import flip_labels, found, suspicion
 from infusion.fidelity.lds import lds
 from infusion.fidelity.methods import METHODS, offered
 from infusion.fidelity.refine import refine
-from infusion.fidelity.rows import Rows
 from infusion.fidelity.run import run, settings
 from infusion.fidelity.subsets import membership, probe_positions, subset
 from infusion.measure import behaviour
@@ -38,6 +37,7 @@ from infusion.params import axpy, dot
 from infusion.records import Batch, Dataset, call_model
 from infusion.report.fidelity import flips_rows, lds_facts, lds_rows
 from infusion.report.page import report
+from infusion.rows import Rows
 from infusion.tasks import classification
 from infusion.training import init_model
 

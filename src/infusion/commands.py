@@ -25,6 +25,7 @@ JSON_KEYS = (
 
 def run(  # noqa: PLR0917
     preset: Positional[Annotated[str | None, arg(metavar="PRESET")]] = None,
+    suite: str | None = None,
     config: Path | None = None,
     data: str | None = None,
     scale: Literal["small", "paper"] | None = None,
@@ -52,6 +53,8 @@ def run(  # noqa: PLR0917
 
     Args:
         preset: digits or cifar10.
+        suite: main, controls, copies, selection, budget, horizon, transfer, fresh or
+            hardening: many trials per pair of classes, added to those already there.
         config: Replay the config.yaml of a run folder instead of a preset.
         data: Folder of parquet, image folder or hub dataset, for cifar10.
         scale: small takes minutes on two cores, paper is the paper's size.
@@ -116,6 +119,9 @@ def run(  # noqa: PLR0917
             settings.curvature, damping=damping, damping_ratio=damping_ratio
         )
         settings = replace(settings, curvature=curvature)
+    if suite is not None:
+        _run_suite(settings, suite, out, as_json=json)
+        return
     done = run_preset(settings, out or folder or _folder(settings))
     print_table = sys.stderr if json else sys.stdout
     effects_table(done.results, print_table)
@@ -367,10 +373,28 @@ def _override(settings: Any, given: dict[str, Any]) -> Any:
     return replace(settings, **values)
 
 
-def _folder(settings: RunConfig) -> Path:
+def _run_suite(
+    settings: RunConfig, suite: str, out: Path | None, *, as_json: bool
+) -> None:
+    from infusion.report.suites import suite_table
+    from infusion.suites.run import run_suite
+    from infusion.suites.summary import as_json as plain
+    from infusion.suites.summary import effects
+
+    root = out or _folder(replace(settings, pairs=0), "-suites")
+    rows = run_suite(settings, suite, root)
+    found = effects(rows)
+    title = f"{settings.preset} {settings.scale}, suite {suite}"
+    suite_table(title, found, sys.stderr if as_json else sys.stdout)
+    if as_json:
+        value = {"suite": suite, "run": str(root), "rows": len(rows)}
+        _print_line(value | {"effects": plain(found)})
+
+
+def _folder(settings: RunConfig, ending: str = "") -> Path:
     from infusion.store import digest
 
-    name = f"{settings.preset}-{settings.scale}-seed{settings.seed}"
+    name = f"{settings.preset}-{settings.scale}-seed{settings.seed}{ending}"
     return Path("runs") / f"{name}-{digest(settings)[:8]}"
 
 

@@ -60,6 +60,10 @@ class TrainConfig:
         order: ``"fixed"`` reuses one permutation every epoch, as the paper does;
             ``"fresh"`` draws one per epoch.
         channels_last: Memory layout of convolutions; faster on CPUs.
+        clip: Largest norm of a step's gradient; ``None`` for no limit.
+        noise: Standard deviation of normal noise on every document, in values.
+        shift: Pixels by which pictures are moved at random, zeros follow.
+        flip: Whether every second picture is mirrored at random.
     """
 
     epochs: int
@@ -72,6 +76,10 @@ class TrainConfig:
     gamma: float = 0.1
     order: Literal["fixed", "fresh"] = "fresh"
     channels_last: bool = True
+    clip: float | None = None
+    noise: float = 0.0
+    shift: int = 0
+    flip: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +132,7 @@ class RunConfig:
     Attributes:
         preset: Name of the preset.
         scale: ``"small"`` takes minutes on two cores, ``"paper"`` the paper's settings.
+        architecture: ``"resnet"``, or another of the preset's with a recipe of its own.
         data: Documents.
         train: Recipe of base model and retrains.
         curvature: EK-FAC.
@@ -142,6 +151,7 @@ class RunConfig:
 
     preset: str
     scale: Literal["small", "paper"]
+    architecture: str = "resnet"
     data: DataConfig
     train: TrainConfig
     curvature: CurvatureConfig

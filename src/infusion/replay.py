@@ -29,10 +29,17 @@ from torch.nn.modules.batchnorm import _BatchNorm  # the base of all of them
 from infusion.configs import TrainConfig
 from infusion.errors import DivergedError, InputError
 from infusion.params import Params
+from infusion.perturb.pixels import check_chosen
 from infusion.records import Batch, Dataset, Measurement, Task
 from infusion.seeding import derive
 from infusion.tasks import check_task, first_parameter, functional_outputs, losses
-from infusion.training import Checkpoint, check_recipe, check_start, epoch_order
+from infusion.training import (
+    Checkpoint,
+    check_recipe,
+    check_start,
+    disturbed,
+    epoch_order,
+)
 
 _BETAS, _EPS = (0.9, 0.999), 1e-8
 """Of torch's Adam, which recipes do not change."""
@@ -106,7 +113,7 @@ def replay_gradient(
     check_task(task, data)
     check_recipe(config)
     check_start(start, config, seed=seed, size=len(data))
-    _check_documents(data, documents)
+    check_chosen(data, documents)
     steps = list(_steps(config, seed, len(data), start))
     if not steps:
         raise InputError(
@@ -155,25 +162,6 @@ def _replay(
             "rate or differentiate fewer steps"
         )
     return Replay(value, gradient, len(steps), held)
-
-
-def _check_documents(data: Dataset, documents: Tensor) -> None:
-    if data.levels is None and not data.inputs.is_floating_point():
-        raise InputError(
-            "documents to differentiate in must have continuous inputs or lie on a "
-            f"storage grid, got {data.inputs.dtype}; give levels=255 for 8-bit pixels"
-        )
-    good = documents.ndim == 1 and len(documents) > 0
-    if not (
-        good
-        and len(documents.unique()) == len(documents)
-        and int(documents.min()) >= 0
-        and int(documents.max()) < len(data)
-    ):
-        raise InputError(
-            f"documents must be different positions in 0…{len(data) - 1}, at least "
-            f"one, got {documents.tolist()[:5]}…; select them from this dataset"
-        )
 
 
 def _steps(
@@ -302,12 +290,15 @@ class _Trainer:
             params = {n: p.detach().requires_grad_() for n, p in params.items()}
         buffers = {name: b.detach().clone() for name, b in state.buffers.items()}
         with torch.enable_grad(), _statistics(self.task.model) as seen:
+            batch = disturbed(batch, self.config)
             outputs = functional_outputs(self.task, {**params, **buffers}, batch)
             loss = losses(self.task, outputs, batch).mean()
             wanted = [params[name] for name in self.trained]
             pulled = torch.autograd.grad(
                 loss, wanted, create_graph=keep_graph, allow_unused=True
             )
+            if self.config.clip is not None:
+                pulled = _clipped(pulled, self.config.clip)
             if not keep_graph:
                 params = {n: p.detach() for n, p in params.items()}
             moved, slots = dict(params), dict(state.slots)
@@ -316,6 +307,16 @@ class _Trainer:
                     moved[name] = update(name, params[name], found, slots, recipe)
             buffers |= _running(self.task.model, state.buffers, seen)
         return _State(moved, buffers, slots, torch.get_rng_state())
+
+
+def _clipped(
+    gradients: tuple[Tensor | None, ...], largest: float
+) -> tuple[Tensor | None, ...]:
+    """Shorten them together, as ``torch.nn.utils.clip_grad_norm_`` does."""
+    found = [g for g in gradients if g is not None]
+    norm = torch.stack([g.norm() for g in found]).norm()
+    scale = (largest / (norm + 1e-6)).clamp(max=1.0)
+    return tuple(None if g is None else g * scale for g in gradients)
 
 
 def _sgd(
@@ -342,11 +343,9 @@ def _adam(
     slots: Params,
     config: TrainConfig,
 ) -> Tensor:
-    """``θ ← θ − η m̂ / (√v̂ + ε)``; where ``v = 0`` the root's derivative counts as 0.
-
-    Where a gradient is zero but for rounding, a bias before BatchNorm say, so is its
-    derivative's worth: Adam scales rounding errors up to whole steps.
-    """
+    """``θ ← θ − η m̂ / (√v̂ + ε)``; where ``v = 0`` the root's derivative counts as 0."""
+    # A gradient that is zero but for rounding, a bias before BatchNorm say, is scaled
+    # up to whole steps, and its derivative means as little.
     first, second = _BETAS
     gradient = gradient + config.weight_decay * value
     zero = torch.zeros_like(value)

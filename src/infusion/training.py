@@ -7,7 +7,7 @@ orders come from named streams, so a checkpoint needs no generator state.
 import hashlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Int
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from infusion.configs import TrainConfig
 from infusion.errors import ArtefactError, DivergedError, InputError, check_choice
 from infusion.params import Params, is_finite
-from infusion.records import Dataset, Task
+from infusion.records import Batch, Dataset, Task
 from infusion.seeding import derive, stream
 from infusion.tasks import first_parameter, losses
 
@@ -120,6 +120,9 @@ def check_recipe(config: TrainConfig) -> None:
         ("momentum", 0 <= config.momentum < 1, "in [0, 1)"),
         ("weight_decay", 0 <= config.weight_decay < math.inf, "≥ 0 and finite"),
         ("gamma", 0 < config.gamma < math.inf, "> 0 and finite"),
+        ("clip", config.clip is None or 0 < config.clip < math.inf, "> 0 and finite"),
+        ("noise", 0 <= config.noise < math.inf, "≥ 0 and finite"),
+        ("shift", config.shift >= 0, "≥ 0"),
     ):
         if not fits:
             raise InputError(
@@ -170,7 +173,8 @@ def train_epochs(
     for epoch in range(first, config.epochs):
         order = epoch_order(seed, epoch, len(data), config)
         torch.manual_seed(derive(seed, "train", "noise", epoch))
-        _train_epoch(task, data, optimiser, order.split(config.batch_size), on_step)
+        steps = order.split(config.batch_size)
+        _train_epoch(task, data, optimiser, steps, config, on_step=on_step)
         state = {k: v.clone() for k, v in task.model.state_dict().items()}
         if not is_finite(state):
             raise DivergedError(
@@ -194,11 +198,14 @@ def _train_epoch(
     data: Dataset,
     optimiser: torch.optim.Optimizer,
     steps: tuple[Tensor, ...],
+    config: TrainConfig,
+    *,
     on_step: Callable[[], None],
 ) -> None:
     like = first_parameter(task)
+    parameters = list(task.model.parameters())
     for step, documents in enumerate(steps):
-        batch = data.batch(documents, like=like)
+        batch = disturbed(data.batch(documents, like=like), config)
         optimiser.zero_grad()
         loss = losses(task, task.outputs(task.model, batch), batch).mean()
         if not math.isfinite(loss.item()):
@@ -208,8 +215,37 @@ def _train_epoch(
                 f"(now {optimiser.param_groups[0]['lr']:g})"
             )
         loss.backward()
+        if config.clip is not None:
+            nn.utils.clip_grad_norm_(parameters, config.clip)
         optimiser.step()
         on_step()
+
+
+def disturbed(batch: Batch, config: TrainConfig) -> Batch:
+    """Augment a batch as a recipe asks, drawing from torch's global generator.
+
+    Args:
+        batch: Pictures ``[b, ch, h, w]`` where they are moved or mirrored.
+        config: Its ``flip``, ``shift`` and ``noise``; nothing is drawn for what is off.
+
+    Returns:
+        The batch itself where nothing is asked.
+    """
+    x = batch.inputs
+    if config.flip:
+        mirrored = (torch.rand(len(x)) < 0.5).to(x.device)
+        x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
+    if config.shift:
+        wide, (height, width) = 2 * config.shift + 1, x.shape[2:]
+        down, across = torch.randint(wide, (2, len(x), 1)).to(x.device)
+        rows = (down + torch.arange(height, device=x.device))[:, :, None]
+        columns = (across + torch.arange(width, device=x.device))[:, None, :]
+        padded = nn.functional.pad(x, [config.shift] * 4).permute(0, 2, 3, 1)
+        which = torch.arange(len(x), device=x.device)[:, None, None]
+        x = padded[which, rows, columns].permute(0, 3, 1, 2)
+    if config.noise:
+        x = x + config.noise * torch.randn(x.shape).to(x)
+    return batch._replace(inputs=x)
 
 
 def init_model(make_model: Callable[[], nn.Module], seed: int) -> nn.Module:
@@ -292,6 +328,23 @@ def check_start(
             f"a replay must use the optimiser of its checkpoint, got state "
             f"{sorted(got)} where the recipe has {sorted(wanted)}; use its recipe"
         )
+
+
+def reordered(
+    start: Checkpoint, config: TrainConfig, *, seed: int, size: int
+) -> Checkpoint:
+    """Let a checkpoint go on in the order of another seed.
+
+    Args:
+        start: Checkpoint to continue from.
+        config: Recipe to continue with.
+        seed: Seed of the orders from here on.
+        size: Training documents.
+
+    Returns:
+        The checkpoint, which :func:`check_start` accepts with that seed.
+    """
+    return replace(start, order_sha256=_order_hash(seed, start.epoch, size, config))
 
 
 def _load_optimiser(optimiser: torch.optim.Optimizer, start: Checkpoint) -> None:

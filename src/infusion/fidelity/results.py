@@ -12,10 +12,10 @@ from infusion.fidelity.flips import INSPECTED
 from infusion.fidelity.jobs import CHUNK, score_file
 from infusion.fidelity.lds import correlations, group_predictions
 from infusion.fidelity.methods import offered
-from infusion.fidelity.rows import Rows
 from infusion.fidelity.subsets import fresh_seeds, membership, probe_positions
 from infusion.fidelity.suites import Suite
 from infusion.measure import bootstrap_mean
+from infusion.rows import Rows
 from infusion.store import Store, environment
 
 REFERENCE = "ekfac"

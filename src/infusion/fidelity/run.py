@@ -16,11 +16,11 @@ from infusion.errors import InputError, check_whole
 from infusion.fidelity import jobs
 from infusion.fidelity.methods import offered
 from infusion.fidelity.results import collect_flips, collect_lds
-from infusion.fidelity.rows import Rows
 from infusion.fidelity.subsets import check_lds, fresh_seeds, probe_positions
 from infusion.fidelity.suites import Suite, open_suite, suite_config
 from infusion.measure import accuracy
 from infusion.parallel import side_by_side
+from infusion.rows import Rows
 from infusion.run_folder import refuse_other_config, refuse_other_environment
 from infusion.store import (
     Store,

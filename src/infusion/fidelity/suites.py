@@ -38,7 +38,7 @@ class Source:
 
 def _from_preset(preset: Preset) -> Source:
     small = preset.configs["small"]
-    model = partial(preset.make_model, "small")
+    model = partial(preset.make_model, "small", "resnet")
     return Source(small.data, small.train, small.curvature.skip, preset.load, model)
 
 

@@ -7,7 +7,7 @@ so that neither projection can push an edit out of its budget.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import get_args
 
@@ -22,7 +22,7 @@ from infusion.errors import DivergedError, InputError, check_choice, check_whole
 from infusion.params import Params
 from infusion.perturb.budget import Budget, per_document
 from infusion.perturb.gradient import perturbation_gradient
-from infusion.records import Dataset, Task
+from infusion.records import Batch, Dataset, Task
 from infusion.tasks import batches, evaluating, first_parameter
 
 _ROUNDING = 1e-3
@@ -65,6 +65,10 @@ def deliver(
     return replace(before, inputs=levels.clamp(0, before.levels).to(torch.uint8))
 
 
+InputGradient = Callable[[Tensor], Tensor]
+"""``inputs [k, …] -> ∂f/∂x [k, …]`` of the chosen documents, as values."""
+
+
 def craft(
     task: Task,
     data: Dataset,
@@ -88,14 +92,11 @@ def craft(
         ihvp: From ``curvature.solve``.
         budget: Largest change of a document, in values, e.g. ``LInf(8 / 255)``.
         steps: Gradient evaluations per document.
-        step_size: ``α``, in values; ``None`` is ``2.5 · ε / steps`` (Madry et al.
-            2018).
-        ascent: ``"sign"``, or ``"raw"``: the gradient of each document over its norm,
-            in the budget's norm, so that ``α`` keeps its unit.
-        delivery: ``"realisable"``, or ``"as_coded"``: no budget, no clamp, no rounding,
-            as the paper's code, whose ε never binds; the result is stored as floats.
+        step_size: See :func:`ascend`, like all that follows.
+        ascent: Sign or raw.
+        delivery: Realisable or as coded.
         batch_size: Documents held at once.
-        on_step: Called after each step of each batch.
+        on_step: Called after each step.
 
     Returns:
         Edited documents beside their originals, with what was asked and reached.
@@ -108,36 +109,129 @@ def craft(
     Source:
         arXiv 2602.09987, §3; Madry et al. (2018), arXiv 1706.06083.
     """
+    check_whole("batch_size", batch_size)
+    check_chosen(data, chosen)
+    climb = influence_gradient([(task, ihvp)], data, chosen, batch_size=batch_size)
+    return ascend(
+        data,
+        chosen,
+        climb,
+        like=first_parameter(task),
+        budget=budget,
+        steps=steps,
+        step_size=step_size,
+        ascent=ascent,
+        delivery=delivery,
+        on_step=on_step,
+    )
+
+
+def influence_gradient(
+    models: Sequence[tuple[Task, Params]],
+    data: Dataset,
+    chosen: Int[Tensor, " k"],
+    *,
+    batch_size: int = 128,
+) -> InputGradient:
+    """Average the perturbation gradient over models, each with an IHVP of its own.
+
+    An edit crafted on one model fits that model; what several share carries over to
+    orders and starts that the crafting never saw.
+
+    Args:
+        models: Tasks and the IHVPs solved at them.
+        data: The whole training set.
+        chosen: Documents to edit.
+        batch_size: Documents held at once.
+
+    Returns:
+        What :func:`ascend` climbs.
+    """
+    labels = data.labels[chosen]
+
+    def climb(inputs: Tensor) -> Tensor:
+        parts = []
+        for own, values in zip(
+            labels.split(batch_size), inputs.split(batch_size), strict=True
+        ):
+            batch = Batch(values, own.to(values.device))
+            each = [
+                perturbation_gradient(task, batch, ihvp, num_documents=len(data))
+                for task, ihvp in models
+            ]
+            parts.append(each[0] if len(each) == 1 else torch.stack(each).mean(0))
+        return torch.cat(parts)
+
+    return climb
+
+
+def ascend(
+    data: Dataset,
+    chosen: Int[Tensor, " k"],
+    climb: InputGradient,
+    *,
+    like: Tensor,
+    budget: Budget,
+    steps: int = 50,
+    step_size: float | None = None,
+    ascent: Ascent = "sign",
+    delivery: Delivery = "realisable",
+    on_step: Callable[[], None] = lambda: None,
+) -> Edits:
+    """Edit documents by projected gradient ascent on any gradient of their inputs.
+
+    Args:
+        data: The whole training set.
+        chosen: Documents to edit.
+        climb: Gradient to ascend, :func:`influence_gradient` or one through retraining.
+        like: Gives dtype and device of the values handed to ``climb``.
+        budget: Largest change of a document, in values, e.g. ``LInf(8 / 255)``.
+        steps: Gradient evaluations per document.
+        step_size: ``α``, in values; ``None`` is ``2.5 · ε / steps`` (Madry et al.
+            2018).
+        ascent: ``"sign"``, or ``"raw"``: the gradient of each document over its norm,
+            in the budget's norm, so that ``α`` keeps its unit.
+        delivery: ``"realisable"``, or ``"as_coded"``: no budget, no clamp, no rounding,
+            as the paper's code, whose ε never binds; the result is stored as floats.
+        on_step: Called after each step.
+
+    Returns:
+        Edited documents beside their originals, with what was asked and reached.
+
+    Raises:
+        InputError: As :func:`craft`.
+        DivergedError: A gradient is not finite.
+
+    Source:
+        Madry et al. (2018), arXiv 1706.06083.
+    """
     check_choice("ascent", ascent, get_args(Ascent))
     check_choice("delivery", delivery, get_args(Delivery))
-    check_whole("batch_size", batch_size)
-    _check_craft(data, chosen, steps, step_size)
+    check_chosen(data, chosen)
+    check_whole("steps", steps)
+    if step_size is not None and not 0 < step_size < math.inf:
+        raise InputError(
+            f"step_size must be > 0 and finite, got {step_size}; choose another"
+        )
     if delivery == "realisable":
         check_reach("epsilon", budget.epsilon, data)
     alpha = 2.5 * budget.epsilon / steps if step_size is None else step_size
-    like = first_parameter(task)
-    parts = []
-    for documents in chosen.split(batch_size):
-        batch = data.batch(documents, like=like)
-        original = batch.inputs
-        delta = torch.zeros_like(original)
-        for _ in range(steps):
-            moved = batch._replace(inputs=original + delta)
-            gradient = perturbation_gradient(task, moved, ihvp, num_documents=len(data))
-            if not bool(torch.isfinite(gradient).all()):
-                raise DivergedError(
-                    "a perturbation gradient must be finite, got NaN or infinity; "
-                    "check the chosen documents and raise the damping"
-                )
-            delta = delta + alpha * _direction(gradient, budget, ascent)
-            if delivery == "realisable":
-                delta = budget.project(delta)
-            if delivery == "realisable" and data.valid is not None:
-                delta = (original + delta).clamp(*data.valid) - original
-            on_step()
-        parts.append(delta.cpu())
-    delta = torch.cat(parts)
-    before = data.take(chosen)
+    original = data.batch(chosen, like=like).inputs
+    delta = torch.zeros_like(original)
+    for _ in range(steps):
+        gradient = climb(original + delta)
+        if not bool(torch.isfinite(gradient).all()):
+            raise DivergedError(
+                "a perturbation gradient must be finite, got NaN or infinity; check "
+                "the chosen documents and raise the damping"
+            )
+        delta = delta + alpha * _direction(gradient, budget, ascent)
+        if delivery == "realisable":
+            delta = budget.project(delta)
+        if delivery == "realisable" and data.valid is not None:
+            delta = (original + delta).clamp(*data.valid) - original
+        on_step()
+    before, delta = data.take(chosen), delta.cpu()
     if delivery == "as_coded":
         values = before.values()
         after = replace(values, inputs=values.inputs + delta.to(values.inputs))
@@ -173,9 +267,17 @@ def check_reach(name: str, reach: float, data: Dataset) -> None:
         )
 
 
-def _check_craft(
-    data: Dataset, chosen: Tensor, steps: int, step_size: float | None
-) -> None:
+def check_chosen(data: Dataset, chosen: Tensor) -> None:
+    """Refuse documents that cannot be edited by small steps.
+
+    Args:
+        data: The whole training set.
+        chosen: Documents to edit.
+
+    Raises:
+        InputError: The inputs are neither continuous nor on a grid, or a document is
+            named twice or does not exist.
+    """
     if data.levels is None and not data.inputs.is_floating_point():
         raise InputError(
             "documents to perturb must have continuous inputs or lie on a storage "
@@ -195,11 +297,6 @@ def _check_craft(
         raise InputError(
             f"chosen documents must lie in 0…{len(data) - 1}, got "
             f"{int(chosen.min())}…{int(chosen.max())}; select them from this dataset"
-        )
-    check_whole("steps", steps)
-    if step_size is not None and not 0 < step_size < math.inf:
-        raise InputError(
-            f"step_size must be > 0 and finite, got {step_size}; choose another"
         )
 
 

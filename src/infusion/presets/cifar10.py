@@ -19,6 +19,7 @@ from infusion.configs import (
 from infusion.data.images import load_images, take_split
 from infusion.errors import InputError
 from infusion.models.resnet import TinyResNet
+from infusion.models.simple_cnn import SimpleCNN
 from infusion.presets.preset import Preset
 from infusion.records import Dataset
 
@@ -48,8 +49,9 @@ def _load(config: DataConfig) -> tuple[Dataset, Dataset]:
     return train, test
 
 
-def _model(scale: str) -> nn.Module:
-    return TinyResNet(widths=(16, 32, 64) if scale == "small" else (32, 64, 128))
+def _model(scale: str, architecture: str) -> nn.Module:
+    kind = {"resnet": TinyResNet, "cnn": SimpleCNN}[architecture]
+    return kind(widths=(16, 32, 64) if scale == "small" else (32, 64, 128))
 
 
 PAPER = RunConfig(
@@ -74,5 +76,14 @@ PRESET = Preset(
     configs={"small": SMALL, "paper": PAPER},
     load=_load,
     make_model=_model,
+    recipes={
+        "cnn": replace(
+            PAPER.train,
+            optimiser="adam",
+            lr=1e-3,
+            weight_decay=1e-4,
+            milestones=(5, 8),
+        )
+    },
     class_names=CLASS_NAMES,
 )

@@ -53,7 +53,7 @@ class Run:
         config = self.config
 
         def build() -> torch.nn.Module:
-            return self.preset.make_model(config.scale)
+            return self.preset.make_model(config.scale, config.architecture)
 
         return classification(init_model(build, config.seed).to(config.device))
 

@@ -14,6 +14,7 @@ from infusion.configs import (
 from infusion.data.images import load_digits, take_split
 from infusion.errors import InputError
 from infusion.models.resnet import TinyResNet
+from infusion.models.simple_cnn import SimpleCNN
 from infusion.presets.preset import Preset
 from infusion.records import Dataset
 
@@ -27,9 +28,10 @@ def _load(config: DataConfig) -> tuple[Dataset, Dataset]:
     return take_split(load_digits(), config.train, config.split_seed)
 
 
-def _model(scale: str) -> nn.Module:
+def _model(scale: str, architecture: str) -> nn.Module:
     widths = (16, 32, 64) if scale == "small" else (32, 64, 128)
-    return TinyResNet(channels=1, widths=widths)
+    kind = {"resnet": TinyResNet, "cnn": SimpleCNN}[architecture]
+    return kind(channels=1, widths=widths)
 
 
 def _config(scale: Literal["small", "paper"]) -> RunConfig:
@@ -48,5 +50,15 @@ PRESET = Preset(
     configs={"small": _config("small"), "paper": _config("paper")},
     load=_load,
     make_model=_model,
+    recipes={
+        "cnn": TrainConfig(
+            epochs=10,
+            batch_size=32,
+            optimiser="adam",
+            lr=1e-3,
+            weight_decay=1e-4,
+            milestones=(5, 8),
+        )
+    },
     class_names=tuple("0123456789"),
 )

@@ -65,7 +65,9 @@ def _from_preset(
     config = preset.configs[scale]
     source = config.data if data is None else replace(config.data, source=data)
     train, _ = preset.load(source)
-    model = init_model(lambda: preset.make_model(scale), config.seed)
+    model = init_model(
+        lambda: preset.make_model(scale, config.architecture), config.seed
+    )
     return classification(model), train, config.curvature.skip
 
 

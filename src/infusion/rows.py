@@ -24,7 +24,7 @@ class Rows:
     key: tuple[str, ...]
     inputs_sha256: str
 
-    def read(self) -> dict[tuple[int, ...], dict[str, Any]]:
+    def read(self) -> dict[tuple[int | str, ...], dict[str, Any]]:
         """Read the finished rows and cut off one that was interrupted.
 
         Returns:
@@ -39,7 +39,7 @@ class Rows:
         whole = content[: content.rfind(b"\n") + 1]
         if whole != content:
             os.truncate(self.path, len(whole))
-        rows: dict[tuple[int, ...], dict[str, Any]] = {}
+        rows: dict[tuple[int | str, ...], dict[str, Any]] = {}
         for row in self._parsed(whole):
             key = tuple(row[name] for name in self.key)
             if key in rows:
@@ -74,7 +74,9 @@ class Rows:
                     f"{self.path} must hold a JSON object with {', '.join(self.key)} "
                     f"per line, got an altered line {number}; remove that line"
                 ) from error
-            if inputs != self.inputs_sha256 or not all(isinstance(k, int) for k in key):
+            if inputs != self.inputs_sha256 or not all(
+                isinstance(k, (int, str)) for k in key
+            ):
                 raise ArtefactError(
                     f"{self.path} must hold rows of this run's inputs, got others in "
                     f"line {number}; choose another --out or remove the file"

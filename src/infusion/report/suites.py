@@ -1,0 +1,62 @@
+"""A suite in a terminal."""
+
+from typing import IO, Any
+
+from infusion.suites.summary import Effect
+
+
+def suite_table(title: str, effects: list[Effect], file: IO[str]) -> None:
+    """Print the effect of every trial with its 95 % interval.
+
+    Args:
+        title: Above the table.
+        effects: From :func:`infusion.suites.summary.effects`.
+        file: Open for writing.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title))
+    for heading in ("trial", "n", "Δp", "Δ log p", "top-1", "accuracy", "ρ"):
+        table.add_column(heading, justify="left" if heading == "trial" else "right")
+    for effect in effects:
+        table.add_row(effect.trial, str(effect.n), *cells(effect))
+    Console(file=file, emoji=False, width=120).print(table)
+
+
+def cells(effect: Effect) -> list[str]:
+    """Write out one effect: Δp, Δ log p, new top-1, accuracy in points, correlation.
+
+    Args:
+        effect: Of one trial.
+
+    Returns:
+        Texts; a dash where there is nothing to say.
+    """
+    flips = effect.flips
+    return [
+        ranged(effect.delta_p, 3),
+        ranged(effect.delta_log_p, 2),
+        "–" if flips is None else f"{flips['count']}/{flips['n']}",
+        ranged(effect.accuracy, 2, scale=100),
+        "–" if effect.predicted is None else f"{effect.predicted:.2f}",
+    ]
+
+
+def ranged(interval: Any, digits: int, *, scale: float = 1.0) -> str:
+    """Write a mean with its interval.
+
+    Args:
+        interval: Mean and ends.
+        digits: After the point.
+        scale: Multiplies all three.
+
+    Returns:
+        E.g. ``"+0.23 [+0.10, +0.36]"``.
+    """
+    mean = f"{scale * interval.mean:+.{digits}f}"
+    if interval.low is None or interval.high is None:
+        return mean
+    low, high = (f"{scale * end:+.{digits}f}" for end in (interval.low, interval.high))
+    return f"{mean} [{low}, {high}]"

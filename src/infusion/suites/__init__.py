@@ -1,0 +1,1 @@
+"""Many small experiments on one base model: which edit, retrained how, moves it."""

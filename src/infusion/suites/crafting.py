@@ -1,0 +1,229 @@
+"""Scores and edits of a pair in the folder of the architecture they are made on."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from infusion.attribution import gradient
+from infusion.data.edits import Edits
+from infusion.measure import log_prob
+from infusion.params import Params
+from infusion.perturb.pixels import predicted_effect
+from infusion.perturb.similarity import psnr, ssim
+from infusion.presets.context import Pair, Run
+from infusion.presets.infuse import CURVATURE
+from infusion.records import Task
+from infusion.store import digest
+from infusion.suites.edits import attainable_gains, choose, make_edits, reach
+from infusion.suites.subjects import Home, fitted, opened
+from infusion.suites.trials import Change, Editor
+from infusion.suites.victims import MEMBERS, member, replayed
+from infusion.tasks import first_parameter
+
+Models = list[tuple[Task, Params]]
+
+
+def score_file(pair: Pair) -> str:
+    """Name the artefact of a pair's scores."""
+    return pair.file("scores", ".safetensors")
+
+
+def score_inputs(run: Run, pair: Pair) -> dict[str, Any]:
+    """List what decides a pair's scores.
+
+    Args:
+        run: Settings; its curvature is stored.
+        pair: Probe and target.
+
+    Returns:
+        JSON value.
+    """
+    settings = run.config.curvature
+    return {
+        "pair": asdict(pair),
+        "curvature": run.store.sha256(CURVATURE),
+        "damping": [settings.damping, settings.damping_ratio],
+    }
+
+
+def solved(home: Home, run: Run, task: Task, pair: Pair) -> Params:
+    """Solve for a pair's measurement at one model.
+
+    Args:
+        home: Suite folder.
+        run: Settings and documents of its architecture.
+        task: The base model, or another with the same weights' shapes: the curvature is
+            the base model's.
+        pair: Probe and target; the measurement is ``log p(target | probe)``.
+
+    Returns:
+        The IHVP.
+    """
+    settings = run.config.curvature
+    probe = run.test.batch(torch.tensor([pair.probe]), like=first_parameter(task))
+    return fitted(home, run.config.architecture).solve(
+        gradient(task, log_prob(probe.inputs[0], pair.target)),
+        damping=settings.damping,
+        damping_ratio=settings.damping_ratio,
+    )
+
+
+def edit_file(pair: Pair, change: Change, ending: str) -> str:
+    """Name the artefact of a change."""
+    return pair.file("edits", f"-{digest(change)[:12]}{ending}")
+
+
+def edit_inputs(run: Run, pair: Pair, change: Change) -> dict[str, Any]:
+    """List what decides a pair's edits.
+
+    Args:
+        run: Settings and documents; the pair's scores are stored.
+        pair: Probe and target.
+        change: What is done.
+
+    Returns:
+        JSON value.
+    """
+    return {
+        "scores": run.store.sha256(score_file(pair)),
+        "change": asdict(change),
+        "test": run.data_sha256["test"],
+        "seed": run.config.seed,
+    }
+
+
+def has_edits(run: Run, pair: Pair, change: Change) -> bool:
+    """Tell whether a change is stored whole.
+
+    Args:
+        run: Settings and documents; the pair's scores are stored.
+        pair: Probe and target.
+        change: What is done.
+
+    Returns:
+        False where a part is missing.
+
+    Raises:
+        ArtefactError: It was altered or has other inputs.
+    """
+    inputs = edit_inputs(run, pair, change)
+    return all(
+        run.store.has(edit_file(pair, change, ending), inputs)
+        for ending in (".safetensors", ".json")
+    )
+
+
+def read_edits(run: Run, pair: Pair, change: Change) -> Edits:
+    """Read a change back.
+
+    Args:
+        run: Settings and documents.
+        pair: Probe and target.
+        change: What was done.
+
+    Returns:
+        The edits; what was asked is in the manifest beside them.
+    """
+    stored = run.store.read_tensors(edit_file(pair, change, ".safetensors"))
+    before = run.train.take(stored["documents"])
+    like = before if stored["inputs"].dtype == before.inputs.dtype else before.values()
+    after = replace(like, inputs=stored["inputs"], labels=stored["labels"])
+    return Edits(stored["documents"], before, after, change.operator, asked={})
+
+
+@dataclass(frozen=True)
+class _Desk:
+    """What the changes of one pair share."""
+
+    run: Run
+    pair: Pair
+    scores: Tensor
+    gains: Callable[[], Tensor]
+    models: Callable[[Editor], Models]
+
+
+def craft(home: Home, pair: Pair, changes: list[Change]) -> None:
+    """Make and store the edits of one pair that are not there yet.
+
+    Args:
+        home: Suite folder; holds scores, and the members of an ensemble.
+        pair: Probe and target.
+        changes: All crafted on one architecture.
+    """
+    torch.set_num_threads(1)
+    source = changes[0].source
+    run, task = opened(home, source)
+
+    @cache
+    def models(editor: Editor) -> Models:
+        tasks = [task]
+        if editor == "ensemble":
+            tasks = [replayed(run, member(i, source)) for i in range(MEMBERS)]
+        return [(each, solved(home, run, each, pair)) for each in tasks]
+
+    @cache
+    def gains() -> Tensor:
+        return attainable_gains(run, *models("ekfac")[0])
+
+    scores = run.store.read_tensors(score_file(pair))["influence"]
+    for change in changes:
+        _store(_Desk(run, pair, scores, gains, models), change)
+
+
+def _store(desk: _Desk, change: Change) -> None:
+    run, pair = desk.run, desk.pair
+    inputs = edit_inputs(run, pair, change)
+
+    @cache
+    def edits() -> Edits:
+        chosen = choose(
+            run,
+            pair,
+            desk.scores,
+            desk.gains,
+            selection=change.selection,
+            k=change.edit.k,
+        )
+        return make_edits(run, pair, change, chosen, desk.models(change.editor))
+
+    def tensors() -> Params:
+        made = edits()
+        return {
+            "documents": made.documents,
+            "inputs": made.after.inputs,
+            "labels": made.after.labels,
+        }
+
+    run.store.tensors(edit_file(pair, change, ".safetensors"), inputs, tensors)
+    run.store.json(
+        edit_file(pair, change, ".json"), inputs, lambda: _facts(desk, change, edits())
+    )
+
+
+def _facts(desk: _Desk, change: Change, edits: Edits) -> dict[str, Any]:
+    """Say what an edit reached, what it is predicted to do, and what it cost."""
+    run, (task, ihvp) = desk.run, desk.models("ekfac")[0]
+    reached: dict[str, float | None] = {**reach(edits)}
+    if change.operator != "copies":
+        low, high = run.train.valid or (0.0, 1.0)
+        values = edits.before.values().inputs, edits.after.values().inputs
+        alike = psnr(*values, span=high - low)
+        reached |= {
+            "psnr": float(alike.median()) if bool(alike.isfinite().all()) else None,
+            "ssim": float(ssim(*values, span=high - low).mean()),
+        }
+    ascended = change.edit.steps * len(desk.models(change.editor))
+    same = edits.before.labels == desk.pair.target
+    return {
+        "documents": len(edits),
+        "reached": reached,
+        "predicted": predicted_effect(task, run.train, edits, ihvp),
+        "evaluations": 0 if change.operator == "copies" else ascended,
+        "influence": float(desk.scores[edits.documents].mean()),
+        "target_share": float(same.double().mean()),
+        "manifest": edits.manifest,
+    }

@@ -1,0 +1,152 @@
+"""Make a trial's edits: which documents, by which editor, or the control it beats."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from infusion.data.edits import Edits
+from infusion.params import Params
+from infusion.perturb.budget import BUDGETS
+from infusion.perturb.controls import copies, noise_like
+from infusion.perturb.gradient import perturbation_gradient
+from infusion.perturb.pixels import ascend, influence_gradient
+from infusion.presets.context import Pair, Run
+from infusion.records import Task
+from infusion.seeding import derive, stream
+from infusion.selection import select, select_random
+from infusion.suites.trials import Change, Selection
+from infusion.tasks import batches, first_parameter
+from infusion.training import epoch_order
+
+Models = Sequence[tuple[Task, Params]]
+"""Tasks and the IHVPs solved at them."""
+
+
+_HELD = 128
+"""Documents held at once while all gains are computed."""
+
+
+def choose(
+    run: Run,
+    pair: Pair,
+    scores: Float[Tensor, " n"],
+    gains: Callable[[], Float[Tensor, " n"]],
+    *,
+    selection: Selection,
+    k: int,
+) -> Int[Tensor, " k"]:
+    """Choose the documents to change.
+
+    Args:
+        run: Settings and documents.
+        pair: Its index names the stream of a random choice.
+        scores: Influence of every document.
+        gains: Largest attainable gain of every document, computed when asked.
+        selection: ``"supporting"``, ``"opposing"`` or ``"absolute"`` influence,
+            ``"random"``, the ``"last"`` ones that the last epoch visits, or those of
+            the largest ``"gain"``.
+        k: How many.
+
+    Returns:
+        Positions in the training set.
+    """
+    recipe, seed = run.config.train, run.config.seed
+    if selection == "random":
+        generator = stream(seed, "pair", pair.index, "random documents")
+        return select_random(len(run.train), k=k, generator=generator)
+    if selection == "last":
+        return epoch_order(seed, recipe.epochs - 1, len(run.train), recipe)[-k:]
+    by: dict[str, Callable[[], Tensor]] = {
+        "supporting": lambda: scores,
+        "opposing": lambda: -scores,
+        "absolute": scores.abs,
+        "gain": gains,
+    }
+    return select(by[selection](), k=k)
+
+
+def attainable_gains(run: Run, task: Task, ihvp: Params) -> Float[Tensor, " n"]:
+    """First-order gain of every document within the budget: ``ε`` times a dual norm.
+
+    Args:
+        run: Settings and documents.
+        task: Base model.
+        ihvp: Of the pair.
+
+    Returns:
+        ``ε ‖G‖₁`` for a budget in L∞, ``ε ‖G‖₂`` for one in L2.
+    """
+    edit, size = run.config.edit, len(run.train)
+    order = 1 if edit.norm == "linf" else 2
+    gains = [
+        perturbation_gradient(task, batch, ihvp, num_documents=size)
+        .flatten(1)
+        .norm(order, dim=1)
+        .cpu()
+        for _, batch in batches(task, run.train, _HELD)
+    ]
+    return edit.epsilon * torch.cat(gains)
+
+
+def make_edits(
+    run: Run,
+    pair: Pair,
+    change: Change,
+    chosen: Int[Tensor, " k"],
+    models: Models,
+) -> Edits:
+    """Change the chosen documents.
+
+    Args:
+        run: Settings and documents of the architecture it is crafted on.
+        pair: Probe and target.
+        change: What to do.
+        chosen: Documents.
+        models: Whose gradients to climb, averaged.
+
+    Returns:
+        The edits.
+    """
+    edit = change.edit
+    if change.operator == "copies":
+        probe = run.test.take(torch.tensor([pair.probe]))
+        return copies(run.train, chosen, probe, pair.target)
+    made = ascend(
+        run.train,
+        chosen,
+        influence_gradient(models, run.train, chosen),
+        like=first_parameter(models[0][0]),
+        budget=BUDGETS[edit.norm](edit.epsilon),
+        steps=edit.steps,
+        step_size=edit.step_size,
+        ascent=edit.ascent,
+        delivery=edit.delivery,
+    )
+    made = replace(made, asked={**made.asked, "models": len(models)})
+    if change.operator == "ascent":
+        return made
+    match = "linf" if change.operator == "noise_linf" else "l2"
+    seed = derive(run.config.seed, "pair", pair.index, "noise", match)
+    return noise_like(made, match=match, seed=seed)
+
+
+def reach(edits: Edits) -> dict[str, float]:
+    """Say how far an edit went.
+
+    Args:
+        edits: Any.
+
+    Returns:
+        Largest change in each norm, over documents, and their means.
+    """
+    delta = edits.delta.flatten(1)
+    linf, length = delta.abs().amax(1), delta.double().norm(dim=1)
+    return {
+        "linf": float(linf.max()),
+        "l2": float(length.max()),
+        "mean_linf": float(linf.mean()),
+        "mean_l2": float(length.mean()),
+    }

@@ -1,0 +1,125 @@
+"""Rows to effects with intervals: one line per trial, always minus the clean replay."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from infusion.measure import Interval, bootstrap_mean, rank_correlation
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What one trial did over its pairs.
+
+    Attributes:
+        trial: Its name.
+        n: Pairs.
+        delta_p: Change of the target's probability.
+        delta_log_p: Change of its logarithm, in nats.
+        delta_log_odds: Change of its log-odds.
+        flips: Share of the pairs whose target is now predicted, with Wilson's interval,
+            among those where the clean replay does not predict it already.
+        accuracy: Change of the test accuracy.
+        predicted: Rank correlation of predicted and realised change.
+        evaluations: Input gradients per document that the edit took.
+    """
+
+    trial: str
+    n: int
+    delta_p: Interval
+    delta_log_p: Interval
+    delta_log_odds: Interval
+    flips: dict[str, float] | None
+    accuracy: Interval
+    predicted: float | None
+    evaluations: int
+
+
+def change(row: Row, name: str) -> float:
+    """Return how far a trial moved a behaviour beyond the clean replay of its mode.
+
+    Args:
+        row: From :func:`infusion.suites.trial_rows.measured`.
+        name: ``"p"``, ``"log_p"`` or ``"log_odds"``.
+
+    Returns:
+        After the edit minus after the clean replay.
+    """
+    return row["after"][name] - row["clean"][name]
+
+
+def interval(rows: Iterable[Row], value: Callable[[Row], float]) -> Interval:
+    """Return the mean of a value over rows, with its bootstrap interval over pairs."""
+    return bootstrap_mean([value(row) for row in rows], seed=0)
+
+
+def share(count: int, n: int) -> dict[str, float]:
+    """Return a share with Wilson's 95 % interval.
+
+    Args:
+        count: Hits.
+        n: Trials, at least one.
+
+    Returns:
+        ``count``, ``n``, ``mean``, ``low`` and ``high``.
+    """
+    from scipy.stats import binomtest
+
+    low, high = binomtest(count, n).proportion_ci(method="wilson")
+    ends = {"low": float(low), "high": float(high)}
+    return {"count": count, "n": n, "mean": count / n, **ends}
+
+
+def flips(rows: Iterable[Row]) -> dict[str, float] | None:
+    """Return the share of pairs that became top-1 and were not before.
+
+    Args:
+        rows: Of one trial.
+
+    Returns:
+        See :func:`share`; None where every pair is trivial.
+    """
+    hits = [
+        row["after"]["top1"] == row["target"]
+        for row in rows
+        if row["clean"]["top1"] != row["target"]
+    ]
+    return share(sum(hits), len(hits)) if hits else None
+
+
+def effects(rows: list[Row]) -> list[Effect]:
+    """Summarise a suite, trial by trial in the suite's own order.
+
+    Args:
+        rows: Of one suite, one scale and one preset; of any base models.
+
+    Returns:
+        An effect per trial.
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row["place"]):
+        groups.setdefault(row["trial"], []).append(row)
+    return [_effect(name, group) for name, group in groups.items()]
+
+
+def _effect(name: str, rows: list[Row]) -> Effect:
+    realised = [change(row, "log_p") for row in rows]
+    predicted = [row["predicted"] for row in rows]
+    return Effect(
+        trial=name,
+        n=len(rows),
+        delta_p=interval(rows, lambda row: change(row, "p")),
+        delta_log_p=interval(rows, lambda row: change(row, "log_p")),
+        delta_log_odds=interval(rows, lambda row: change(row, "log_odds")),
+        flips=flips(rows),
+        accuracy=interval(rows, lambda row: row["accuracy"] - row["clean_accuracy"]),
+        predicted=rank_correlation(predicted, realised),
+        evaluations=max(row["evaluations"] for row in rows),
+    )
+
+
+def as_json(found: list[Effect]) -> list[dict[str, Any]]:
+    """Return effects as JSON values."""
+    return [asdict(effect) for effect in found]

@@ -1,0 +1,231 @@
+"""Suites as data: a trial is a change of documents and a way to retrain on it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from infusion.configs import EditConfig, RunConfig
+from infusion.errors import check_choice
+
+Operator = Literal["ascent", "noise_linf", "noise_l2", "copies"]
+Selection = Literal["supporting", "opposing", "absolute", "random", "last", "gain"]
+Editor = Literal["ekfac", "ensemble"]
+Order = Literal["own", "fresh", "scratch"]
+Hardening = Literal["augmentation", "weight decay", "clipping", "noise"]
+
+COPIES = (1, 2, 5, 10, 20, 50, 100)
+DRAWS = 5
+"""Fresh orders, and fresh starts, per edit."""
+FURTHER = (1, 2, 5)
+"""Clean epochs after the edited one."""
+SHARES = (0.1, 0.25, 0.5, 1.0, 2.0, 4.5)
+"""Numbers of edited documents, over the setting's own: 10 to 450 at the paper's 100."""
+LEVELS = {255: (2, 4, 8, 12.75, 16), 16: (1, 2, 3, 4)}
+"""Budgets in L∞, in levels of each storage grid."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What is done to the documents.
+
+    Attributes:
+        edit: How many documents, how far, in which steps.
+        operator: Ascent, or what it is compared with; noise is matched to the ascent of
+            the same settings, and copies replace the first ``k`` supporting documents.
+        selection: Which documents: see :func:`infusion.suites.edits.choose`.
+        editor: Whose gradient is climbed: one model's, or the mean over several.
+        source: Architecture that it is crafted on.
+    """
+
+    edit: EditConfig
+    operator: Operator = "ascent"
+    selection: Selection = "supporting"
+    editor: Editor = "ekfac"
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retraining:
+    """What is trained on the changed documents.
+
+    Attributes:
+        victim: Architecture, trained by its own recipe.
+        epochs: Epochs before the end at which retraining starts.
+        order: The run's own order, a fresh one, or from scratch with a fresh
+            initialisation and order, whatever ``epochs`` says.
+        draw: Which of the fresh ones.
+        further: Epochs on clean documents afterwards.
+        hardening: What the recipe adds for these epochs.
+    """
+
+    victim: str
+    epochs: int = 1
+    order: Order = "own"
+    draw: int = 0
+    further: int = 0
+    hardening: Hardening | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One row per pair: an effect is measured against a clean replay in the same mode.
+
+    Attributes:
+        name: Unique in its suite.
+        change: Of the documents.
+        retraining: On them.
+    """
+
+    name: str
+    change: Change
+    retraining: Retraining
+
+
+def _main(plain: Change, own: Retraining) -> list[Trial]:
+    coded = replace(plain, edit=replace(plain.edit, delivery="as_coded"))
+    return [Trial("edit", plain, own), Trial("as coded", coded, own)]
+
+
+def _controls(plain: Change, own: Retraining) -> list[Trial]:
+    return [
+        Trial("edit", plain, own),
+        Trial("noise L∞", replace(plain, operator="noise_linf"), own),
+        Trial("noise L2", replace(plain, operator="noise_l2"), own),
+        Trial("random documents", replace(plain, selection="random"), own),
+    ]
+
+
+def _copies(plain: Change, own: Retraining) -> list[Trial]:
+    def copied(count: int) -> Change:
+        return replace(plain, operator="copies", edit=replace(plain.edit, k=count))
+
+    return [
+        Trial("edit", plain, own),
+        *(Trial(f"{count} copies", copied(count), own) for count in COPIES),
+    ]
+
+
+def _selection(plain: Change, own: Retraining) -> list[Trial]:
+    kinds: tuple[Selection, ...] = (
+        "supporting",
+        "opposing",
+        "absolute",
+        "random",
+        "last",
+        "gain",
+    )
+    return [Trial(kind, replace(plain, selection=kind), own) for kind in kinds]
+
+
+def _horizon(plain: Change, own: Retraining, epochs: int) -> list[Trial]:
+    longer = [
+        Trial(f"last {count} epochs", plain, replace(own, epochs=count))
+        for count in range(1, epochs + 1)
+    ]
+    after = [
+        Trial(f"{count} clean epochs after", plain, replace(own, further=count))
+        for count in FURTHER
+    ]
+    return longer + after
+
+
+def _transfer(plain: Change, own: Retraining, others: tuple[str, ...]) -> list[Trial]:
+    kinds = (own.victim, *others)
+    return [
+        Trial(
+            f"{source} → {victim}",
+            replace(plain, source=source),
+            replace(own, victim=victim),
+        )
+        for source in kinds
+        for victim in kinds
+    ]
+
+
+def _budget(plain: Change, own: Retraining, levels: int) -> list[Trial]:
+    numbers = {max(round(share * plain.edit.k), 1) for share in SHARES}
+    counts = [
+        Trial(f"k = {k}", replace(plain, edit=replace(plain.edit, k=k)), own)
+        for k in sorted(numbers)
+    ]
+    usual = plain.edit.epsilon
+
+    def reaching(epsilon: float) -> Change:
+        size = plain.edit.step_size * epsilon / usual
+        edit = replace(plain.edit, epsilon=epsilon, step_size=size)
+        return replace(plain, edit=edit)
+
+    distances = [
+        Trial(f"L∞ = {level:g}/{levels}", reaching(level / levels), own)
+        for level in LEVELS[levels]
+    ]
+    return counts + distances
+
+
+def _fresh(plain: Change, own: Retraining) -> list[Trial]:
+    editors: tuple[Editor, ...] = ("ekfac", "ensemble")
+    orders: tuple[Order, ...] = ("fresh", "scratch")
+    return [
+        Trial(
+            f"{editor}, {order} {draw}",
+            replace(plain, editor=editor),
+            replace(own, order=order, draw=draw),
+        )
+        for order in orders
+        for editor in editors
+        for draw in range(DRAWS)
+    ]
+
+
+def _hardening(plain: Change, own: Retraining) -> list[Trial]:
+    kinds: tuple[Hardening | None, ...] = (
+        None,
+        "augmentation",
+        "weight decay",
+        "clipping",
+        "noise",
+    )
+    return [
+        Trial(kind or "as trained", plain, replace(own, hardening=kind))
+        for kind in kinds
+    ]
+
+
+SUITES: dict[str, Callable[[Change, Retraining], list[Trial]]] = {
+    "main": _main,
+    "controls": _controls,
+    "copies": _copies,
+    "selection": _selection,
+    "fresh": _fresh,
+    "hardening": _hardening,
+}
+NAMES = (*SUITES, "budget", "horizon", "transfer")
+
+
+def trials(
+    suite: str, config: RunConfig, others: tuple[str, ...], levels: int
+) -> list[Trial]:
+    """List the trials of a suite.
+
+    Args:
+        suite: One of ``NAMES``.
+        config: Settings: the edit that the trials vary.
+        others: Architectures beside the settings' own.
+        levels: Of the documents' storage grid.
+
+    Returns:
+        Trials with different names.
+
+    Raises:
+        InputError: There is no such suite.
+    """
+    check_choice("--suite", suite, NAMES)
+    plain = Change(edit=config.edit, source=config.architecture)
+    own = Retraining(victim=config.architecture)
+    if suite == "budget":
+        return _budget(plain, own, levels)
+    if suite == "horizon":
+        return _horizon(plain, own, config.train.epochs)
+    if suite == "transfer":
+        return _transfer(plain, own, others)
+    return SUITES[suite](plain, own)

@@ -1,0 +1,173 @@
+"""Retraining in every mode, and the clean replay that each effect is measured against.
+
+The modes are never mixed in one figure. Source: arXiv 2602.09987, its ablations.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import cache
+from typing import Any
+
+import torch
+
+from infusion.checkpoints import from_tensors
+from infusion.configs import TrainConfig
+from infusion.measure import accuracy
+from infusion.presets.context import Run, checkpoint_file
+from infusion.records import Dataset, Task
+from infusion.retrain import retrain
+from infusion.seeding import derive
+from infusion.store import digest
+from infusion.suites.subjects import Home, opened
+from infusion.suites.trials import Hardening, Retraining
+from infusion.training import load_model, reordered, train
+
+MEMBERS = 8
+"""Models whose gradients the ensemble averages: other orders of the last epoch."""
+_FIRST_MEMBER = 1_000
+"""Draw of the first member's order, far from those that edits are measured on."""
+HARDENED: dict[Hardening, Callable[[TrainConfig, Dataset], TrainConfig]] = {
+    "augmentation": lambda recipe, data: replace(
+        recipe, shift=max(data.inputs.shape[-1] // 8, 1), flip=data.inputs.shape[1] == 3
+    ),
+    "weight decay": lambda recipe, _: replace(recipe, weight_decay=5e-3),
+    "clipping": lambda recipe, _: replace(recipe, clip=0.5),
+    "noise": lambda recipe, _: replace(recipe, noise=0.05),
+}
+"""What each hardening changes in a recipe: shifts of an eighth, and mirroring where the
+pictures have colours (digits do not mirror); noise as large as the paper's edits."""
+
+
+def retrained(run: Run, spec: Retraining, data: Dataset) -> Task:
+    """Train the victim on documents as a trial asks.
+
+    Args:
+        run: The victim's settings, documents and base checkpoints.
+        spec: How.
+        data: Changed or clean training documents.
+
+    Returns:
+        The trained task.
+
+    Raises:
+        DivergedError: A training loss became NaN or infinite.
+    """
+    recipe, seed = run.config.train, run.config.seed
+    if spec.hardening is not None:
+        recipe = HARDENED[spec.hardening](recipe, run.train)
+    last = recipe.epochs
+    if spec.order == "scratch":
+        seed = derive(seed, "fresh start", spec.draw)
+        run = replace(run, config=replace(run.config, seed=seed))
+    if spec.order == "scratch" or spec.epochs == last:
+        task = run.make_task()
+        done = train(task, data, recipe, seed=seed)
+    else:
+        name = checkpoint_file(last - spec.epochs)
+        start = from_tensors(run.store.read_tensors(name))
+        if spec.order == "fresh":
+            seed = derive(seed, "fresh order", spec.draw)
+            start = reordered(start, recipe, seed=seed, size=len(data))
+        task, done = retrain(run.make_task, data, recipe, seed=seed, start=start)
+    if spec.further:
+        longer = replace(recipe, epochs=last + spec.further)
+        train(task, run.train, longer, seed=seed, start=done)
+    return task
+
+
+def member(number: int, victim: str) -> Retraining:
+    """Say how a member of the ensemble is trained: on clean documents.
+
+    Args:
+        number: Which.
+        victim: Its architecture.
+
+    Returns:
+        A last epoch in an order that no edit is measured on.
+    """
+    return Retraining(victim=victim, order="fresh", draw=_FIRST_MEMBER + number)
+
+
+def replay_file(spec: Retraining, ending: str) -> str:
+    """Name the artefact of a clean replay."""
+    return f"replays/{digest(spec)[:12]}{ending}"
+
+
+def replay_inputs(run: Run, spec: Retraining) -> dict[str, Any]:
+    """List what decides a clean replay.
+
+    Args:
+        run: The victim's settings and documents.
+        spec: How it is retrained.
+
+    Returns:
+        JSON value.
+    """
+    return {
+        "retraining": asdict(spec),
+        "base": run.store.sha256(checkpoint_file(run.config.train.epochs)),
+        "train": asdict(run.config.train),
+        "data": run.data_sha256["train"],
+        "seed": run.config.seed,
+    }
+
+
+def is_replayed(run: Run, spec: Retraining) -> bool:
+    """Tell whether a clean replay is stored whole.
+
+    Args:
+        run: The victim's settings and documents.
+        spec: How it is retrained.
+
+    Returns:
+        False where a part is missing.
+
+    Raises:
+        ArtefactError: It was altered or has other inputs.
+    """
+    inputs = replay_inputs(run, spec)
+    return all(
+        run.store.has(replay_file(spec, ending), inputs)
+        for ending in (".safetensors", ".json")
+    )
+
+
+def replay(home: Home, spec: Retraining) -> None:
+    """Retrain on clean documents; store the model and its accuracy.
+
+    Args:
+        home: Suite folder.
+        spec: How to retrain, and which victim.
+    """
+    torch.set_num_threads(1)
+    run, _ = opened(home, spec.victim)
+    inputs = replay_inputs(run, spec)
+
+    @cache
+    def done() -> Task:
+        return retrained(run, spec, run.train)
+
+    run.store.tensors(
+        replay_file(spec, ".safetensors"), inputs, lambda: done().model.state_dict()
+    )
+    run.store.json(
+        replay_file(spec, ".json"),
+        inputs,
+        lambda: {"accuracy": accuracy(done(), run.test)},
+    )
+
+
+def replayed(run: Run, spec: Retraining) -> Task:
+    """Read the model of a clean replay.
+
+    Args:
+        run: The victim's settings and documents.
+        spec: How it was retrained.
+
+    Returns:
+        The task in eval mode.
+    """
+    task = run.make_task()
+    load_model(task.model, run.store.read_tensors(replay_file(spec, ".safetensors")))
+    task.model.eval()
+    return task
