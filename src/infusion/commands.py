@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -378,17 +378,16 @@ def _run_suite(
 ) -> None:
     from infusion.report.suites import suite_table
     from infusion.suites.run import run_suite
-    from infusion.suites.summary import as_json as plain
     from infusion.suites.summary import effects
 
     root = out or _folder(replace(settings, pairs=0), "-suites")
     rows = run_suite(settings, suite, root)
-    found = effects(rows)
+    found = [asdict(effect) for effect in effects(rows)]
     title = f"{settings.preset} {settings.scale}, suite {suite}"
     suite_table(title, found, sys.stderr if as_json else sys.stdout)
     if as_json:
         value = {"suite": suite, "run": str(root), "rows": len(rows)}
-        _print_line(value | {"effects": plain(found)})
+        _print_line(value | {"effects": found})
 
 
 def _folder(settings: RunConfig, ending: str = "") -> Path:

@@ -33,6 +33,11 @@ class Pair:
     label: int
     target: int
 
+    @property
+    def row(self) -> torch.Tensor:
+        """Position of the probe, as a dataset takes it."""
+        return torch.tensor([self.probe])
+
     def file(self, folder: str, ending: str) -> str:
         """Name this pair's artefact in a folder of the run."""
         return f"{folder}/pair-{self.index:03d}{ending}"

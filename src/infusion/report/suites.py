@@ -2,15 +2,15 @@
 
 from typing import IO, Any
 
-from infusion.suites.summary import Effect
+Json = dict[str, Any]
 
 
-def suite_table(title: str, effects: list[Effect], file: IO[str]) -> None:
+def suite_table(title: str, effects: list[Json], file: IO[str]) -> None:
     """Print the effect of every trial with its 95 % interval.
 
     Args:
         title: Above the table.
-        effects: From :func:`infusion.suites.summary.effects`.
+        effects: From :func:`infusion.suites.summary.effects`, as JSON values.
         file: Open for writing.
     """
     from rich.console import Console
@@ -21,11 +21,11 @@ def suite_table(title: str, effects: list[Effect], file: IO[str]) -> None:
     for heading in ("trial", "n", "Δp", "Δ log p", "top-1", "accuracy", "ρ"):
         table.add_column(heading, justify="left" if heading == "trial" else "right")
     for effect in effects:
-        table.add_row(effect.trial, str(effect.n), *cells(effect))
+        table.add_row(effect["trial"], str(effect["n"]), *cells(effect))
     Console(file=file, emoji=False, width=120).print(table)
 
 
-def cells(effect: Effect) -> list[str]:
+def cells(effect: Json) -> list[str]:
     """Write out one effect: Δp, Δ log p, new top-1, accuracy in points, correlation.
 
     Args:
@@ -34,17 +34,17 @@ def cells(effect: Effect) -> list[str]:
     Returns:
         Texts; a dash where there is nothing to say.
     """
-    flips = effect.flips
+    flips, rho = effect["flips"], effect["predicted"]
     return [
-        ranged(effect.delta_p, 3),
-        ranged(effect.delta_log_p, 2),
+        ranged(effect["delta_p"], 3),
+        ranged(effect["delta_log_p"], 2),
         "–" if flips is None else f"{flips['count']}/{flips['n']}",
-        ranged(effect.accuracy, 2, scale=100),
-        "–" if effect.predicted is None else f"{effect.predicted:.2f}",
+        ranged(effect["accuracy"], 2, scale=100),
+        "–" if rho is None else f"{rho:.2f}",
     ]
 
 
-def ranged(interval: Any, digits: int, *, scale: float = 1.0) -> str:
+def ranged(interval: Json, digits: int, *, scale: float = 1.0) -> str:
     """Write a mean with its interval.
 
     Args:
@@ -55,8 +55,10 @@ def ranged(interval: Any, digits: int, *, scale: float = 1.0) -> str:
     Returns:
         E.g. ``"+0.23 [+0.10, +0.36]"``.
     """
-    mean = f"{scale * interval.mean:+.{digits}f}"
-    if interval.low is None or interval.high is None:
+    mean = f"{scale * interval['mean']:+.{digits}f}"
+    if interval["low"] is None:
         return mean
-    low, high = (f"{scale * end:+.{digits}f}" for end in (interval.low, interval.high))
+    low, high = (
+        f"{scale * end:+.{digits}f}" for end in (interval["low"], interval["high"])
+    )
     return f"{mean} [{low}, {high}]"

@@ -18,13 +18,12 @@ from infusion.presets.context import Pair, Run
 from infusion.presets.infuse import CURVATURE
 from infusion.records import Task
 from infusion.store import digest
+from infusion.suites.editors import COSTS, EDITORS, Models, Subject
 from infusion.suites.edits import attainable_gains, choose, make_edits, reach
 from infusion.suites.subjects import Home, fitted, opened
-from infusion.suites.trials import Change, Editor
-from infusion.suites.victims import MEMBERS, member, replayed
+from infusion.suites.trials import Change
+from infusion.suites.victims import member, replayed
 from infusion.tasks import first_parameter
-
-Models = list[tuple[Task, Params]]
 
 
 def score_file(pair: Pair) -> str:
@@ -143,7 +142,7 @@ class _Desk:
     pair: Pair
     scores: Tensor
     gains: Callable[[], Tensor]
-    models: Callable[[Editor], Models]
+    models: Callable[[int], Models]
 
 
 def craft(home: Home, pair: Pair, changes: list[Change]) -> None:
@@ -159,15 +158,13 @@ def craft(home: Home, pair: Pair, changes: list[Change]) -> None:
     run, task = opened(home, source)
 
     @cache
-    def models(editor: Editor) -> Models:
-        tasks = [task]
-        if editor == "ensemble":
-            tasks = [replayed(run, member(i, source)) for i in range(MEMBERS)]
+    def models(members: int) -> Models:
+        tasks = [replayed(run, member(i, source)) for i in range(members)] or [task]
         return [(each, solved(home, run, each, pair)) for each in tasks]
 
     @cache
     def gains() -> Tensor:
-        return attainable_gains(run, *models("ekfac")[0])
+        return attainable_gains(run, *models(0)[0])
 
     scores = run.store.read_tensors(score_file(pair))["influence"]
     for change in changes:
@@ -188,7 +185,9 @@ def _store(desk: _Desk, change: Change) -> None:
             selection=change.selection,
             k=change.edit.k,
         )
-        return make_edits(run, pair, change, chosen, desk.models(change.editor))
+        subject = Subject(run, pair, chosen, desk.models)
+        climb = EDITORS[change.editor](subject)
+        return make_edits(run, pair, change, chosen, climb)
 
     def tensors() -> Params:
         made = edits()
@@ -206,7 +205,7 @@ def _store(desk: _Desk, change: Change) -> None:
 
 def _facts(desk: _Desk, change: Change, edits: Edits) -> dict[str, Any]:
     """Say what an edit reached, what it is predicted to do, and what it cost."""
-    run, (task, ihvp) = desk.run, desk.models("ekfac")[0]
+    run, (task, ihvp) = desk.run, desk.models(0)[0]
     reached: dict[str, float | None] = {**reach(edits)}
     if change.operator != "copies":
         low, high = run.train.valid or (0.0, 1.0)
@@ -216,7 +215,7 @@ def _facts(desk: _Desk, change: Change, edits: Edits) -> dict[str, Any]:
             "psnr": float(alike.median()) if bool(alike.isfinite().all()) else None,
             "ssim": float(ssim(*values, span=high - low).mean()),
         }
-    ascended = change.edit.steps * len(desk.models(change.editor))
+    ascended = change.edit.steps * COSTS[change.editor]
     same = edits.before.labels == desk.pair.target
     return {
         "documents": len(edits),

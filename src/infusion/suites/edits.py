@@ -1,6 +1,6 @@
 """Make a trial's edits: which documents, by which editor, or the control it beats."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -12,7 +12,7 @@ from infusion.params import Params
 from infusion.perturb.budget import BUDGETS
 from infusion.perturb.controls import copies, noise_like
 from infusion.perturb.gradient import perturbation_gradient
-from infusion.perturb.pixels import ascend, influence_gradient
+from infusion.perturb.pixels import InputGradient, ascend
 from infusion.presets.context import Pair, Run
 from infusion.records import Task
 from infusion.seeding import derive, stream
@@ -20,10 +20,6 @@ from infusion.selection import select, select_random
 from infusion.suites.trials import Change, Selection
 from infusion.tasks import batches, first_parameter
 from infusion.training import epoch_order
-
-Models = Sequence[tuple[Task, Params]]
-"""Tasks and the IHVPs solved at them."""
-
 
 _HELD = 128
 """Documents held at once while all gains are computed."""
@@ -96,7 +92,7 @@ def make_edits(
     pair: Pair,
     change: Change,
     chosen: Int[Tensor, " k"],
-    models: Models,
+    climb: InputGradient,
 ) -> Edits:
     """Change the chosen documents.
 
@@ -105,7 +101,7 @@ def make_edits(
         pair: Probe and target.
         change: What to do.
         chosen: Documents.
-        models: Whose gradients to climb, averaged.
+        climb: Gradient of the documents' inputs to ascend; copies ignore it.
 
     Returns:
         The edits.
@@ -117,15 +113,15 @@ def make_edits(
     made = ascend(
         run.train,
         chosen,
-        influence_gradient(models, run.train, chosen),
-        like=first_parameter(models[0][0]),
+        climb,
+        like=first_parameter(run.make_task()),
         budget=BUDGETS[edit.norm](edit.epsilon),
         steps=edit.steps,
         step_size=edit.step_size,
         ascent=edit.ascent,
         delivery=edit.delivery,
     )
-    made = replace(made, asked={**made.asked, "models": len(models)})
+    made = replace(made, asked={**made.asked, "editor": change.editor})
     if change.operator == "ascent":
         return made
     match = "linf" if change.operator == "noise_linf" else "l2"

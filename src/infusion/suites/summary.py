@@ -1,7 +1,7 @@
 """Rows to effects with intervals: one line per trial, always minus the clean replay."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from infusion.measure import Interval, bootstrap_mean, rank_correlation
@@ -31,7 +31,7 @@ class Effect:
     delta_p: Interval
     delta_log_p: Interval
     delta_log_odds: Interval
-    flips: dict[str, float] | None
+    flips: dict[str, Any] | None
     accuracy: Interval
     predicted: float | None
     evaluations: int
@@ -55,7 +55,7 @@ def interval(rows: Iterable[Row], value: Callable[[Row], float]) -> Interval:
     return bootstrap_mean([value(row) for row in rows], seed=0)
 
 
-def share(count: int, n: int) -> dict[str, float]:
+def share(count: int, n: int) -> dict[str, Any]:
     """Return a share with Wilson's 95 % interval.
 
     Args:
@@ -72,7 +72,7 @@ def share(count: int, n: int) -> dict[str, float]:
     return {"count": count, "n": n, "mean": count / n, **ends}
 
 
-def flips(rows: Iterable[Row]) -> dict[str, float] | None:
+def flips(rows: Iterable[Row]) -> dict[str, Any] | None:
     """Return the share of pairs that became top-1 and were not before.
 
     Args:
@@ -118,8 +118,3 @@ def _effect(name: str, rows: list[Row]) -> Effect:
         predicted=rank_correlation(predicted, realised),
         evaluations=max(row["evaluations"] for row in rows),
     )
-
-
-def as_json(found: list[Effect]) -> list[dict[str, Any]]:
-    """Return effects as JSON values."""
-    return [asdict(effect) for effect in found]

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from infusion.configs import EditConfig, RunConfig
 from infusion.errors import check_choice
 
 Operator = Literal["ascent", "noise_linf", "noise_l2", "copies"]
 Selection = Literal["supporting", "opposing", "absolute", "random", "last", "gain"]
-Editor = Literal["ekfac", "ensemble"]
+Editor = Literal["ekfac", "ensemble", "replay", "replay over orders", "matching"]
 Order = Literal["own", "fresh", "scratch"]
 Hardening = Literal["augmentation", "weight decay", "clipping", "noise"]
 
@@ -18,8 +18,9 @@ DRAWS = 5
 """Fresh orders, and fresh starts, per edit."""
 FURTHER = (1, 2, 5)
 """Clean epochs after the edited one."""
-SHARES = (0.1, 0.25, 0.5, 1.0, 2.0, 4.5)
-"""Numbers of edited documents, over the setting's own: 10 to 450 at the paper's 100."""
+SHARES = (0.1, 0.25, 0.5, 2.0, 4.5)
+"""Numbers of edited documents, over the setting's own: 10 to 450 at the paper's 100;
+the usual number is among the budgets in L∞."""
 LEVELS = {255: (2, 4, 8, 12.75, 16), 16: (1, 2, 3, 4)}
 """Budgets in L∞, in levels of each storage grid."""
 
@@ -33,7 +34,7 @@ class Change:
         operator: Ascent, or what it is compared with; noise is matched to the ascent of
             the same settings, and copies replace the first ``k`` supporting documents.
         selection: Which documents: see :func:`infusion.suites.edits.choose`.
-        editor: Whose gradient is climbed: one model's, or the mean over several.
+        editor: What is climbed, see :mod:`infusion.suites.editors`.
         source: Architecture that it is crafted on.
     """
 
@@ -177,6 +178,17 @@ def _fresh(plain: Change, own: Retraining) -> list[Trial]:
     ]
 
 
+def _engines(plain: Change, own: Retraining) -> list[Trial]:
+    orders = [own, *(replace(own, order="fresh", draw=draw) for draw in range(DRAWS))]
+    return [
+        Trial(
+            f"{editor}, {mode.order} {mode.draw}", replace(plain, editor=editor), mode
+        )
+        for editor in get_args(Editor)
+        for mode in orders
+    ]
+
+
 def _hardening(plain: Change, own: Retraining) -> list[Trial]:
     kinds: tuple[Hardening | None, ...] = (
         None,
@@ -197,6 +209,7 @@ SUITES: dict[str, Callable[[Change, Retraining], list[Trial]]] = {
     "copies": _copies,
     "selection": _selection,
     "fresh": _fresh,
+    "engines": _engines,
     "hardening": _hardening,
 }
 NAMES = (*SUITES, "budget", "horizon", "transfer")

@@ -24,7 +24,7 @@ from infusion.training import load_model, reordered, train
 
 MEMBERS = 8
 """Models whose gradients the ensemble averages: other orders of the last epoch."""
-_FIRST_MEMBER = 1_000
+FIRST_MEMBER = 1_000
 """Draw of the first member's order, far from those that edits are measured on."""
 HARDENED: dict[Hardening, Callable[[TrainConfig, Dataset], TrainConfig]] = {
     "augmentation": lambda recipe, data: replace(
@@ -85,7 +85,7 @@ def member(number: int, victim: str) -> Retraining:
     Returns:
         A last epoch in an order that no edit is measured on.
     """
-    return Retraining(victim=victim, order="fresh", draw=_FIRST_MEMBER + number)
+    return Retraining(victim=victim, order="fresh", draw=FIRST_MEMBER + number)
 
 
 def replay_file(spec: Retraining, ending: str) -> str:
@@ -169,5 +169,7 @@ def replayed(run: Run, spec: Retraining) -> Task:
     """
     task = run.make_task()
     load_model(task.model, run.store.read_tensors(replay_file(spec, ".safetensors")))
+    if run.config.train.channels_last:  # as it was trained: the same rounding
+        task.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     task.model.eval()
     return task

@@ -1,0 +1,130 @@
+"""What an edit climbs: one model's influence, several models', or retraining itself.
+
+=================== ==================================================================
+editor              gradient of a document's inputs
+=================== ==================================================================
+ekfac               perturbation gradient at the base model
+ensemble            its mean over models of other last-epoch orders
+replay              exact derivative through the last epoch in the run's own order
+replay over orders  the same through another order at every step, none of them measured
+matching            of the cosine between training and measurement gradients
+=================== ==================================================================
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+
+from jaxtyping import Int
+from torch import Tensor
+
+from infusion.attribution import gradient
+from infusion.checkpoints import from_tensors
+from infusion.measure import log_prob
+from infusion.params import Params
+from infusion.perturb.matching import matching_gradient
+from infusion.perturb.pixels import InputGradient, influence_gradient
+from infusion.presets.context import Pair, Run, checkpoint_file
+from infusion.records import Measurement, Task
+from infusion.replay import replay_gradient
+from infusion.seeding import derive
+from infusion.suites.trials import Editor
+from infusion.suites.victims import FIRST_MEMBER, MEMBERS
+from infusion.training import reordered
+
+Models = list[tuple[Task, Params]]
+"""Tasks, and the IHVPs solved at them."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is edited, and for what.
+
+    Attributes:
+        run: Settings and documents.
+        pair: Probe and target.
+        chosen: Documents to edit.
+        models: So many members of the ensemble, or the base model for 0.
+    """
+
+    run: Run
+    pair: Pair
+    chosen: Int[Tensor, " k"]
+    models: Callable[[int], Models]
+
+    @property
+    def base(self) -> Task:
+        """The task at the base model."""
+        return self.models(0)[0][0]
+
+    @property
+    def measurement(self) -> Measurement:
+        """``log p(target | probe)``."""
+        row = self.run.test.take(self.pair.row).values().inputs[0]
+        like = next(self.base.model.parameters())
+        return log_prob(row.to(like), self.pair.target)
+
+
+def _influence(members: int) -> Callable[[Subject], InputGradient]:
+    def climb(subject: Subject) -> InputGradient:
+        models = subject.models(members)
+        return influence_gradient(models, subject.run.train, subject.chosen)
+
+    return climb
+
+
+def _replay(subject: Subject) -> InputGradient:
+    return _through(subject, lambda _: None)
+
+
+def _over_orders(subject: Subject) -> InputGradient:
+    return _through(subject, lambda step: FIRST_MEMBER + step)
+
+
+def _through(subject: Subject, draw: Callable[[int], int | None]) -> InputGradient:
+    """Differentiate the last epoch, at each step in the order of a draw."""
+    run, steps = subject.run, count()
+    recipe, size = run.config.train, len(run.train)
+    stored = run.store.read_tensors(checkpoint_file(recipe.epochs - 1))
+    own, measurement = from_tensors(stored), subject.measurement
+
+    def climb(inputs: Tensor) -> Tensor:
+        seed, start, number = run.config.seed, own, draw(next(steps))
+        if number is not None:
+            seed = derive(seed, "fresh order", number)
+            start = reordered(own, recipe, seed=seed, size=size)
+        return replay_gradient(
+            subject.base,
+            run.train,
+            subject.chosen,
+            measurement,
+            recipe,
+            seed=seed,
+            start=start,
+            inputs=inputs,
+        ).gradient
+
+    return climb
+
+
+def _matching(subject: Subject) -> InputGradient:
+    wanted = gradient(subject.base, subject.measurement)
+    return matching_gradient(subject.base, subject.run.train, subject.chosen, wanted)
+
+
+EDITORS: dict[Editor, Callable[[Subject], InputGradient]] = {
+    "ekfac": _influence(0),
+    "ensemble": _influence(MEMBERS),
+    "replay": _replay,
+    "replay over orders": _over_orders,
+    "matching": _matching,
+}
+COSTS: dict[Editor, int] = {
+    "ekfac": 1,
+    "ensemble": MEMBERS,
+    "replay": 1,
+    "replay over orders": 1,
+    "matching": 2,
+}
+"""Gradient evaluations per ascent step and document; each of a replay is a whole epoch,
+differentiated."""

@@ -1,0 +1,266 @@
+"""Suites: every trial beside its clean replay, more pairs added row by row."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import infusion as inf
+from infusion.configs import RunConfig, TrainConfig
+from infusion.errors import InputError
+from infusion.params import params_sha256
+from infusion.perturb.matching import matching_gradient
+from infusion.perturb.pixels import influence_gradient
+from infusion.perturb.similarity import psnr, ssim
+from infusion.presets import find_preset
+from infusion.records import Batch, Dataset
+from infusion.suites.edits import choose
+from infusion.suites.run import run_suite
+from infusion.suites.subjects import Home, class_pairs, opened
+from infusion.suites.summary import effects
+from infusion.suites.trials import NAMES, Retraining, trials
+from infusion.suites.victims import HARDENED, retrained
+from infusion.training import epoch_order
+
+PRESET = find_preset("digits")
+
+
+def tiny(pairs: int = 1) -> RunConfig:
+    """Every stage in a second, nothing learnt."""
+    small = PRESET.configs["small"]
+    return replace(
+        small,
+        data=replace(small.data, train=60),
+        train=replace(small.train, epochs=2, batch_size=16),
+        edit=replace(small.edit, k=4, steps=5),
+        pairs=pairs,
+        threads=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A suite folder with its base model trained."""
+    made = Home(tmp_path_factory.mktemp("suites") / "run", replace(tiny(), pairs=0))
+    opened(made, "resnet")
+    return made
+
+
+def lines(home: Home, suite: str) -> list[dict[str, Any]]:
+    text = (home.root / "rows" / f"{suite}.jsonl").read_text("utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_more_pairs_add_rows_and_a_lost_one_comes_back(home: Home) -> None:
+    first = run_suite(tiny(1), "controls", home.root)
+    names = ["edit", "noise L∞", "noise L2", "random documents"]
+    assert sorted(row["trial"] for row in first) == sorted(names)
+    both = run_suite(tiny(2), "controls", home.root)
+    assert len(both) == 8
+    assert [row for row in both if row["pair"] == 0] == first
+    assert [e.trial for e in effects(both)] == names, "in the suite's order"
+    path = home.root / "rows" / "controls.jsonl"
+    whole = path.read_text("utf-8").splitlines(keepends=True)
+    path.write_text("".join(whole[:-1]) + whole[-1][:40], encoding="utf-8")
+    again = run_suite(tiny(2), "controls", home.root)
+    for row in both + again:
+        del row["seconds"]
+    assert again == both
+
+
+def test_the_clean_replay_of_the_last_epoch_is_the_base_model(home: Home) -> None:
+    for row in run_suite(tiny(1), "controls", home.root):
+        assert row["clean"] == row["before"]
+        assert row["after"] != row["clean"]
+
+
+def test_transfer_trains_each_victim_by_its_own_recipe(home: Home) -> None:
+    rows = run_suite(tiny(1), "transfer", home.root)
+    by_trial = {row["trial"]: row for row in rows}
+    assert set(by_trial) == {
+        "resnet → resnet", "resnet → cnn", "cnn → resnet", "cnn → cnn",
+    }  # fmt: skip
+    for row in rows:
+        assert row["clean"] == row["before"], "Adam's state and schedule go on"
+    cnn = home.run("cnn")
+    assert cnn.config.train == PRESET.recipes["cnn"]
+    hashes = {name: row["base_sha256"] for name, row in by_trial.items()}
+    assert hashes["cnn → resnet"] == hashes["resnet → resnet"]
+    assert hashes["cnn → resnet"] != hashes["cnn → cnn"]
+
+
+def test_other_settings_are_refused(home: Home) -> None:
+    other = replace(tiny(), edit=replace(tiny().edit, k=3))
+    with pytest.raises(InputError, match="must keep the inputs it was started with"):
+        run_suite(other, "controls", home.root)
+    with pytest.raises(InputError, match="--suite must be one of main, controls"):
+        run_suite(tiny(), "all", home.root)
+
+
+@pytest.mark.parametrize("suite", NAMES)
+@pytest.mark.parametrize("preset", ["digits", "cifar10"])
+def test_trials_of_a_suite_have_different_names(suite: str, preset: str) -> None:
+    found = find_preset(preset)
+    levels = {"digits": 16, "cifar10": 255}[preset]
+    for config in found.configs.values():
+        listed = trials(suite, config, tuple(found.recipes), levels)
+        assert len({trial.name for trial in listed}) == len(listed) > 1
+        assert len({(t.change, t.retraining) for t in listed}) == len(listed)
+
+
+def test_pairs_of_classes_are_all_there_once_and_none_is_trivial(home: Home) -> None:
+    run, task = opened(home, "resnet")
+    pairs = class_pairs(run, task)
+    classes = [(pair.label, pair.target) for pair in pairs]
+    assert len(set(classes)) == len(classes) >= 80
+    assert len({pair.probe for pair in pairs}) == len(pairs)
+    with torch.no_grad():
+        inputs = run.test.batch(torch.tensor([p.probe for p in pairs])).inputs
+        predicted = task.model.eval()(inputs).argmax(1).tolist()
+    for pair, guess in zip(pairs, predicted, strict=True):
+        assert pair.label == int(run.test.labels[pair.probe])
+        assert pair.target not in (pair.label, guess)
+
+
+def test_documents_are_chosen_as_asked(home: Home) -> None:
+    run, task = opened(home, "resnet")
+    pair = class_pairs(run, task)[0]
+    scores = torch.linspace(-1.0, 2.0, len(run.train))
+    gains = torch.arange(len(run.train)).roll(7).float()
+
+    def chosen(selection: Any) -> list[int]:
+        found = choose(run, pair, scores, lambda: gains, selection=selection, k=3)
+        return found.tolist()
+
+    assert chosen("supporting") == [59, 58, 57]
+    assert chosen("opposing") == [0, 1, 2]
+    assert chosen("absolute") == [59, 58, 57]
+    assert chosen("gain") == [6, 5, 4]
+    order = epoch_order(run.config.seed, 1, 60, run.config.train)
+    assert chosen("last") == order[-3:].tolist()
+    assert chosen("random") == chosen("random") != chosen("last")
+
+
+def test_modes_of_retraining_differ_and_repeat(home: Home) -> None:
+    run = home.run("resnet")
+    specs = [
+        Retraining(victim="resnet"),
+        Retraining(victim="resnet", epochs=2, hardening="noise"),
+        Retraining(victim="resnet", order="fresh"),
+        Retraining(victim="resnet", order="fresh", draw=1),
+        Retraining(victim="resnet", order="scratch"),
+        Retraining(victim="resnet", order="scratch", draw=1),
+        Retraining(victim="resnet", further=1),
+        *(Retraining(victim="resnet", hardening=kind) for kind in HARDENED),
+    ]
+
+    def trained() -> list[str]:
+        tasks = [retrained(run, spec, run.train) for spec in specs]
+        return [params_sha256(task.model.state_dict()) for task in tasks]
+
+    found = trained()
+    assert len(set(found)) == len(specs)
+    assert trained() == found
+    whole = retrained(run, Retraining(victim="resnet", epochs=2), run.train)
+    assert params_sha256(whole.model.state_dict()) == found[0], "from the start: itself"
+
+
+# The other editors
+
+
+def smooth(make_cnn: Callable[..., nn.Module]) -> inf.Task:
+    return inf.classification(make_cnn(activation=nn.Softplus))
+
+
+def test_the_gradient_of_several_models_is_the_mean_of_theirs(
+    make_cnn: Callable[..., nn.Module], pictures: Dataset
+) -> None:
+    chosen = torch.tensor([3, 8, 1])
+    models = []
+    for seed in (0, 1):
+        task = inf.classification(make_cnn(seed=seed))
+        models.append(
+            (task, {n: p.detach() + 1 for n, p in task.model.named_parameters()})
+        )
+    inputs = pictures.batch(chosen, like=models[0][1]["0.weight"]).inputs
+    single = [influence_gradient([m], pictures, chosen)(inputs) for m in models]
+    both = influence_gradient(models, pictures, chosen, batch_size=2)(inputs)
+    torch.testing.assert_close(both, (single[0] + single[1]) / 2, rtol=1e-12, atol=0)
+
+
+def test_gradient_matching_is_the_slope_of_the_cosine(
+    make_cnn: Callable[..., nn.Module], pictures: Dataset
+) -> None:
+    task, chosen = smooth(make_cnn), torch.tensor([3, 8, 1])
+    named = dict(task.model.named_parameters())
+    wanted = inf.gradient(task, inf.log_prob(torch.rand(2, 6, 6).double(), 1))
+    labels = pictures.labels[chosen]
+
+    def cosine(inputs: Tensor) -> Tensor:
+        batch = Batch(inputs, labels)
+        loss = task.loss(task.outputs(task.model, batch), batch).sum()
+        own = torch.autograd.grad(loss, list(named.values()), create_graph=True)
+        flat = torch.cat([g.flatten() for g in own])
+        other = torch.cat([wanted[n].flatten() for n in named])
+        return torch.cosine_similarity(flat, other, dim=0)
+
+    inputs = pictures.batch(chosen, like=next(iter(named.values()))).inputs
+    inputs.requires_grad_()
+    (expected,) = torch.autograd.grad(cosine(inputs), inputs)
+    got = matching_gradient(task, pictures, chosen, wanted)(inputs.detach())
+    torch.testing.assert_close(got, -expected, rtol=1e-9, atol=1e-15)
+
+
+# Recipes that disturb their documents
+
+
+def test_pictures_are_moved_mirrored_and_blurred_as_asked() -> None:
+    from infusion.training import disturbed
+
+    batch = Batch(torch.rand(64, 1, 5, 5) + 1, torch.zeros(64))
+    plain = TrainConfig(epochs=1, batch_size=4)
+    assert disturbed(batch, plain).inputs is batch.inputs
+    torch.manual_seed(0)
+    flipped = disturbed(batch, replace(plain, flip=True)).inputs
+    same = (flipped == batch.inputs).flatten(1).all(1)
+    mirrored = (flipped == batch.inputs.flip(3)).flatten(1).all(1)
+    assert bool((same ^ mirrored).all())
+    assert 16 < int(mirrored.sum()) < 48
+    moved = disturbed(batch, replace(plain, shift=1)).inputs
+    padded = nn.functional.pad(batch.inputs, [1] * 4)
+    windows = torch.stack(
+        [padded[:, :, y : y + 5, x : x + 5] for y in range(3) for x in range(3)]
+    )
+    found = (windows == moved).flatten(2).all(2)
+    assert found.any(0).all(), "every picture is one of nine windows"
+    assert found.any(1).all(), "and every window is drawn"
+    noisy = disturbed(batch, replace(plain, noise=0.1)).inputs
+    assert float((noisy - batch.inputs).std()) == pytest.approx(0.1, rel=0.1)
+
+
+# How alike pictures look
+
+
+def test_likeness_in_closed_form() -> None:
+    one = torch.rand(3, 2, 16, 16).double()
+    assert ssim(one, one, span=1.0).tolist() == pytest.approx([1.0] * 3)
+    assert bool(psnr(one, one, span=1.0).isinf().all())
+    assert psnr(one, one + 0.1, span=1.0).tolist() == pytest.approx([20.0] * 3)
+    flat = torch.full((1, 1, 11, 11), 0.5).double()
+    low = 0.01**2
+    expected = (2 * 0.5 * 0.7 + low) / (0.5**2 + 0.7**2 + low)
+    assert float(ssim(flat, flat + 0.2, span=1.0)) == pytest.approx(expected)
+    assert float(ssim(one[:1], 1 - one[:1], span=1.0)) < 0
+    pixels = one[:1] * 255
+    assert float(ssim(pixels, pixels + 9, span=255.0)) == pytest.approx(
+        float(ssim(one[:1], one[:1] + 9 / 255, span=1.0))
+    )
+
+
+def test_a_single_pixel_says_nothing_about_structure() -> None:
+    tiny_picture = torch.rand(1, 1, 1, 1)
+    assert float(ssim(tiny_picture, tiny_picture, span=1.0)) == pytest.approx(1.0)
