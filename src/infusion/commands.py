@@ -321,11 +321,38 @@ def bench(  # noqa: PLR0917
     run_bench(Bench(**flags), as_json=json)
 
 
+def claims(
+    results: Path = Path("results"), json: Annotated[bool, arg(name="json")] = False
+) -> None:
+    """Judge the paper's claims and this project's goals by committed rows.
+
+    Args:
+        results: Folder with PRESET-SCALE/SUITE.jsonl.
+        json: Print one JSON value as the last line of standard output.
+
+    Raises:
+        InputError: There is no such folder.
+    """
+    from infusion.report.claims import claims_table
+    from infusion.suites.claims import claims as judge
+
+    if not results.is_dir():
+        raise InputError(
+            f"--results must name a folder, got {results}; run this in a clone, or "
+            "give the folder with the rows of suites"
+        )
+    found = judge(results)
+    claims_table(found, sys.stderr if json else sys.stdout)
+    if json:
+        _print_line(found)
+
+
 COMMANDS = {
     "run": run,
     "attribute": attribute,
     "doctor": doctor,
     "report": report,
+    "claims": claims,
     "fidelity": fidelity,
     "bench": bench,
 }
@@ -408,5 +435,5 @@ def _print_attribution(results: dict[str, Any], page: Path) -> None:
     _print_line(summary(results) | {"run": str(page.parent), "report": str(page)})
 
 
-def _print_line(value: dict[str, Any]) -> None:
+def _print_line(value: Any) -> None:
     sys.stdout.write(json.dumps(value) + "\n")

@@ -1,0 +1,340 @@
+"""The paper's claims about pictures, and this project's goals, from committed rows.
+
+A claim is text, the paper's figure, a suite, and a function of its rows; the verdict is
+what the interval says. Rows of the paper's scale are taken where there are any, else
+those of the small one. Source: arXiv 2602.09987, claims 1 to 14 of its experiments.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from infusion.errors import ArtefactError
+from infusion.suites.found import (
+    CODED,
+    PLAIN,
+    Found,
+    Trials,
+    accuracy_lost,
+    alike,
+    best_selection,
+    correlation,
+    flipped,
+    largest_cell,
+    lead,
+    over_draws,
+    rises,
+    shift,
+    strong_cells,
+    true_class,
+    worth,
+)
+from infusion.suites.summary import Row
+
+Bound = tuple[Literal["ours", "low", "high"], Literal["≥", "≤"], float]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim.
+
+    Attributes:
+        number: Of the paper's claim, or ``G1``… for a goal of this project.
+        text: What is claimed.
+        paper: The paper's figure, or the goal.
+        suite: Whose rows decide it.
+        ours: What those rows say.
+        bound: It holds where this end of the interval, or the value itself, is at least
+            or at most so much.
+    """
+
+    number: str
+    text: str
+    paper: str
+    suite: str
+    ours: Callable[[Trials], Found]
+    bound: Bound
+
+
+POSITIVE: Bound = ("low", "≥", 0.0)
+NEGATIVE: Bound = ("high", "≤", 0.0)
+CLAIMS = [
+    Claim(
+        "1",
+        "target probability rises in every run",
+        "2000 of 2000",
+        "main",
+        rises,
+        ("ours", "≥", 1.0),
+    ),
+    Claim(
+        "2",
+        "mean rise of the target's probability",
+        "+0.232 ± 0.276",
+        "main",
+        shift(CODED),
+        POSITIVE,
+    ),
+    Claim(
+        "3",
+        "target becomes top-1, trivial cells left out",
+        "30.4 %",
+        "main",
+        flipped(CODED),
+        ("high", "≥", 0.304),
+    ),
+    Claim("4", "true class falls", "0.738 → 0.396", "main", true_class, NEGATIVE),
+    Claim(
+        "5",
+        "an edit is worth explicit copies (how many)",
+        "1 to 100",
+        "copies",
+        worth,
+        ("ours", "≥", 1.0),
+    ),
+    Claim(
+        "6",
+        "gradient direction matters: lead over noise",
+        "+0.227",
+        "controls",
+        lead(PLAIN, "noise L∞"),
+        POSITIVE,
+    ),
+    Claim(
+        "7",
+        "most supporting documents are best: lead over the next",
+        "+0.087",
+        "selection",
+        best_selection,
+        POSITIVE,
+    ),
+    Claim(
+        "8",
+        "larger influence, larger effect (rank correlation)",
+        "not measured",
+        "main",
+        correlation(lambda row: row["influence"], "p"),
+        POSITIVE,
+    ),
+    Claim(
+        "9",
+        "longer retraining weakens: six epochs less one",
+        "+0.113: contradicted",
+        "horizon",
+        lead("last 6 epochs", "last 1 epochs"),
+        NEGATIVE,
+    ),
+    Claim(
+        "10",
+        "edits are hard to see (structural similarity)",
+        "L∞ 0.05",
+        "main",
+        alike,
+        ("low", "≥", 0.95),
+    ),
+    Claim(
+        "11",
+        "transfer CNN → ResNet is stronger: lead",
+        "+0.014, confounded",
+        "transfer",
+        lead("cnn → resnet", "resnet → cnn"),
+        POSITIVE,
+    ),
+    Claim(
+        "12",
+        "some class pairs transfer far better (largest cell)",
+        "0.5",
+        "transfer",
+        largest_cell,
+        ("ours", "≥", 0.2),
+    ),
+    Claim(
+        "13",
+        "same architecture: share of class pairs with Δp ≥ 0.1",
+        "many ≈ 0",
+        "transfer",
+        strong_cells,
+        ("ours", "≥", 1.0),
+    ),
+    Claim(
+        "14",
+        "one corpus reaches independently trained models",
+        "untested",
+        "fresh",
+        over_draws("ekfac, scratch"),
+        POSITIVE,
+    ),
+]
+GOALS = [
+    Claim(
+        "G1",
+        "mean Δp, realisable, plain EK-FAC",
+        "≥ +0.35",
+        "main",
+        shift(PLAIN),
+        ("ours", "≥", 0.35),
+    ),
+    Claim(
+        "G2",
+        "mean Δp, best engine, known order",
+        "≥ +0.60",
+        "engines",
+        shift("replay, own 0"),
+        ("ours", "≥", 0.6),
+    ),
+    Claim(
+        "G3",
+        "non-trivial top-1, plain EK-FAC",
+        "≥ 50 %",
+        "main",
+        flipped(PLAIN),
+        ("ours", "≥", 0.5),
+    ),
+    Claim(
+        "G4",
+        "non-trivial top-1, best engine, known order",
+        "≥ 80 %",
+        "engines",
+        flipped("replay, own"),
+        ("ours", "≥", 0.8),
+    ),
+    Claim(
+        "G5",
+        "fresh order, several models: mean Δp",
+        "≥ +0.50",
+        "fresh",
+        over_draws("ensemble, fresh"),
+        ("ours", "≥", 0.5),
+    ),
+    Claim(
+        "G6",
+        "fresh order, several models: non-trivial top-1",
+        "≥ 65 %",
+        "fresh",
+        flipped("ensemble, fresh"),
+        ("ours", "≥", 0.65),
+    ),
+    Claim(
+        "G7",
+        "predicted against realised Δ log p (rank correlation)",
+        "≥ 0.8",
+        "main",
+        correlation(lambda row: row["predicted"], "log_p"),
+        ("ours", "≥", 0.8),
+    ),
+    Claim(
+        "G8",
+        "test accuracy lost, points",
+        "upper end ≤ 0.5, n ≥ 30",
+        "main",
+        accuracy_lost,
+        ("high", "≤", 0.5),
+    ),
+    Claim(
+        "G9",
+        "transfer ResNet → CNN, mean Δp",
+        "≥ +0.10",
+        "transfer",
+        shift("resnet → cnn"),
+        ("ours", "≥", 0.1),
+    ),
+    Claim(
+        "G10",
+        "transfer CNN → ResNet, mean Δp",
+        "≥ +0.10",
+        "transfer",
+        shift("cnn → resnet"),
+        ("ours", "≥", 0.1),
+    ),
+]
+
+
+def read_rows(folder: Path) -> dict[tuple[str, str, str], list[Row]]:
+    """Read committed rows: ``folder/PRESET-SCALE/SUITE*.jsonl``.
+
+    Args:
+        folder: Of results.
+
+    Returns:
+        By preset, scale and suite; the same trial of the same base counts once.
+
+    Raises:
+        ArtefactError: A line is not a row.
+    """
+    found: dict[tuple[str, str, str], dict[Any, Row]] = defaultdict(dict)
+    for path in sorted(folder.glob("*-*/*.jsonl")):
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+            try:
+                row = json.loads(line)
+                group = row["preset"], row["scale"], row["suite"]
+                key = row["inputs_sha256"], row["pair"], row["trial"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ArtefactError(
+                    f"{path} must hold rows of a suite, got an altered line {number}; "
+                    "restore or remove it"
+                ) from error
+            found[group][key] = row
+    return {group: list(rows.values()) for group, rows in found.items()}
+
+
+def claims(folder: Path, preset: str = "cifar10") -> list[dict[str, Any]]:
+    """Judge every claim and goal by the rows of a results folder.
+
+    Args:
+        folder: See :func:`read_rows`.
+        preset: Whose rows.
+
+    Returns:
+        A JSON value per claim: id, claim, paper, ours, low, high, n, seeds, setting,
+        hardware, verdict and source.
+    """
+    rows = read_rows(folder)
+    return [_judged(claim, rows, preset) for claim in [*CLAIMS, *GOALS]]
+
+
+def _holds(bound: Bound, value: float, low: float | None, high: float | None) -> bool:
+    end, sign, limit = bound
+    found = {"ours": value, "low": low, "high": high}[end]
+    found = value if found is None else found
+    return found >= limit if sign == "≥" else found <= limit
+
+
+def _judged(
+    claim: Claim, rows: dict[tuple[str, str, str], list[Row]], preset: str
+) -> dict[str, Any]:
+    for scale in ("paper", "small"):
+        used = rows.get((preset, scale, claim.suite), [])
+        trials: Trials = defaultdict(list)
+        for row in used:
+            trials[row["trial"]].append(row)
+        value, low, high, n = claim.ours(dict(trials))
+        if n:
+            break
+    else:
+        value, low, high, n, used, scale = None, None, None, 0, [], None
+    verdict = "not measured"
+    if value is not None:
+        goal = claim.number.startswith("G")
+        verdict = ("missed" if goal else "not shown", "met" if goal else "holds")[
+            _holds(claim.bound, value, low, high)
+        ]
+    machines = {
+        row["gpu"] or f"{row['cores']} cores, {row['processor']}" for row in used
+    }
+    return {
+        "id": claim.number,
+        "claim": claim.text,
+        "paper": claim.paper,
+        "ours": value,
+        "low": low,
+        "high": high,
+        "n": n,
+        "seeds": sorted({row["seed"] for row in used}),
+        "setting": None if scale is None else f"{preset} {scale}",
+        "hardware": ", ".join(sorted(machines)) or None,
+        "verdict": verdict,
+        "source": f"{preset}-{scale}/{claim.suite}.jsonl" if n else None,
+    }

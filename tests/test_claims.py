@@ -1,0 +1,153 @@
+"""Claims are judged by committed rows and nothing else."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infusion.errors import ArtefactError
+from infusion.suites.claims import CLAIMS, GOALS, claims, read_rows
+from infusion.suites.summary import effects
+
+
+def behaviour(p: float, top1: int) -> dict[str, Any]:
+    spread = [(1 - p) / 9] * 10
+    return {
+        "p": p,
+        "log_p": p,
+        "log_odds": p,
+        "top1": top1,
+        "probabilities": [*spread[:1], p, *spread[2:]],
+    }
+
+
+def row(suite: str, trial: str, pair: int, after: float, **more: Any) -> dict[str, Any]:
+    """A pair of class 0 steered to 1; from p = 0.1, where 0 is predicted."""
+    return {
+        "preset": "cifar10",
+        "scale": "small",
+        "suite": suite,
+        "trial": trial,
+        "place": 0,
+        "pair": pair,
+        "seed": 0,
+        "label": 0,
+        "target": 1,
+        "inputs_sha256": "a",
+        "before": behaviour(0.1, 0),
+        "clean": behaviour(0.1, 0),
+        "after": behaviour(after, int(after > 0.5)),
+        "accuracy": 0.7,
+        "clean_accuracy": 0.702,
+        "predicted": after,
+        "influence": -after,
+        "reached": {"ssim": 0.97},
+        "evaluations": 50,
+        "gpu": None,
+        "cores": 2,
+        "processor": "AVX2",
+        **more,
+    }
+
+
+@pytest.fixture
+def judged(tmp_path: Path) -> Callable[..., dict[str, dict[str, Any]]]:
+    def judge(*rows: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        for each in rows:
+            folder = tmp_path / f"{each['preset']}-{each['scale']}"
+            folder.mkdir(exist_ok=True)
+            with (folder / f"{each['suite']}.jsonl").open("a") as file:
+                file.write(json.dumps(each) + "\n")
+        return {each["id"]: each for each in claims(tmp_path)}
+
+    return judge
+
+
+def test_every_claim_is_listed_and_none_is_judged_without_rows(judged: Any) -> None:
+    found = judged()
+    wanted = [str(i) for i in range(1, 15)] + [f"G{i}" for i in range(1, 11)]
+    assert list(found) == wanted == [c.number for c in [*CLAIMS, *GOALS]]
+    assert {(r["verdict"], r["n"], r["ours"]) for r in found.values()} == {
+        ("not measured", 0, None)
+    }
+
+
+def test_main_in_closed_form(judged: Any) -> None:
+    rows = [
+        row("main", trial, pair, after)
+        for trial in ("edit", "as coded")
+        for pair, after in enumerate([0.2, 0.4, 0.6, 0.8])
+    ]
+    found = judged(*rows)
+    assert found["1"]["ours"] == 1.0
+    assert found["1"]["verdict"] == "holds"
+    assert found["2"]["ours"] == pytest.approx(0.4)
+    assert found["2"]["low"] < 0.4 < found["2"]["high"]
+    assert found["3"]["ours"] == 0.5
+    assert found["4"]["ours"] == pytest.approx(-0.4 / 9)
+    assert found["8"]["ours"] == pytest.approx(-1)
+    assert found["8"]["verdict"] == "not shown"
+    assert found["10"]["verdict"] == "holds"
+    assert (found["G1"]["ours"], found["G1"]["verdict"]) == (pytest.approx(0.4), "met")
+    assert found["G3"]["verdict"] == "met"
+    assert found["G7"]["ours"] == pytest.approx(1)
+    assert found["G8"]["ours"] == pytest.approx(0.2)
+    assert found["G8"]["verdict"] == "met"
+    assert {found["2"][k] for k in ("n", "setting", "hardware", "source")} == {
+        4, "cifar10 small", "2 cores, AVX2", "cifar10-small/main.jsonl",
+    }  # fmt: skip
+
+
+def test_a_probe_that_the_clean_replay_already_flips_never_counts(judged: Any) -> None:
+    trivial = row("main", "edit", 1, 0.9, clean=behaviour(0.6, 1))
+    found = judged(row("main", "edit", 0, 0.2), trivial)
+    assert (found["G3"]["ours"], found["G3"]["n"]) == (0.0, 1)
+
+
+def test_copies_and_selections(judged: Any) -> None:
+    found = judged(
+        row("copies", "edit", 0, 0.5),
+        row("copies", "1 copies", 0, 0.3),
+        row("copies", "5 copies", 0, 0.45),
+        row("copies", "10 copies", 0, 0.7),
+        row("selection", "supporting", 0, 0.5),
+        row("selection", "absolute", 0, 0.4),
+        row("selection", "random", 0, 0.2),
+        row("selection", "gain", 0, 0.9),
+    )
+    assert found["5"]["ours"] == 5
+    assert found["7"]["ours"] == pytest.approx(0.1)
+
+
+def test_draws_of_a_pair_count_as_one(judged: Any) -> None:
+    rows = [
+        row("fresh", f"ensemble, fresh {draw}", pair, after)
+        for pair, pulled in enumerate([(0.2, 0.4), (0.5, 0.9)])
+        for draw, after in enumerate(pulled)
+    ]
+    found = judged(*rows)
+    assert (found["G5"]["ours"], found["G5"]["n"]) == (pytest.approx(0.4), 2)
+
+
+def test_the_papers_scale_comes_first(judged: Any) -> None:
+    found = judged(
+        row("main", "edit", 0, 0.2), row("main", "edit", 0, 0.6, scale="paper")
+    )
+    assert found["G1"]["ours"] == pytest.approx(0.5)
+    assert found["G1"]["setting"] == "cifar10 paper"
+
+
+def test_a_row_that_was_copied_twice_counts_once(tmp_path: Path) -> None:
+    folder = tmp_path / "cifar10-small"
+    folder.mkdir()
+    line = json.dumps(row("main", "edit", 0, 0.2)) + "\n"
+    for name in ("main.jsonl", "main-elsewhere.jsonl"):
+        (folder / name).write_text(line, encoding="utf-8")
+    (group,) = read_rows(tmp_path).values()
+    assert len(group) == 1
+    assert effects(group)[0].n == 1
+    (folder / "main.jsonl").write_text(line[:-9] + "\n", encoding="utf-8")
+    with pytest.raises(ArtefactError, match="got an altered line 1; restore"):
+        claims(tmp_path)
