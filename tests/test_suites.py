@@ -264,3 +264,22 @@ def test_likeness_in_closed_form() -> None:
 def test_a_single_pixel_says_nothing_about_structure() -> None:
     tiny_picture = torch.rand(1, 1, 1, 1)
     assert float(ssim(tiny_picture, tiny_picture, span=1.0)) == pytest.approx(1.0)
+
+
+def test_the_page_shows_every_suite_of_the_folder(home: Home) -> None:
+    from infusion.report.suites import suites_page
+    from infusion.suites.collected import collect
+
+    run_suite(tiny(2), "controls", home.root)
+    run_suite(tiny(2), "main", home.root)
+    found, page = collect(home.root), home.root / "suites.html"
+    assert [suite["suite"] for suite in found][:2] == ["main", "controls"]
+    suites_page(found, page)
+    text = page.read_text("utf-8")
+    assert "digits, small: controls" in text
+    for suite in found:
+        for effect in suite["effects"]:
+            assert effect["trial"] in text
+    assert "http" not in text.replace("http://www.w3.org", "")
+    with pytest.raises(InputError, match="a page of suites needs rows/SUITE.jsonl"):
+        collect(home.root / "edits")

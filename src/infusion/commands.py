@@ -235,12 +235,15 @@ def report(
     """Draw the page of a finished run again.
 
     Args:
-        folder: Run folder.
+        folder: Run folder, a suite's folder, or a folder of results of suites.
         json: Print one JSON object as the last line of standard output.
     """
     from infusion.report.page import report as draw
     from infusion.store import Store
 
+    if not (folder / "results.json").is_file() and _holds_suites(folder):
+        _report_suites(folder, as_json=json)
+        return
     page = draw(folder)
     if json:
         results = Store(folder).read_json("results.json")
@@ -415,6 +418,22 @@ def _run_suite(
     if as_json:
         value = {"suite": suite, "run": str(root), "rows": len(rows)}
         _print_line(value | {"effects": found})
+
+
+def _holds_suites(folder: Path) -> bool:
+    return any(folder.glob("rows/*.jsonl")) or any(folder.glob("*-*/*.jsonl"))
+
+
+def _report_suites(folder: Path, *, as_json: bool) -> None:
+    from infusion.report.suites import suites_page
+    from infusion.suites.collected import collect
+
+    found, page = collect(folder), folder / "suites.html"
+    suites_page(found, page)
+    if as_json:
+        _print_line({"suites": found, "report": str(page)})
+    else:
+        sys.stdout.write(f"page: {page}\n")
 
 
 def _folder(settings: RunConfig, ending: str = "") -> Path:

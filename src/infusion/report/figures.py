@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
@@ -79,7 +80,11 @@ def _tick(value: float, _: int | None = None) -> str:
 
 
 def effects(
-    names: list[str], intervals: list[dict[str, Any]], accented: list[bool]
+    names: list[str],
+    intervals: list[dict[str, Any]],
+    accented: list[bool],
+    *,
+    measured: str = "change of log p(target), nats",
 ) -> str:
     """Draw one dot and its interval per arm, on a common axis.
 
@@ -88,6 +93,7 @@ def effects(
         intervals: ``mean``, ``low`` and ``high`` of each, in nats; a dot alone where
             there are no ends.
         accented: Which arms are the edit rather than something it is compared with.
+        measured: What is on the axis, with its unit.
 
     Returns:
         An ``svg`` element.
@@ -103,7 +109,7 @@ def effects(
             axes.plot(value["mean"], row, "o", color=colour, markersize=5.5)
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.4, -0.6)
-        axes.set_xlabel("change of log p(target), nats")
+        axes.set_xlabel(measured)
         axes.grid(axis="x", color=LINE, linewidth=0.6)
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0, labelcolor=INK)
@@ -137,6 +143,42 @@ def scatter(predicted: list[float], realised: list[float]) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(FuncFormatter(_tick))
     return _svg(figure, "Predicted against realised effect of the edit, by pair")
+
+
+def cells(
+    names: list[str], values: dict[tuple[int, int], float], *, measured: str
+) -> str:
+    """Draw a value per ordered pair of classes: stronger colour, larger value.
+
+    Args:
+        names: Of the classes.
+        values: By true class and target; other cells stay empty.
+        measured: What is shown.
+
+    Returns:
+        An ``svg`` element.
+    """
+    largest = max((abs(value) for value in values.values()), default=0.0) or 1.0
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(380, 320)
+        for (row, column), value in values.items():
+            place, size = (column - 0.48, row - 0.48), 0.96
+            colour = ACCENT if value > 0 else INK
+            share = min(abs(value) / largest, 1.0)
+            axes.add_patch(
+                Rectangle(place, size, size, color=colour, alpha=share, linewidth=0)
+            )
+            text = f"{value:.1f}".replace("-", "−")
+            axes.text(column, row, text, ha="center", va="center", fontsize=7)
+        axes.set_xlim(-0.5, len(names) - 0.5)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+        axes.set_yticks(range(len(names)), names)
+        axes.set_xlabel(f"target ({measured})")
+        axes.set_ylabel("true class")
+        axes.spines[["left", "bottom"]].set_visible(False)
+        axes.tick_params(length=0, labelcolor=INK, labelsize=8)
+    return _svg(figure, f"{measured} by true class and target")
 
 
 def accuracy(by_epoch: dict[int, float]) -> str:

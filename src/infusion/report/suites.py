@@ -1,6 +1,9 @@
-"""A suite in a terminal."""
+"""Suites in a terminal, and on a page of their own."""
 
+from pathlib import Path
 from typing import IO, Any
+
+from infusion.store import write_whole
 
 Json = dict[str, Any]
 
@@ -23,6 +26,50 @@ def suite_table(title: str, effects: list[Json], file: IO[str]) -> None:
     for effect in effects:
         table.add_row(effect["trial"], str(effect["n"]), *cells(effect))
     Console(file=file, emoji=False, width=120).print(table)
+
+
+def suites_page(collected: list[Json], page: Path) -> None:
+    """Draw one page of every suite: effects, and the edit's effect by pair.
+
+    Args:
+        collected: From :func:`infusion.suites.collected.collect`.
+        page: Written, one file without links to others.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("infusion.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    shown = [{**suite, **_figures(suite)} for suite in collected]
+    text = environment.get_template("suites.html").render(suites=shown, cells=cells)
+    write_whole(page, text.encode())
+
+
+def _figures(suite: Json) -> dict[str, str | None]:
+    from infusion.report import figures
+
+    effects = suite["effects"]
+    forest = figures.effects(
+        [effect["trial"] for effect in effects],
+        [effect["delta_p"] for effect in effects],
+        [index == 0 for index in range(len(effects))],
+        measured="change of p(target) beyond the clean replay",
+    )
+    by_class = {(label, target): p for label, target, p in suite["cells"]}
+    main = suite["suite"] == "main"
+    return {
+        "forest": forest,
+        "scatter": figures.scatter(suite["predicted"], suite["realised"])
+        if main
+        else None,
+        "by_class": figures.cells(suite["names"], by_class, measured="Δ p")
+        if main
+        else None,
+    }
 
 
 def cells(effect: Json) -> list[str]:

@@ -253,10 +253,10 @@ GOALS = [
 
 
 def read_rows(folder: Path) -> dict[tuple[str, str, str], list[Row]]:
-    """Read committed rows: ``folder/PRESET-SCALE/SUITE*.jsonl``.
+    """Read rows: ``PRESET-SCALE/SUITE*.jsonl`` of results, ``rows/`` of a run.
 
     Args:
-        folder: Of results.
+        folder: Of results, or of a suite's run.
 
     Returns:
         By preset, scale and suite; the same trial of the same base counts once.
@@ -265,7 +265,8 @@ def read_rows(folder: Path) -> dict[tuple[str, str, str], list[Row]]:
         ArtefactError: A line is not a row.
     """
     found: dict[tuple[str, str, str], dict[Any, Row]] = defaultdict(dict)
-    for path in sorted(folder.glob("*-*/*.jsonl")):
+    paths = [*folder.glob("*-*/*.jsonl"), *folder.glob("rows/*.jsonl")]
+    for path in sorted(paths):
         for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
             try:
                 row = json.loads(line)

@@ -1,0 +1,60 @@
+"""What a page shows of suites, from whatever rows a folder holds."""
+
+from collections import defaultdict
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from infusion.errors import InputError
+from infusion.presets import find_preset
+from infusion.suites.claims import read_rows
+from infusion.suites.summary import Row, change, effects
+from infusion.suites.trials import NAMES
+
+
+def collect(folder: Path) -> list[dict[str, Any]]:
+    """Summarise every suite of a run folder, or of a folder of results.
+
+    Args:
+        folder: Holds ``rows/SUITE.jsonl``, or ``PRESET-SCALE/SUITE.jsonl``.
+
+    Returns:
+        A JSON value per preset, scale and suite, with effects by trial and the edit's
+        effect by pair.
+
+    Raises:
+        InputError: The folder holds no rows.
+        ArtefactError: A line is not a row.
+    """
+    rows = read_rows(folder)
+    if not rows:
+        raise InputError(
+            f"a page of suites needs rows/SUITE.jsonl or PRESET-SCALE/SUITE.jsonl, got "
+            f"none in {folder}; run `infusion run PRESET --suite main` first"
+        )
+    order = sorted(rows, key=lambda group: (*group[:2], NAMES.index(group[2])))
+    return [_collected(*group, rows[group]) for group in order]
+
+
+def _collected(preset: str, scale: str, suite: str, rows: list[Row]) -> dict[str, Any]:
+    found = [asdict(effect) for effect in effects(rows)]
+    first = [row for row in rows if row["trial"] == found[0]["trial"]]
+    by_class: dict[tuple[int, int], list[float]] = defaultdict(list)
+    for row in first:
+        by_class[row["label"], row["target"]].append(change(row, "p"))
+    return {
+        "preset": preset,
+        "scale": scale,
+        "suite": suite,
+        "names": list(find_preset(preset).class_names),
+        "seeds": sorted({row["seed"] for row in rows}),
+        "processors": sorted({row["gpu"] or row["processor"] for row in rows}),
+        "rows": len(rows),
+        "effects": found,
+        "predicted": [row["predicted"] for row in first],
+        "realised": [change(row, "log_p") for row in first],
+        "cells": [
+            [label, target, sum(values) / len(values)]
+            for (label, target), values in sorted(by_class.items())
+        ],
+    }
