@@ -1,12 +1,13 @@
-"""Draw README's tables and figure from the files in this folder.
+"""Draw the tables and the figure of README and docs from the files in this folder.
 
-    python results/tables.py          rewrite README.md and docs/digits.svg
+    python results/tables.py          rewrite README.md, docs/suites.md, docs/digits.svg
     python results/tables.py --check  exit 1 where either differs
 
 ``digits.json`` and ``cifar10-seed*.json`` are the ``results.json`` of finished runs,
 ``fidelity-*.json`` and ``flips-*.json`` those of ``infusion fidelity``,
-``bench.json`` is that of ``infusion bench``, ``ratios.json`` and ``demo.json`` are what
-``benchmarks/`` wrote.
+``PRESET-SCALE/SUITE.jsonl`` are rows of ``infusion run --suite``,
+``bench.json`` is that of ``infusion bench``; ``ratios.json``, ``replay.json`` and
+``demo.json`` are what ``benchmarks/`` wrote.
 """
 
 import json
@@ -19,6 +20,7 @@ from typing import Any
 
 from infusion.bench.rows import RIVAL
 from infusion.bench.works import OURS, PEERS
+from infusion.report.claims import cells as claim_cells
 from infusion.report.fidelity import (
     KINDS,
     flips_facts,
@@ -27,7 +29,10 @@ from infusion.report.fidelity import (
     lds_rows,
 )
 from infusion.report.figures import effects as draw_effects
+from infusion.report.suites import cells as suite_cells
 from infusion.report.tables import HEADINGS, NAMES, effects_rows
+from infusion.suites.claims import claims
+from infusion.suites.collected import collect
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -231,6 +236,71 @@ def side_by_side(
     return "\n".join([*said, "", *markdown(["", *columns], lines)])
 
 
+def claimed() -> str:
+    """Return the paper's claims and our goals, as judged by the rows of suites."""
+    found = claims(HERE)
+    headings = ["", "claim", "paper or goal", "ours [95 %]", "n", "setting", "verdict"]
+    return "\n".join(markdown(headings, [claim_cells(row) for row in found]))
+
+
+def suites() -> str:
+    """Return the effects of every suite that has rows, a table each."""
+    parts = []
+    for suite in collect(HERE):
+        seeds = ", ".join(map(str, suite["seeds"]))
+        name = f"{suite['preset']} {suite['scale']}, {suite['suite']}"
+        head = f"**{name}**, base seeds {seeds}"
+        rows = [
+            [effect["trial"], str(effect["n"]), *suite_cells(effect)]
+            for effect in suite["effects"]
+        ]
+        headings = ["trial", "n", "Δp", "Δ log p", "top-1", "accuracy, points", "ρ"]
+        parts.append("\n".join([head, "", *markdown(headings, rows)]))
+    return "\n\n".join(parts)
+
+
+def replay() -> str:
+    """Return how the exact derivative compares with EK-FAC, and what it holds."""
+    run = read("replay.json")
+    rows = run["pairs"]
+    said = [
+        ["own order", _mean_of([row["cosine_own"] for row in rows])],
+        ["fresh orders", _mean_of([c for r in rows for c in r["cosine_fresh"]])],
+        ["their mean", _mean_of([row["cosine_mean"] for row in rows])],
+        [
+            "two orders, exact against exact",
+            _mean_of([c for r in rows for c in r["cosine_between_orders"]]),
+        ],
+    ]
+    memory = [
+        [
+            f"{row['steps']:,}",
+            str(row["states"]),
+            f"{row['bytes'] / 2**20:.1f}",
+            f"{row['bytes_of_every_step'] / 2**20:.1f}",
+        ]
+        for row in run["memory"]
+    ]
+    epochs = sum(row["epochs_of_time"] for row in rows) / len(rows)
+    return "\n".join(
+        [
+            f"n = {len(rows)} pairs on base models of 3 seeds; one gradient takes as "
+            f"long as {epochs:.1f} training epochs.",
+            "",
+            *markdown(["exact derivative through", "cosine with EK-FAC"], said),
+            "",
+            *markdown(["steps", "states held", "MiB", "MiB if all were kept"], memory),
+        ]
+    )
+
+
+def _mean_of(values: list[float]) -> str:
+    return (
+        f"{sum(values) / len(values):+.3f} ({min(values):+.3f} to {max(values):+.3f})"
+    )
+
+
+TEXTS = (ROOT / "README.md", ROOT / "docs" / "suites.md")
 SECTIONS = {
     "digits": lambda: effects("digits.json"),
     "cifar10": lambda: effects("cifar10-seed0.json"),
@@ -240,21 +310,24 @@ SECTIONS = {
     "demo": demo,
     "lds": lds,
     "flips": flips,
+    "claims": claimed,
+    "suites": suites,
+    "replay": replay,
 }
 
 
 def drawn(text: str) -> str:
-    """Return README's text with every marked section drawn anew."""
+    """Return a text with every marked section drawn anew."""
     for name, draw in SECTIONS.items():
+        if f"<!-- {name} -->" not in text:
+            continue
         mark = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         body = draw()
         text, count = re.subn(
             mark, lambda m, b=body: f"{m[1]}{b}\n{m[2]}", text, flags=re.DOTALL
         )
-        if count > 1:
-            sys.exit(
-                f"README.md must mark the section {name} at most once, got {count}"
-            )
+        if count != 1:
+            sys.exit(f"a section must be marked once, got {count} times {name}")
     return text
 
 
@@ -275,7 +348,7 @@ def figure() -> str:
 
 if __name__ == "__main__":
     files = {
-        ROOT / "README.md": drawn((ROOT / "README.md").read_text()),
+        **{path: drawn(path.read_text()) for path in TEXTS},
         ROOT / "docs" / "digits.svg": figure(),
     }
     if "--check" in sys.argv:

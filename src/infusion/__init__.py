@@ -29,9 +29,15 @@ if TYPE_CHECKING:
     from infusion.measure import log_prob
     from infusion.perturb.budget import L2, LInf
     from infusion.perturb.gradient import perturbation_gradient
-    from infusion.perturb.pixels import craft, predicted_effect
+    from infusion.perturb.pixels import (
+        ascend,
+        craft,
+        influence_gradient,
+        predicted_effect,
+    )
     from infusion.questions import Question
     from infusion.records import Batch, Dataset, Task
+    from infusion.replay import replay_gradient
     from infusion.scores import (
         influence_by_module,
         influence_by_token,
@@ -64,13 +70,16 @@ _HOMES = {
     "L2": "perturb.budget",
     "LInf": "perturb.budget",
     "perturbation_gradient": "perturb.gradient",
+    "ascend": "perturb.pixels",
     "craft": "perturb.pixels",
+    "influence_gradient": "perturb.pixels",
     "predicted_effect": "perturb.pixels",
     "Question": "questions",
     "Batch": "records",
     "Dataset": "records",
     "Task": "records",
     "TrainConfig": "configs",
+    "replay_gradient": "replay",
     "select": "selection",
     "classification": "tasks",
     "train": "training",
