@@ -44,6 +44,7 @@ LAYERS = [
     "perturb",
     "replay",
     "retrain",
+    "stacked",
     "report",
     "presets",
     "suites",

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         self_influence,
     )
     from infusion.selection import select
+    from infusion.stacked import retrain_stacked
     from infusion.tasks import classification
     from infusion.training import train
 
@@ -80,6 +81,7 @@ _HOMES = {
     "Task": "records",
     "TrainConfig": "configs",
     "replay_gradient": "replay",
+    "retrain_stacked": "stacked",
     "select": "selection",
     "classification": "tasks",
     "train": "training",
@@ -96,6 +98,7 @@ __all__ = [
     "Question",
     "Task",
     "TrainConfig",
+    "ascend",
     "classification",
     "craft",
     "fit_curvature",
@@ -106,12 +109,15 @@ __all__ = [
     "influence",
     "influence_by_module",
     "influence_by_token",
+    "influence_gradient",
     "influences",
     "load_curvature",
     "log_prob",
     "perturbation_gradient",
     "predicted_effect",
     "pseudo_inverse",
+    "replay_gradient",
+    "retrain_stacked",
     "save_curvature",
     "select",
     "self_influence",

@@ -14,7 +14,7 @@ from infusion.params import Params
 from infusion.records import Batch, Dataset, Task, call_model
 
 
-class _Outputs(nn.Module):
+class OutputsModule(nn.Module):
     """The task's outputs as a module, so that functional_call can swap parameters."""
 
     def __init__(self, task: Task) -> None:
@@ -121,7 +121,7 @@ def functional_outputs(task: Task, params: Params, batch: Batch) -> Tensor:
         The task's outputs, differentiable in ``params`` and ``batch.inputs``.
     """
     named = {f"model.{name}": value for name, value in params.items()}
-    return torch.func.functional_call(_Outputs(task), named, (batch,))
+    return torch.func.functional_call(OutputsModule(task), named, (batch,))
 
 
 def first_parameter(task: Task) -> Tensor:
