@@ -23,7 +23,7 @@ import infusion as inf
 from infusion.measure import predictions, rank_correlation
 from infusion.perturb.pixels import influence_gradient
 from infusion.presets import find_preset
-from infusion.replay import replay_gradient
+from infusion.replay.gradient import replay_gradient
 from infusion.seeding import derive, stream
 from infusion.store import environment
 from infusion.training import Checkpoint, init_model, reordered, train_epochs

@@ -20,7 +20,7 @@ from typing import Any
 
 from infusion.bench.rows import RIVAL
 from infusion.bench.works import OURS, PEERS
-from infusion.report.claims import cells as claim_cells
+from infusion.report.claims import claim_cells
 from infusion.report.fidelity import (
     KINDS,
     flips_facts,
@@ -29,9 +29,9 @@ from infusion.report.fidelity import (
     lds_rows,
 )
 from infusion.report.figures import effects as draw_effects
-from infusion.report.suites import cells as suite_cells
+from infusion.report.suites import suite_cells
 from infusion.report.tables import HEADINGS, NAMES, effects_rows
-from infusion.suites.claims import claims
+from infusion.suites.claims import claims, read_rows
 from infusion.suites.collected import collect
 
 HERE = Path(__file__).parent
@@ -246,7 +246,7 @@ def claimed() -> str:
 def suites() -> str:
     """Return the effects of every suite that has rows, a table each."""
     parts = []
-    for suite in collect(HERE):
+    for suite in collect(HERE) if read_rows(HERE) else []:
         seeds = ", ".join(map(str, suite["seeds"]))
         name = f"{suite['preset']} {suite['scale']}, {suite['suite']}"
         head = f"**{name}**, base seeds {seeds}"
@@ -256,7 +256,7 @@ def suites() -> str:
         ]
         headings = ["trial", "n", "Δp", "Δ log p", "top-1", "accuracy, points", "ρ"]
         parts.append("\n".join([head, "", *markdown(headings, rows)]))
-    return "\n\n".join(parts)
+    return "\n\n".join(parts) or "No rows yet."
 
 
 def replay() -> str:

@@ -35,6 +35,10 @@ def row(suite: str, trial: str, pair: int, after: float, **more: Any) -> dict[st
         "seed": 0,
         "label": 0,
         "target": 1,
+        "probe": 100 + pair,
+        "change": {},
+        "retraining": {},
+        "base_sha256": "b",
         "inputs_sha256": "a",
         "before": behaviour(0.1, 0),
         "clean": behaviour(0.1, 0),
@@ -88,13 +92,14 @@ def test_main_in_closed_form(judged: Any) -> None:
     assert found["3"]["ours"] == 0.5
     assert found["4"]["ours"] == pytest.approx(-0.4 / 9)
     assert found["8"]["ours"] == pytest.approx(-1)
-    assert found["8"]["verdict"] == "not shown"
+    assert found["8"]["verdict"] == "too few pairs", "four have no interval"
+    assert found["3"]["verdict"] == "too few pairs"
     assert found["10"]["verdict"] == "holds"
     assert (found["G1"]["ours"], found["G1"]["verdict"]) == (pytest.approx(0.4), "met")
     assert found["G3"]["verdict"] == "met"
     assert found["G7"]["ours"] == pytest.approx(1)
     assert found["G8"]["ours"] == pytest.approx(0.2)
-    assert found["G8"]["verdict"] == "met"
+    assert found["G8"]["verdict"] == "too few pairs"
     assert {found["2"][k] for k in ("n", "setting", "hardware", "source")} == {
         4, "cifar10 small", "2 cores, AVX2", "cifar10-small/main.jsonl",
     }  # fmt: skip
@@ -129,6 +134,43 @@ def test_draws_of_a_pair_count_as_one(judged: Any) -> None:
     ]
     found = judged(*rows)
     assert (found["G5"]["ours"], found["G5"]["n"]) == (pytest.approx(0.4), 2)
+
+
+def test_draws_and_base_models_of_a_pair_are_one_pair(judged: Any) -> None:
+    found = judged(
+        *(row("fresh", f"ensemble, fresh {d}", 0, 0.9) for d in range(3)),
+        row("fresh", "ensemble, fresh 0", 0, 0.2, seed=1, base_sha256="c"),
+        *(row("fresh", f"ensemble, fresh {d}", 1, 0.2) for d in range(3)),
+    )
+    assert (found["G6"]["ours"], found["G6"]["n"]) == (pytest.approx(0.375), 2)
+    assert found["G6"]["seeds"] == [0, 1]
+
+
+def test_differences_are_within_one_base_model(judged: Any) -> None:
+    other = {"seed": 1, "base_sha256": "c", "inputs_sha256": "z"}
+    found = judged(
+        row("controls", "edit", 0, 0.5),
+        row("controls", "edit", 1, 0.9),
+        row("controls", "noise L∞", 0, 0.2),
+        row("controls", "noise L∞", 1, 0.1, **other),
+    )
+    assert (found["6"]["ours"], found["6"]["n"]) == (pytest.approx(0.3), 1)
+    assert found["6"]["verdict"] == "too few pairs"
+
+
+def test_rows_of_other_settings_are_refused(judged: Any) -> None:
+    with pytest.raises(ArtefactError, match=r"must share its settings, got .*'edit'"):
+        judged(
+            row("main", "edit", 0, 0.2), row("main", "edit", 1, 0.2, change={"k": 1})
+        )
+
+
+def test_enough_pairs_are_judged_by_their_interval(judged: Any) -> None:
+    rows = [row("main", "edit", pair, 0.11 + pair / 100) for pair in range(30)]
+    found = judged(*rows)
+    assert {found[i]["verdict"] for i in ("10", "G8")} == {"holds", "met"}
+    assert found["8"]["verdict"] == "not shown"
+    assert found["G7"]["verdict"] == "met"
 
 
 def test_the_papers_scale_comes_first(judged: Any) -> None:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 import infusion as inf
-from infusion import replay
 from infusion.configs import TrainConfig
 from infusion.errors import ArtefactError, DivergedError, InputError
 from infusion.records import Dataset
-from infusion.replay import replay_gradient
+from infusion.replay import gradient as replay
+from infusion.replay.gradient import replay_gradient
 from infusion.retrain import retrain
 from infusion.training import Checkpoint, train, train_epochs
 
@@ -95,12 +95,12 @@ def test_running_statistics_are_part_of_the_derivative(
     values: Dataset,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    running = replay._running
+    running = replay.moved_statistics
 
     def detached(*given: Any) -> dict[str, Tensor]:
         return {name: value.detach() for name, value in running(*given).items()}
 
-    monkeypatch.setattr(replay, "_running", detached)
+    monkeypatch.setattr(replay, "moved_statistics", detached)
     derivative, differences = slopes(make_task, values, lr=0.1)
     assert derivative != pytest.approx(differences, rel=1e-2)
 
@@ -215,7 +215,7 @@ def test_adam_where_a_second_moment_is_zero(
         (
             {"measurement": lambda model: torch.ones(2)},
             InputError,
-            "a measurement must return a scalar tensor",
+            r"that depends on the model's parameters, got shape \(2,\)",
         ),
     ],
 )

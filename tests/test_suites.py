@@ -19,11 +19,11 @@ from infusion.perturb.similarity import psnr, ssim
 from infusion.presets import find_preset
 from infusion.records import Batch, Dataset
 from infusion.suites.edits import choose
+from infusion.suites.retrainings import HARDENED, retrained
 from infusion.suites.run import run_suite
 from infusion.suites.subjects import Home, class_pairs, opened
 from infusion.suites.summary import effects
 from infusion.suites.trials import NAMES, Retraining, trials
-from infusion.suites.victims import HARDENED, retrained
 from infusion.training import epoch_order
 
 PRESET = find_preset("digits")
@@ -78,7 +78,7 @@ def test_the_clean_replay_of_the_last_epoch_is_the_base_model(home: Home) -> Non
         assert row["after"] != row["clean"]
 
 
-def test_transfer_trains_each_victim_by_its_own_recipe(home: Home) -> None:
+def test_transfer_trains_each_architecture_by_its_own_recipe(home: Home) -> None:
     rows = run_suite(tiny(1), "transfer", home.root)
     by_trial = {row["trial"]: row for row in rows}
     assert set(by_trial) == {
@@ -130,6 +130,7 @@ def test_documents_are_chosen_as_asked(home: Home) -> None:
     run, task = opened(home, "resnet")
     pair = class_pairs(run, task)[0]
     scores = torch.linspace(-1.0, 2.0, len(run.train))
+    scores[4] = -3.0
     gains = torch.arange(len(run.train)).roll(7).float()
 
     def chosen(selection: Any) -> list[int]:
@@ -137,8 +138,8 @@ def test_documents_are_chosen_as_asked(home: Home) -> None:
         return found.tolist()
 
     assert chosen("supporting") == [59, 58, 57]
-    assert chosen("opposing") == [0, 1, 2]
-    assert chosen("absolute") == [59, 58, 57]
+    assert chosen("opposing") == [4, 0, 1]
+    assert chosen("absolute") == [4, 59, 58]
     assert chosen("gain") == [6, 5, 4]
     order = epoch_order(run.config.seed, 1, 60, run.config.train)
     assert chosen("last") == order[-3:].tolist()
@@ -148,14 +149,14 @@ def test_documents_are_chosen_as_asked(home: Home) -> None:
 def test_modes_of_retraining_differ_and_repeat(home: Home) -> None:
     run = home.run("resnet")
     specs = [
-        Retraining(victim="resnet"),
-        Retraining(victim="resnet", epochs=2, hardening="noise"),
-        Retraining(victim="resnet", order="fresh"),
-        Retraining(victim="resnet", order="fresh", draw=1),
-        Retraining(victim="resnet", order="scratch"),
-        Retraining(victim="resnet", order="scratch", draw=1),
-        Retraining(victim="resnet", further=1),
-        *(Retraining(victim="resnet", hardening=kind) for kind in HARDENED),
+        Retraining(architecture="resnet"),
+        Retraining(architecture="resnet", epochs=2, hardening="noise"),
+        Retraining(architecture="resnet", order="fresh"),
+        Retraining(architecture="resnet", order="fresh", draw=1),
+        Retraining(architecture="resnet", order="scratch"),
+        Retraining(architecture="resnet", order="scratch", draw=1),
+        Retraining(architecture="resnet", further=1),
+        *(Retraining(architecture="resnet", hardening=kind) for kind in HARDENED),
     ]
 
     def trained() -> list[str]:
@@ -165,7 +166,7 @@ def test_modes_of_retraining_differ_and_repeat(home: Home) -> None:
     found = trained()
     assert len(set(found)) == len(specs)
     assert trained() == found
-    whole = retrained(run, Retraining(victim="resnet", epochs=2), run.train)
+    whole = retrained(run, Retraining(architecture="resnet", epochs=2), run.train)
     assert params_sha256(whole.model.state_dict()) == found[0], "from the start: itself"
 
 
@@ -281,5 +282,5 @@ def test_the_page_shows_every_suite_of_the_folder(home: Home) -> None:
         for effect in suite["effects"]:
             assert effect["trial"] in text
     assert "http" not in text.replace("http://www.w3.org", "")
-    with pytest.raises(InputError, match="a page of suites needs rows/SUITE.jsonl"):
+    with pytest.raises(InputError, match="a page of suites needs rows/SUITE"):
         collect(home.root / "edits")

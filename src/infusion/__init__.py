@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     )
     from infusion.questions import Question
     from infusion.records import Batch, Dataset, Task
-    from infusion.replay import replay_gradient
+    from infusion.replay.gradient import replay_gradient
     from infusion.scores import (
         influence_by_module,
         influence_by_token,
@@ -80,7 +80,7 @@ _HOMES = {
     "Dataset": "records",
     "Task": "records",
     "TrainConfig": "configs",
-    "replay_gradient": "replay",
+    "replay_gradient": "replay.gradient",
     "retrain_stacked": "stacked",
     "select": "selection",
     "classification": "tasks",

@@ -48,17 +48,7 @@ def gradient(task: Task, measurement: Measurement) -> Params:
     named = {n: p for n, p in task.model.named_parameters() if p.requires_grad}
     with evaluating(task.model), torch.enable_grad():
         value = measurement(task.model)
-        if not isinstance(value, Tensor):
-            raise InputError(
-                "a measurement must return a scalar tensor, got "
-                f"{type(value).__name__}; leave out .item()"
-            )
-        if value.ndim != 0 or not value.requires_grad:
-            raise InputError(
-                "a measurement must return a scalar that depends on the model's "
-                f"parameters, got shape {tuple(value.shape)} and requires_grad="
-                f"{value.requires_grad}; sum it, and do not detach"
-            )
+        check_measured(value)
         pulled = torch.autograd.grad(value, list(named.values()), allow_unused=True)
     result = {
         name: torch.zeros_like(p) if g is None else g.detach()
@@ -70,6 +60,28 @@ def gradient(task: Task, measurement: Measurement) -> Params:
             f"{float(value.detach())}; check the probe and the model"
         )
     return result
+
+
+def check_measured(value: object) -> None:
+    """Refuse what is no measurement's value.
+
+    Args:
+        value: Returned by a measurement.
+
+    Raises:
+        InputError: It is no tensor, no scalar, or depends on no parameter.
+    """
+    if not isinstance(value, Tensor):
+        raise InputError(
+            "a measurement must return a scalar tensor, got "
+            f"{type(value).__name__}; leave out .item()"
+        )
+    if value.ndim != 0 or not value.requires_grad:
+        raise InputError(
+            "a measurement must return a scalar that depends on the model's "
+            f"parameters, got shape {tuple(value.shape)} and requires_grad="
+            f"{value.requires_grad}; sum it, and do not detach"
+        )
 
 
 def directional_losses(

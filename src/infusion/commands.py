@@ -53,8 +53,8 @@ def run(  # noqa: PLR0917
 
     Args:
         preset: digits or cifar10.
-        suite: main, controls, copies, selection, budget, horizon, transfer, fresh or
-            hardening: many trials per pair of classes, added to those already there.
+        suite: main, controls, copies, selection, fresh, engines, hardening, budget,
+            horizon or transfer: many trials per pair of classes, added row by row.
         config: Replay the config.yaml of a run folder instead of a preset.
         data: Folder of parquet, image folder or hub dataset, for cifar10.
         scale: small takes minutes on two cores, paper is the paper's size.
@@ -406,15 +406,19 @@ def _override(settings: Any, given: dict[str, Any]) -> Any:
 def _run_suite(
     settings: RunConfig, suite: str, out: Path | None, *, as_json: bool
 ) -> None:
-    from infusion.report.suites import suite_table
+    from infusion.report.suites import suite_table, suites_page
+    from infusion.suites.collected import collect
     from infusion.suites.run import run_suite
     from infusion.suites.summary import effects
 
     root = out or _folder(replace(settings, pairs=0), "-suites")
     rows = run_suite(settings, suite, root)
+    suites_page(collect(root), root / "suites.html")
     found = [asdict(effect) for effect in effects(rows)]
     title = f"{settings.preset} {settings.scale}, suite {suite}"
-    suite_table(title, found, sys.stderr if as_json else sys.stdout)
+    screen = sys.stderr if as_json else sys.stdout
+    suite_table(title, found, screen)
+    screen.write(f"page: {root / 'suites.html'}\n")
     if as_json:
         value = {"suite": suite, "run": str(root), "rows": len(rows)}
         _print_line(value | {"effects": found})

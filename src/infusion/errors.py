@@ -3,6 +3,8 @@
 Every message says what must hold, what it got, and what to do about it.
 """
 
+from numbers import Integral
+
 
 class InfusionError(Exception):
     """Anything this package refuses to do; the command ends with status 2."""
@@ -12,7 +14,7 @@ class InputError(InfusionError, ValueError):
     """A value handed in by the user breaks a stated condition."""
 
 
-def check_choice(name: str, got: object, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, got: object, choices: tuple[object, ...]) -> None:
     """Refuse a value that is none of the choices.
 
     Args:
@@ -24,9 +26,8 @@ def check_choice(name: str, got: object, choices: tuple[str, ...]) -> None:
         InputError: It is none of them.
     """
     if got not in choices:
-        raise InputError(
-            f"{name} must be one of {', '.join(choices)}, got {got!r}; choose one"
-        )
+        listed = ", ".join(map(str, choices))
+        raise InputError(f"{name} must be one of {listed}, got {got!r}; choose one")
 
 
 def check_whole(name: str, got: object, least: int = 1) -> None:
@@ -40,7 +41,8 @@ def check_whole(name: str, got: object, least: int = 1) -> None:
     Raises:
         InputError: It is none.
     """
-    if not isinstance(got, int) or isinstance(got, bool) or got < least:
+    whole = isinstance(got, Integral) and not isinstance(got, bool)
+    if not whole or int(got) < least:  # pyright: ignore[reportArgumentType]
         raise InputError(
             f"{name} must be a whole number ≥ {least}, got {got!r}; give one"
         )

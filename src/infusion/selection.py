@@ -1,5 +1,7 @@
 """Which documents to edit."""
 
+from numbers import Integral
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -65,7 +67,7 @@ def check_k(k: int, size: int) -> None:
     Raises:
         InputError: ``k`` is not in ``1…size``.
     """
-    if not (isinstance(k, int) and 1 <= k <= size):
+    if not (isinstance(k, Integral) and 1 <= k <= size):
         raise InputError(
             f"k must be a whole number in 1…{size}, the number of documents, got {k};"
             " choose another"

@@ -18,11 +18,13 @@ class OutputsModule(nn.Module):
     """The task's outputs as a module, so that functional_call can swap parameters."""
 
     def __init__(self, task: Task) -> None:
+        """Hold the task's own model, not a copy."""
         super().__init__()
         self.model = task.model
         self.task = task
 
     def forward(self, batch: Batch) -> Tensor:
+        """Return the task's outputs of a batch."""
         return self.task.outputs(self.model, batch)
 
 

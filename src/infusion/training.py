@@ -273,6 +273,20 @@ def load_model(model: nn.Module, state: Params) -> None:
     Raises:
         ArtefactError: Names or shapes differ; the first difference is named.
     """
+    check_state(model, state)
+    model.load_state_dict(state)
+
+
+def check_state(model: nn.Module, state: Params) -> None:
+    """Refuse weights of another architecture.
+
+    Args:
+        model: Any.
+        state: Weights and buffers to load into it.
+
+    Raises:
+        ArtefactError: Names or shapes differ; the first difference is named.
+    """
     own = model.state_dict()
     for name in [*own, *state]:
         have = tuple(own[name].shape) if name in own else "nothing"
@@ -282,7 +296,6 @@ def load_model(model: nn.Module, state: Params) -> None:
                 f"a checkpoint must be of the same architecture, got {got} for "
                 f"{name} where the model has {have}; use the checkpoint's own model"
             )
-    model.load_state_dict(state)
 
 
 def _order_hash(seed: int, epoch: int, size: int, config: TrainConfig) -> str:

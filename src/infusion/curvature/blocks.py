@@ -15,6 +15,7 @@ arXiv 2308.03296, §2.2.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Literal
 
 import torch
@@ -154,7 +155,7 @@ class Curvature:
             )
         given = damping if damping_ratio is None else damping_ratio
         assert given is not None
-        number = isinstance(given, (int, float)) and not isinstance(given, bool)
+        number = isinstance(given, Real) and not isinstance(given, bool)
         if not (number and 0 < given < math.inf):
             raise InputError(
                 f"damping must be a number > 0 and finite, got {given!r}; 0.1 is a "

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from infusion.errors import DivergedError
 from infusion.params import Params
 from infusion.perturb.gradient import perturbation_gradient
 from infusion.perturb.pixels import InputGradient
@@ -31,7 +32,8 @@ def matching_gradient(
         wanted: ``t``, from :func:`infusion.gradient`.
 
     Returns:
-        What :func:`infusion.perturb.pixels.ascend` climbs: ``−∂ cos / ∂x``.
+        What :func:`infusion.perturb.pixels.ascend` climbs: ``−∂ cos / ∂x``. It raises
+        DivergedError where a gradient is zero.
     """
     labels = data.labels[chosen]
     target = _length(wanted)
@@ -40,6 +42,11 @@ def matching_gradient(
         batch = Batch(inputs, labels.to(inputs.device))
         own = _training_gradient(task, batch, list(wanted))
         size = _length(own)
+        if not size * target > 0:
+            raise DivergedError(
+                "gradients to match must be finite and not zero, got lengths "
+                f"{size:g} and {target:g}; check the documents and the measurement"
+            )
         cosine = sum(float((own[n] * wanted[n]).sum()) for n in own) / (size * target)
         along = {
             n: (wanted[n] / target - cosine * own[n] / size) / size for n in wanted

@@ -146,7 +146,14 @@ def influence_gradient(
 
     Returns:
         What :func:`ascend` climbs.
+
+    Raises:
+        InputError: There is no model.
     """
+    if not models:
+        raise InputError(
+            "a gradient needs at least one model, got none; give [(task, ihvp)]"
+        )
     labels = data.labels[chosen]
 
     def climb(inputs: Tensor) -> Tensor:

@@ -17,11 +17,11 @@ def claims_table(found: list[dict[str, Any]], file: IO[str]) -> None:
     for heading in ("", "claim", "paper or goal", "ours", "n", "setting", "verdict"):
         table.add_column(heading)
     for row in found:
-        table.add_row(*cells(row))
+        table.add_row(*claim_cells(row))
     Console(file=file, emoji=False, width=140).print(table)
 
 
-def cells(row: dict[str, Any]) -> list[str]:
+def claim_cells(row: dict[str, Any]) -> list[str]:
     """Write one claim out.
 
     Args:

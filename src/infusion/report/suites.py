@@ -24,7 +24,7 @@ def suite_table(title: str, effects: list[Json], file: IO[str]) -> None:
     for heading in ("trial", "n", "Δp", "Δ log p", "top-1", "accuracy", "ρ"):
         table.add_column(heading, justify="left" if heading == "trial" else "right")
     for effect in effects:
-        table.add_row(effect["trial"], str(effect["n"]), *cells(effect))
+        table.add_row(effect["trial"], str(effect["n"]), *suite_cells(effect))
     Console(file=file, emoji=False, width=120).print(table)
 
 
@@ -45,7 +45,9 @@ def suites_page(collected: list[Json], page: Path) -> None:
         lstrip_blocks=True,
     )
     shown = [{**suite, **_figures(suite)} for suite in collected]
-    text = environment.get_template("suites.html").render(suites=shown, cells=cells)
+    text = environment.get_template("suites.html").render(
+        suites=shown, cells=suite_cells
+    )
     write_whole(page, text.encode())
 
 
@@ -72,7 +74,7 @@ def _figures(suite: Json) -> dict[str, str | None]:
     }
 
 
-def cells(effect: Json) -> list[str]:
+def suite_cells(effect: Json) -> list[str]:
     """Write out one effect: Δp, Δ log p, new top-1, accuracy in points, correlation.
 
     Args:

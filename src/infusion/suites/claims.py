@@ -1,11 +1,12 @@
 """The paper's claims about pictures, and this project's goals, from committed rows.
 
-A claim is text, the paper's figure, a suite, and a function of its rows; the verdict is
-what the interval says. Rows of the paper's scale are taken where there are any, else
-those of the small one. Source: arXiv 2602.09987, claims 1 to 14 of its experiments.
+A claim is text, the paper's figure, a suite, a function of its rows, and a bound on the
+value or on an end of its interval. Rows of the paper's scale are taken where there are
+any, else those of the small one. Source: arXiv 2602.09987, claims 1 to 14 of its experiments.
 """
 
 import json
+import operator
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +26,6 @@ from infusion.suites.found import (
     flipped,
     largest_cell,
     lead,
-    over_draws,
     rises,
     shift,
     strong_cells,
@@ -33,8 +33,17 @@ from infusion.suites.found import (
     worth,
 )
 from infusion.suites.summary import Row
+from infusion.suites.trials import NAMES
 
-Bound = tuple[Literal["ours", "low", "high"], Literal["≥", "≤"], float]
+Bound = tuple[Literal["ours", "low", "high"], Literal[">", "<", "≥", "≤"], float]
+
+
+_BEYOND: dict[str, Callable[[float, float], bool]] = {
+    ">": operator.gt,
+    "<": operator.lt,
+    "≥": operator.ge,
+    "≤": operator.le,
+}
 
 
 @dataclass(frozen=True)
@@ -47,8 +56,9 @@ class Claim:
         paper: The paper's figure, or the goal.
         suite: Whose rows decide it.
         ours: What those rows say.
-        bound: It holds where this end of the interval, or the value itself, is at least
-            or at most so much.
+        bound: It holds where this end of the 95 % interval lies beyond a limit. Counts,
+            extremes and goals for a mean are judged by the value itself, ``"ours"``.
+        least: Pairs without which it is not judged.
     """
 
     number: str
@@ -57,10 +67,11 @@ class Claim:
     suite: str
     ours: Callable[[Trials], Found]
     bound: Bound
+    least: int = 1
 
 
-POSITIVE: Bound = ("low", "≥", 0.0)
-NEGATIVE: Bound = ("high", "≤", 0.0)
+POSITIVE: Bound = ("low", ">", 0.0)
+NEGATIVE: Bound = ("high", "<", 0.0)
 CLAIMS = [
     Claim(
         "1",
@@ -85,6 +96,7 @@ CLAIMS = [
         "main",
         flipped(CODED),
         ("high", "≥", 0.304),
+        least=30,
     ),
     Claim("4", "true class falls", "0.738 → 0.396", "main", true_class, NEGATIVE),
     Claim(
@@ -105,7 +117,7 @@ CLAIMS = [
     ),
     Claim(
         "7",
-        "most supporting documents are best: lead over the next",
+        "most supporting documents beat the paper's other choices: lead",
         "+0.087",
         "selection",
         best_selection,
@@ -164,7 +176,7 @@ CLAIMS = [
         "one corpus reaches independently trained models",
         "untested",
         "fresh",
-        over_draws("ekfac, scratch"),
+        shift("ekfac, scratch"),
         POSITIVE,
     ),
 ]
@@ -206,7 +218,7 @@ GOALS = [
         "fresh order, several models: mean Δp",
         "≥ +0.50",
         "fresh",
-        over_draws("ensemble, fresh"),
+        shift("ensemble, fresh"),
         ("ours", "≥", 0.5),
     ),
     Claim(
@@ -232,6 +244,7 @@ GOALS = [
         "main",
         accuracy_lost,
         ("high", "≤", 0.5),
+        least=30,
     ),
     Claim(
         "G9",
@@ -252,6 +265,15 @@ GOALS = [
 ]
 
 
+_READ = (
+    "preset", "scale", "suite", "trial", "place", "pair", "probe", "label", "target",
+    "seed", "change", "retraining", "before", "clean", "after", "accuracy",
+    "clean_accuracy", "predicted", "influence", "reached", "evaluations", "base_sha256",
+    "inputs_sha256", "gpu", "cores", "processor",
+)  # fmt: skip
+"""What a row must hold."""
+
+
 def read_rows(folder: Path) -> dict[tuple[str, str, str], list[Row]]:
     """Read rows: ``PRESET-SCALE/SUITE*.jsonl`` of results, ``rows/`` of a run.
 
@@ -259,26 +281,45 @@ def read_rows(folder: Path) -> dict[tuple[str, str, str], list[Row]]:
         folder: Of results, or of a suite's run.
 
     Returns:
-        By preset, scale and suite; the same trial of the same base counts once.
+        By preset, scale and suite; one trial of one pair of one base model counts once,
+        whatever folder it was run in.
 
     Raises:
-        ArtefactError: A line is not a row.
+        ArtefactError: A line is not a row, or rows of one trial differ in its settings.
     """
     found: dict[tuple[str, str, str], dict[Any, Row]] = defaultdict(dict)
+    settings: dict[Any, Any] = {}
     paths = [*folder.glob("*-*/*.jsonl"), *folder.glob("rows/*.jsonl")]
     for path in sorted(paths):
-        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-            try:
-                row = json.loads(line)
-                group = row["preset"], row["scale"], row["suite"]
-                key = row["inputs_sha256"], row["pair"], row["trial"]
-            except (ValueError, KeyError, TypeError) as error:
+        content = path.read_bytes().decode("utf-8", errors="replace")
+        for number, line in enumerate(content.splitlines(), 1):
+            row = _row(path, number, line)
+            group = row["preset"], row["scale"], row["suite"]
+            asked = {"change": row["change"], "retraining": row["retraining"]}
+            if settings.setdefault((*group, row["trial"]), asked) != asked:
                 raise ArtefactError(
-                    f"{path} must hold rows of a suite, got an altered line {number}; "
-                    "restore or remove it"
-                ) from error
-            found[group][key] = row
+                    f"rows of one trial must share its settings, got others under "
+                    f"{row['trial']!r} in line {number} of {path}; keep them apart"
+                )
+            own = row["seed"], row["base_sha256"], row["probe"], row["target"]
+            found[group].setdefault((*own, row["trial"]), row)
     return {group: list(rows.values()) for group, rows in found.items()}
+
+
+def _row(path: Path, number: int, line: str) -> Row:
+    row: Row = {}
+    try:
+        row = json.loads(line)
+        missing = [name for name in _READ if name not in row]
+        known = row["suite"] in NAMES and not missing
+    except (ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise ArtefactError(
+            f"{path} must hold rows of a suite, got an altered line {number}; restore "
+            "or remove it"
+        )
+    return row
 
 
 def claims(folder: Path, preset: str = "cifar10") -> list[dict[str, Any]]:
@@ -296,11 +337,17 @@ def claims(folder: Path, preset: str = "cifar10") -> list[dict[str, Any]]:
     return [_judged(claim, rows, preset) for claim in [*CLAIMS, *GOALS]]
 
 
-def _holds(bound: Bound, value: float, low: float | None, high: float | None) -> bool:
-    end, sign, limit = bound
-    found = {"ours": value, "low": low, "high": high}[end]
-    found = value if found is None else found
-    return found >= limit if sign == "≥" else found <= limit
+def _verdict(claim: Claim, ends: dict[str, float | None], n: int) -> str:
+    if ends["ours"] is None:
+        return "not measured"
+    end, sign, limit = claim.bound
+    found = ends[end]
+    if found is None or n < claim.least:
+        return "too few pairs"
+    holds = _BEYOND[sign](found, limit)
+    if claim.number.startswith("G"):
+        return "met" if holds else "missed"
+    return "holds" if holds else "not shown"
 
 
 def _judged(
@@ -316,12 +363,7 @@ def _judged(
             break
     else:
         value, low, high, n, used, scale = None, None, None, 0, [], None
-    verdict = "not measured"
-    if value is not None:
-        goal = claim.number.startswith("G")
-        verdict = ("missed" if goal else "not shown", "met" if goal else "holds")[
-            _holds(claim.bound, value, low, high)
-        ]
+    ends = {"ours": value, "low": low, "high": high}
     machines = {
         row["gpu"] or f"{row['cores']} cores, {row['processor']}" for row in used
     }
@@ -336,6 +378,6 @@ def _judged(
         "seeds": sorted({row["seed"] for row in used}),
         "setting": None if scale is None else f"{preset} {scale}",
         "hardware": ", ".join(sorted(machines)) or None,
-        "verdict": verdict,
+        "verdict": _verdict(claim, ends, n),
         "source": f"{preset}-{scale}/{claim.suite}.jsonl" if n else None,
     }

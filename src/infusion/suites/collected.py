@@ -8,7 +8,7 @@ from typing import Any
 from infusion.errors import InputError
 from infusion.presets import find_preset
 from infusion.suites.claims import read_rows
-from infusion.suites.summary import Row, change, effects
+from infusion.suites.summary import Row, effects, moved, units
 from infusion.suites.trials import NAMES
 
 
@@ -41,7 +41,7 @@ def _collected(preset: str, scale: str, suite: str, rows: list[Row]) -> dict[str
     first = [row for row in rows if row["trial"] == found[0]["trial"]]
     by_class: dict[tuple[int, int], list[float]] = defaultdict(list)
     for row in first:
-        by_class[row["label"], row["target"]].append(change(row, "p"))
+        by_class[row["label"], row["target"]].append(moved(row))
     return {
         "preset": preset,
         "scale": scale,
@@ -51,8 +51,8 @@ def _collected(preset: str, scale: str, suite: str, rows: list[Row]) -> dict[str
         "processors": sorted({row["gpu"] or row["processor"] for row in rows}),
         "rows": len(rows),
         "effects": found,
-        "predicted": [row["predicted"] for row in first],
-        "realised": [change(row, "log_p") for row in first],
+        "predicted": units(first, lambda row: row["predicted"]),
+        "realised": units(first, lambda row: moved(row, "log_p")),
         "cells": [
             [label, target, sum(values) / len(values)]
             for (label, target), values in sorted(by_class.items())

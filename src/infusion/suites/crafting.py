@@ -12,17 +12,18 @@ from infusion.attribution import gradient
 from infusion.data.edits import Edits
 from infusion.measure import log_prob
 from infusion.params import Params
+from infusion.perturb.controls import copies
 from infusion.perturb.pixels import predicted_effect
 from infusion.perturb.similarity import psnr, ssim
-from infusion.presets.context import Pair, Run
+from infusion.presets.context import Pair, Run, checkpoint_file
 from infusion.presets.infuse import CURVATURE
-from infusion.records import Task
+from infusion.records import Measurement, Task
 from infusion.store import digest
 from infusion.suites.editors import COSTS, EDITORS, Models, Subject
-from infusion.suites.edits import attainable_gains, choose, make_edits, reach
+from infusion.suites.edits import attainable_gains, choose, climbed, noise_of, reach
+from infusion.suites.retrainings import MEMBERS, member, replay_file, replayed
 from infusion.suites.subjects import Home, fitted, opened
 from infusion.suites.trials import Change
-from infusion.suites.victims import member, replayed
 from infusion.tasks import first_parameter
 
 
@@ -63,12 +64,26 @@ def solved(home: Home, run: Run, task: Task, pair: Pair) -> Params:
         The IHVP.
     """
     settings = run.config.curvature
-    probe = run.test.batch(torch.tensor([pair.probe]), like=first_parameter(task))
     return fitted(home, run.config.architecture).solve(
-        gradient(task, log_prob(probe.inputs[0], pair.target)),
+        gradient(task, measurement(run, task, pair)),
         damping=settings.damping,
         damping_ratio=settings.damping_ratio,
     )
+
+
+def measurement(run: Run, task: Task, pair: Pair) -> Measurement:
+    """Return what a pair measures.
+
+    Args:
+        run: Gives the probe.
+        task: Gives dtype and device.
+        pair: Probe and target.
+
+    Returns:
+        ``log p(target | probe)``.
+    """
+    probe = run.test.batch(pair.row, like=first_parameter(task))
+    return log_prob(probe.inputs[0], pair.target)
 
 
 def edit_file(pair: Pair, change: Change, ending: str) -> str:
@@ -87,11 +102,20 @@ def edit_inputs(run: Run, pair: Pair, change: Change) -> dict[str, Any]:
     Returns:
         JSON value.
     """
+    epochs = run.config.train.epochs
+    started = {"replay", "replay over orders"}
     return {
         "scores": run.store.sha256(score_file(pair)),
         "change": asdict(change),
         "test": run.data_sha256["test"],
         "seed": run.config.seed,
+        "models": [
+            run.store.sha256(replay_file(member(i, change.source), ".safetensors"))
+            for i in range(MEMBERS if change.editor == "ensemble" else 0)
+        ],
+        "start": run.store.sha256(checkpoint_file(epochs - 1))
+        if change.editor in started
+        else None,
     }
 
 
@@ -177,17 +201,7 @@ def _store(desk: _Desk, change: Change) -> None:
 
     @cache
     def edits() -> Edits:
-        chosen = choose(
-            run,
-            pair,
-            desk.scores,
-            desk.gains,
-            selection=change.selection,
-            k=change.edit.k,
-        )
-        subject = Subject(run, pair, chosen, desk.models)
-        climb = EDITORS[change.editor](subject)
-        return make_edits(run, pair, change, chosen, climb)
+        return replace(_made(desk, change), config_hash=digest(run.config))
 
     def tensors() -> Params:
         made = edits()
@@ -201,6 +215,25 @@ def _store(desk: _Desk, change: Change) -> None:
     run.store.json(
         edit_file(pair, change, ".json"), inputs, lambda: _facts(desk, change, edits())
     )
+
+
+def _made(desk: _Desk, change: Change) -> Edits:
+    """Climb, copy, or draw noise as large as the ascent, which is stored first."""
+    run, pair = desk.run, desk.pair
+    if change.operator in ("noise_linf", "noise_l2"):
+        ascent = replace(change, operator="ascent")
+        _store(desk, ascent)
+        return noise_of(run, pair, change, read_edits(run, pair, ascent))
+    chosen = choose(
+        run, pair, desk.scores, desk.gains, selection=change.selection, k=change.edit.k
+    )
+    if change.operator == "copies":
+        probe = run.test.take(pair.row)
+        return copies(run.train, chosen, probe, pair.target)
+    climb = EDITORS[change.editor](
+        Subject(run, measurement(run, desk.models(0)[0][0], pair), chosen, desk.models)
+    )
+    return climbed(run, change, chosen, climb)
 
 
 def _facts(desk: _Desk, change: Change, edits: Edits) -> dict[str, Any]:

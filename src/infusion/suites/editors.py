@@ -20,16 +20,15 @@ from torch import Tensor
 
 from infusion.attribution import gradient
 from infusion.checkpoints import from_tensors
-from infusion.measure import log_prob
 from infusion.params import Params
 from infusion.perturb.matching import matching_gradient
 from infusion.perturb.pixels import InputGradient, influence_gradient
-from infusion.presets.context import Pair, Run, checkpoint_file
+from infusion.presets.context import Run, checkpoint_file
 from infusion.records import Measurement, Task
-from infusion.replay import replay_gradient
+from infusion.replay.gradient import replay_gradient
 from infusion.seeding import derive
+from infusion.suites.retrainings import FIRST_MEMBER, MEMBERS
 from infusion.suites.trials import Editor
-from infusion.suites.victims import FIRST_MEMBER, MEMBERS
 from infusion.training import reordered
 
 Models = list[tuple[Task, Params]]
@@ -42,13 +41,13 @@ class Subject:
 
     Attributes:
         run: Settings and documents.
-        pair: Probe and target.
+        measurement: ``log p(target | probe)``.
         chosen: Documents to edit.
         models: So many members of the ensemble, or the base model for 0.
     """
 
     run: Run
-    pair: Pair
+    measurement: Measurement
     chosen: Int[Tensor, " k"]
     models: Callable[[int], Models]
 
@@ -56,13 +55,6 @@ class Subject:
     def base(self) -> Task:
         """The task at the base model."""
         return self.models(0)[0][0]
-
-    @property
-    def measurement(self) -> Measurement:
-        """``log p(target | probe)``."""
-        row = self.run.test.take(self.pair.row).values().inputs[0]
-        like = next(self.base.model.parameters())
-        return log_prob(row.to(like), self.pair.target)
 
 
 def _influence(members: int) -> Callable[[Subject], InputGradient]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from infusion.data.edits import Edits
 from infusion.params import Params
 from infusion.perturb.budget import BUDGETS
-from infusion.perturb.controls import copies, noise_like
+from infusion.perturb.controls import noise_like
 from infusion.perturb.gradient import perturbation_gradient
 from infusion.perturb.pixels import InputGradient, ascend
 from infusion.presets.context import Pair, Run
@@ -87,29 +87,21 @@ def attainable_gains(run: Run, task: Task, ihvp: Params) -> Float[Tensor, " n"]:
     return edit.epsilon * torch.cat(gains)
 
 
-def make_edits(
-    run: Run,
-    pair: Pair,
-    change: Change,
-    chosen: Int[Tensor, " k"],
-    climb: InputGradient,
+def climbed(
+    run: Run, change: Change, chosen: Int[Tensor, " k"], climb: InputGradient
 ) -> Edits:
-    """Change the chosen documents.
+    """Edit the chosen documents by ascent.
 
     Args:
         run: Settings and documents of the architecture it is crafted on.
-        pair: Probe and target.
-        change: What to do.
+        change: Budget and steps.
         chosen: Documents.
-        climb: Gradient of the documents' inputs to ascend; copies ignore it.
+        climb: Gradient of their inputs.
 
     Returns:
         The edits.
     """
     edit = change.edit
-    if change.operator == "copies":
-        probe = run.test.take(torch.tensor([pair.probe]))
-        return copies(run.train, chosen, probe, pair.target)
     made = ascend(
         run.train,
         chosen,
@@ -121,12 +113,24 @@ def make_edits(
         ascent=edit.ascent,
         delivery=edit.delivery,
     )
-    made = replace(made, asked={**made.asked, "editor": change.editor})
-    if change.operator == "ascent":
-        return made
+    return replace(made, asked={**made.asked, "editor": change.editor})
+
+
+def noise_of(run: Run, pair: Pair, change: Change, ascent: Edits) -> Edits:
+    """Draw noise as large as an ascent's edits, on the same documents.
+
+    Args:
+        run: Gives the seed.
+        pair: Names the stream.
+        change: In which norm it is matched.
+        ascent: What to match.
+
+    Returns:
+        Noise on the same storage.
+    """
     match = "linf" if change.operator == "noise_linf" else "l2"
     seed = derive(run.config.seed, "pair", pair.index, "noise", match)
-    return noise_like(made, match=match, seed=seed)
+    return noise_like(ascent, match=match, seed=seed)
 
 
 def reach(edits: Edits) -> dict[str, float]:

@@ -4,11 +4,10 @@ Every function here returns a function of the rows by trial, or is one.
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Callable
 
 from infusion.measure import bootstrap_mean, rank_correlation
-from infusion.suites.summary import Row, change, flips, share
+from infusion.suites.summary import Row, flips, moved, share, units
 
 Found = tuple[float | None, float | None, float | None, int]
 """Value, ends of its 95 % interval, pairs."""
@@ -18,9 +17,11 @@ _STRONG = 0.1
 """Δp that counts as an effect on a pair of classes."""
 
 
-def _mean(values: list[float]) -> Found:
-    if not values:
+def _mean(rows: list[Row], value: Callable[[Row], float]) -> Found:
+    """Mean over pairs of probe and target."""
+    if not rows:
         return None, None, None, 0
+    values = units(rows, value)
     found = bootstrap_mean(values, seed=0)
     return found.mean, found.low, found.high, len(values)
 
@@ -32,24 +33,23 @@ def _shared(hits: list[bool]) -> Found:
     return found["mean"], found["low"], found["high"], found["n"]
 
 
-def shift(trial: str, name: str = "p") -> Callable[[Trials], Found]:
-    """Mean change of a trial, beyond the clean replay.
+def shift(*prefixes: str) -> Callable[[Trials], Found]:
+    """Mean Δp over pairs, beyond the clean replay.
 
     Args:
-        trial: Its name.
-        name: ``"p"``, ``"log_p"`` or ``"log_odds"``.
+        prefixes: How the names of the trials begin; those of several draws average.
 
     Returns:
         Function of the rows.
     """
-    return lambda trials: _mean([change(row, name) for row in trials.get(trial, [])])
+    return lambda trials: _mean(_matching(trials, *prefixes), moved)
 
 
 def flipped(*prefixes: str) -> Callable[[Trials], Found]:
-    """Share of pairs whose target became top-1, over trials.
+    """Share of pairs whose target became top-1.
 
     Args:
-        prefixes: How their names begin.
+        prefixes: How the names of the trials begin; those of several draws average.
 
     Returns:
         Function of the rows.
@@ -68,28 +68,8 @@ def _matching(trials: Trials, *prefixes: str) -> list[Row]:
     return [row for name in trials if name.startswith(prefixes) for row in trials[name]]
 
 
-def _per_pair(rows: list[Row], name: str = "p") -> dict[tuple[int, int], float]:
-    """Average a change over the draws of each pair of each base model."""
-    groups: dict[tuple[int, int], list[float]] = defaultdict(list)
-    for row in rows:
-        groups[row["seed"], row["pair"]].append(change(row, name))
-    return {key: sum(values) / len(values) for key, values in groups.items()}
-
-
-def over_draws(*prefixes: str) -> Callable[[Trials], Found]:
-    """Mean Δp over pairs, each averaged over its draws.
-
-    Args:
-        prefixes: How the names of the trials begin.
-
-    Returns:
-        Function of the rows.
-    """
-    return lambda trials: _mean(list(_per_pair(_matching(trials, *prefixes)).values()))
-
-
 def lead(one: str, other: str) -> Callable[[Trials], Found]:
-    """Paired difference of two trials in Δp.
+    """Paired difference of two trials in Δp: same base model, same pair.
 
     Args:
         one: Name of a trial.
@@ -100,26 +80,31 @@ def lead(one: str, other: str) -> Callable[[Trials], Found]:
     """
 
     def ours(trials: Trials) -> Found:
-        mine, theirs = (_per_pair(trials.get(name, [])) for name in (one, other))
-        return _mean([mine[key] - theirs[key] for key in mine if key in theirs])
+        theirs = {_same(row): moved(row) for row in trials.get(other, [])}
+        mine = [row for row in trials.get(one, []) if _same(row) in theirs]
+        return _mean(mine, lambda row: moved(row) - theirs[_same(row)])
 
     return ours
 
 
+def _same(row: Row) -> tuple[str, int]:
+    """Tell rows of one pair of one base model, whatever the trial."""
+    return row["inputs_sha256"], row["pair"]
+
+
 def rises(trials: Trials) -> Found:
-    """Share of pairs, as coded, whose target became likelier."""
-    return _shared([change(row, "p") > 0 for row in trials.get(CODED, [])])
+    """Share of runs, as coded, whose target became likelier."""
+    return _shared([moved(row) > 0 for row in trials.get(CODED, [])])
 
 
 def true_class(trials: Trials) -> Found:
     """Mean change of the true class' probability, as coded."""
-    return _mean(
-        [
-            row["after"]["probabilities"][row["label"]]
-            - row["clean"]["probabilities"][row["label"]]
-            for row in trials.get(CODED, [])
-        ]
-    )
+
+    def fall(row: Row) -> float:
+        after, clean = row["after"]["probabilities"], row["clean"]["probabilities"]
+        return after[row["label"]] - clean[row["label"]]
+
+    return _mean(trials.get(CODED, []), fall)
 
 
 def worth(trials: Trials) -> Found:
@@ -141,9 +126,9 @@ def worth(trials: Trials) -> Found:
 
 
 def best_selection(trials: Trials) -> Found:
-    """Lead of the most supporting documents over the next best choice."""
-    others = [name for name in trials if name not in ("supporting", "gain")]
-    means = {name: _mean([change(r, "p") for r in trials[name]])[0] for name in others}
+    """Lead of the most supporting documents over the best other choice of the paper."""
+    rivals = ("opposing", "absolute", "random", "last")
+    means = {name: shift(name)(trials)[0] for name in rivals if name in trials}
     known = {name: value for name, value in means.items() if value is not None}
     if not known:
         return None, None, None, 0
@@ -163,13 +148,11 @@ def correlation(left: Callable[[Row], float], name: str) -> Callable[[Trials], F
 
     def ours(trials: Trials) -> Found:
         rows = trials.get(PLAIN, [])
-        found = rank_correlation(
-            [left(r) for r in rows], [change(r, name) for r in rows]
-        )
+        lefts, rights = units(rows, left), units(rows, lambda row: moved(row, name))
+        found = rank_correlation(lefts, rights)
         if found is None:
-            return None, None, None, len(rows)
-        low, high = _fisher(found, len(rows))
-        return found, low, high, len(rows)
+            return None, None, None, len(lefts)
+        return found, *_fisher(found, len(lefts)), len(lefts)
 
     return ours
 
@@ -184,15 +167,16 @@ def _fisher(correlation: float, n: int) -> tuple[float | None, float | None]:
 
 def alike(trials: Trials) -> Found:
     """Mean structural similarity of the edited documents."""
-    return _mean([row["reached"]["ssim"] for row in trials.get(PLAIN, [])])
+    return _mean(trials.get(PLAIN, []), lambda row: row["reached"]["ssim"])
 
 
 def _cells(trials: Trials, *names: str) -> dict[tuple[str, int, int], float]:
+    """Largest Δp of every pair of classes, as the paper's heatmaps show it."""
     best: dict[tuple[str, int, int], float] = {}
     for name in names:
         for row in trials.get(name, []):
             key = name, row["label"], row["target"]
-            best[key] = max(best.get(key, -1.0), change(row, "p"))
+            best[key] = max(best.get(key, -1.0), moved(row))
     return best
 
 
@@ -212,5 +196,5 @@ def strong_cells(trials: Trials) -> Found:
 
 def accuracy_lost(trials: Trials) -> Found:
     """Mean test accuracy lost, in points."""
-    rows = trials.get(PLAIN, [])
-    return _mean([100 * (row["clean_accuracy"] - row["accuracy"]) for row in rows])
+    lost = lambda row: 100 * (row["clean_accuracy"] - row["accuracy"])  # noqa: E731
+    return _mean(trials.get(PLAIN, []), lost)

@@ -1,5 +1,6 @@
 """Run a suite in a folder; more pairs can be added to it later, row by row."""
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,15 @@ import torch
 
 from infusion.config_files import to_yaml
 from infusion.configs import RunConfig
+from infusion.errors import ArtefactError, InputError, check_whole
 from infusion.parallel import side_by_side
 from infusion.presets.checks import check
 from infusion.presets.context import Pair, Run, checkpoint_file
+from infusion.progress import progress
 from infusion.rows import Rows
 from infusion.run_folder import refuse_other_config, refuse_other_environment
 from infusion.scores import influences
-from infusion.store import digest, environment
+from infusion.store import RECORD, digest, environment
 from infusion.suites.crafting import (
     craft,
     has_edits,
@@ -22,10 +25,10 @@ from infusion.suites.crafting import (
     score_inputs,
     solved,
 )
+from infusion.suites.retrainings import MEMBERS, is_replayed, member, replay
 from infusion.suites.subjects import Home, class_pairs, fitted, opened
 from infusion.suites.trial_rows import measured
 from infusion.suites.trials import Retraining, Trial, trials
-from infusion.suites.victims import MEMBERS, is_replayed, member, replay
 
 _TOGETHER = 8
 """Pairs scored, crafted and retrained before the next ones start."""
@@ -47,19 +50,28 @@ def run_suite(config: RunConfig, suite: str, root: Path) -> list[dict[str, Any]]
         All rows of the suite in that folder.
 
     Raises:
-        InfusionError: Wrong settings, unusable data, an altered artefact, a training
-            that diverged.
+        InputError: Wrong settings, unusable data, or more pairs than there are.
+        ArtefactError: The folder was altered or holds other trials.
+        DivergedError: A training, a score or an edit became NaN or infinite.
     """
+    check_whole("pairs", config.pairs)
+    if config.probe is not None or config.target is not None:
+        raise InputError(
+            "a suite draws its own pairs of classes, got probe "
+            f"{config.probe} and target {config.target}; drop --probe and --target"
+        )
     home = Home(root, replace(config, pairs=0))
-    main = home.run(config.architecture)
-    check(config, main.train, main.test)
-    others = tuple(main.preset.recipes)
-    listed = trials(suite, config, others, main.train.levels or 0)
+    listed = _checked(home, suite)
     refuse_other_config(root, to_yaml(home.config))
     refuse_other_environment(root)
     torch.set_num_threads(config.threads)
     bases = _bases(home, listed)
-    pairs = class_pairs(*opened(home, config.architecture))[: config.pairs]
+    whole = class_pairs(*opened(home, config.architecture))
+    if config.pairs > len(whole):
+        raise InputError(
+            f"pairs must be ≤ {len(whole)}, the pairs of classes, got {config.pairs}; "
+            "ask for fewer, or for other base models with --seed"
+        )
     rows = Rows(
         root / "rows" / f"{suite}.jsonl",
         ("pair", "trial"),
@@ -67,13 +79,56 @@ def run_suite(config: RunConfig, suite: str, root: Path) -> list[dict[str, Any]]
     )
     _replays(home, listed)
     done = rows.read()
-    left = [(p, [t for t in listed if (p.index, t.name) not in done]) for p in pairs]
+    _refuse_other_trials(rows.path, done, listed)
+    left = [
+        (pair, [t for t in listed if (pair.index, t.name) not in done])
+        for pair in whole[: config.pairs]
+    ]
     left = [(pair, missing) for pair, missing in left if missing]
-    for first in range(0, len(left), _TOGETHER):
-        chunk = left[first : first + _TOGETHER]
-        _craft(home, chunk)
-        _retrain(home, suite, chunk, rows, [trial.name for trial in listed])
+    for block in range(0, len(whole), _TOGETHER):
+        together = whole[block : block + _TOGETHER]
+        chunk = [(pair, missing) for pair, missing in left if pair in together]
+        if chunk:
+            _craft(home, chunk, together)
+            _retrain(home, suite, chunk, rows, [trial.name for trial in listed])
+    _write_manifests(home, listed)
     return list(rows.read().values())
+
+
+def _checked(home: Home, suite: str) -> list[Trial]:
+    """List the trials, and refuse what would only fail after hours of training."""
+    config = home.config
+    main = home.run(config.architecture)
+    levels = main.train.levels or 0
+    listed = trials(suite, config, tuple(main.preset.recipes), levels)
+    for edit in {trial.change.edit for trial in listed}:
+        check(replace(config, edit=edit), main.train, main.test)
+    longest = max(trial.retraining.epochs for trial in listed)
+    if longest > 1 and config.base is not None:
+        raise InputError(
+            f"the suite {suite} needs the checkpoints of every epoch, got a --base "
+            "that holds the last two; drop --base"
+        )
+    return listed
+
+
+def _refuse_other_trials(
+    path: Path, done: dict[Any, dict[str, Any]], listed: list[Trial]
+) -> None:
+    """Refuse rows of a trial that meant something else when they were written."""
+    now = {trial.name: _plain(trial) for trial in listed}
+    for row in done.values():
+        then = {name: row[name] for name in ("change", "retraining")}
+        if now.get(row["trial"]) != then:
+            raise ArtefactError(
+                f"{path} must hold rows of this suite's trials, got others under "
+                f"{row['trial']!r}; choose another --out or remove the file"
+            )
+
+
+def _plain(trial: Trial) -> dict[str, Any]:
+    parts = {"change": asdict(trial.change), "retraining": asdict(trial.retraining)}
+    return json.loads(json.dumps(parts))
 
 
 def _bases(home: Home, listed: list[Trial]) -> dict[str, str]:
@@ -83,9 +138,9 @@ def _bases(home: Home, listed: list[Trial]) -> dict[str, str]:
         Architecture to the hash of its base model.
     """
     sources = {trial.change.source for trial in listed}
-    victims = {trial.retraining.victim for trial in listed}
+    trained = {trial.retraining.architecture for trial in listed}
     found = {}
-    for name in sorted(sources | victims | {home.config.architecture}):
+    for name in sorted(sources | trained | {home.config.architecture}):
         run, _ = opened(home, name)
         found[name] = run.store.sha256(checkpoint_file(run.config.train.epochs))
         if name in sources:
@@ -102,9 +157,9 @@ def _replays(home: Home, listed: list[Trial]) -> None:
     missing = [
         (home, spec)
         for spec in dict.fromkeys(specs)
-        if not is_replayed(home.run(spec.victim), spec)
+        if not is_replayed(home.run(spec.architecture), spec)
     ]
-    missing.sort(key=lambda given: -_epochs(home.run(given[1].victim), given[1]))
+    missing.sort(key=lambda given: -_epochs(home.run(given[1].architecture), given[1]))
     _side_by_side(home, "clean replays", replay, missing)
 
 
@@ -125,8 +180,12 @@ def _side_by_side(
         side_by_side(label, job, arguments, workers=workers, **more)
 
 
-def _craft(home: Home, chunk: Work) -> None:
-    """Score the pairs together and craft their edits, source by source."""
+def _craft(home: Home, chunk: Work, together: list[Pair]) -> None:
+    """Score a block of pairs together and craft what is missing, source by source.
+
+    The whole block is scored whatever is missing: scores are those of one pass over the
+    documents, and their rounding does not depend on where a run was stopped.
+    """
     missing = []
     for source in sorted({t.change.source for _, listed in chunk for t in listed}):
         run = home.run(source)
@@ -134,7 +193,8 @@ def _craft(home: Home, chunk: Work) -> None:
             pair: [t.change for t in listed if t.change.source == source]
             for pair, listed in chunk
         }
-        _score(home, run, [pair for pair, changes in wanted.items() if changes])
+        if any(wanted.values()):
+            _score(home, run, together)
         for pair, changes in wanted.items():
             absent = [
                 change
@@ -156,10 +216,10 @@ def _score(home: Home, run: Run, pairs: list[Pair]) -> None:
     if not missing:
         return
     _, task = opened(home, run.config.architecture)
-    with run.timed("score"):
-        ihvps = [solved(home, run, task, pair) for pair in missing]
-        found = influences(task, run.train, ihvps)
-    for pair, scores in zip(missing, found.unbind(), strict=True):
+    with run.timed("score"), progress("score", len(run.train)) as advance:
+        ihvps = [solved(home, run, task, pair) for pair in pairs]
+        found = influences(task, run.train, ihvps, on_batch=advance)
+    for pair, scores in zip(pairs, found.unbind(), strict=True):
         made = {"influence": scores.clone()}
         run.store.tensors(score_file(pair), score_inputs(run, pair), made.copy)
 
@@ -181,5 +241,22 @@ def _retrain(home: Home, suite: str, chunk: Work, rows: Rows, names: list[str]) 
         "cores": here["cores"],
     }
     work = [(home, pair, trial) for pair, listed in chunk for trial in listed]
-    work.sort(key=lambda w: -_epochs(home.run(w[2].retraining.victim), w[2].retraining))
+    work.sort(
+        key=lambda w: -_epochs(home.run(w[2].retraining.architecture), w[2].retraining)
+    )
     _side_by_side(home, "retrain", measured, work, on_result=keep)
+
+
+def _write_manifests(home: Home, listed: list[Trial]) -> None:
+    """List every edit of the folder, source by source, so that it can be undone."""
+    for source in sorted({trial.change.source for trial in listed}):
+        store = home.run(source).store
+        lines = []
+        for path in sorted((store.root / "edits").glob("pair-*.json")):
+            if not path.name.endswith(RECORD):
+                name = f"edits/{path.name}"
+                for entry in store.read_json(name)["manifest"]:
+                    lines.append(
+                        json.dumps({"edit": path.stem, **entry}, sort_keys=True)
+                    )
+        store.derive("edits/manifest.jsonl", "".join(f"{x}\n" for x in lines).encode())

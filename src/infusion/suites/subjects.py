@@ -43,7 +43,7 @@ def _run(home: Home, architecture: str) -> Run:
     if architecture != config.architecture:
         folder = folder / architecture
         recipe = preset.recipes[architecture]
-        config = replace(config, architecture=architecture, train=recipe)
+        config = replace(config, architecture=architecture, train=recipe, base=None)
     return Run(config, preset, Store(folder), *_documents(home))
 
 

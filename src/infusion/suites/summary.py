@@ -15,7 +15,7 @@ class Effect:
 
     Attributes:
         trial: Its name.
-        n: Pairs.
+        n: Pairs of probe and target; several base models or draws of one count once.
         delta_p: Change of the target's probability.
         delta_log_p: Change of its logarithm, in nats.
         delta_log_odds: Change of its log-odds.
@@ -23,7 +23,8 @@ class Effect:
             among those where the clean replay does not predict it already.
         accuracy: Change of the test accuracy.
         predicted: Rank correlation of predicted and realised change.
-        evaluations: Input gradients per document that the edit took.
+        evaluations: Gradients per document that the edit took; those of a replay are
+            each through a whole epoch.
     """
 
     trial: str
@@ -37,7 +38,7 @@ class Effect:
     evaluations: int
 
 
-def change(row: Row, name: str) -> float:
+def moved(row: Row, name: str = "p") -> float:
     """Return how far a trial moved a behaviour beyond the clean replay of its mode.
 
     Args:
@@ -50,9 +51,33 @@ def change(row: Row, name: str) -> float:
     return row["after"][name] - row["clean"][name]
 
 
+def units(rows: Iterable[Row], value: Callable[[Row], float]) -> list[float]:
+    """Average a value over what is not independent: draws and base models of a pair.
+
+    Args:
+        rows: Of one trial, or of several that differ in their draws.
+        value: Of a row.
+
+    Returns:
+        One mean per probe and target.
+    """
+    groups: dict[tuple[int, int], list[float]] = {}
+    for row in rows:
+        groups.setdefault((row["probe"], row["target"]), []).append(value(row))
+    return [sum(values) / len(values) for values in groups.values()]
+
+
 def interval(rows: Iterable[Row], value: Callable[[Row], float]) -> Interval:
-    """Return the mean of a value over rows, with its bootstrap interval over pairs."""
-    return bootstrap_mean([value(row) for row in rows], seed=0)
+    """Return the mean of a value with its bootstrap interval over pairs.
+
+    Args:
+        rows: Of one trial; draws and base models of a pair count once.
+        value: Of a row.
+
+    Returns:
+        Mean over pairs and its 95 % interval.
+    """
+    return bootstrap_mean(units(rows, value), seed=0)
 
 
 def share(count: int, n: int) -> dict[str, Any]:
@@ -76,17 +101,23 @@ def flips(rows: Iterable[Row]) -> dict[str, Any] | None:
     """Return the share of pairs that became top-1 and were not before.
 
     Args:
-        rows: Of one trial.
+        rows: Of one trial, or of several that differ in their draws.
 
     Returns:
-        See :func:`share`; None where every pair is trivial.
+        See :func:`share`, with ``n`` pairs; where a pair has several draws or base
+        models its share counts, and the interval is the bootstrap's. None where every
+        pair is trivial.
     """
-    hits = [
-        row["after"]["top1"] == row["target"]
-        for row in rows
-        if row["clean"]["top1"] != row["target"]
-    ]
-    return share(sum(hits), len(hits)) if hits else None
+    asked = [row for row in rows if row["clean"]["top1"] != row["target"]]
+    if not asked:
+        return None
+    hits = units(asked, lambda row: row["after"]["top1"] == row["target"])
+    if len(hits) == len(asked):
+        return share(round(sum(hits)), len(hits))
+    found = bootstrap_mean(hits, seed=0)
+    count = sum(row["after"]["top1"] == row["target"] for row in asked)
+    ends = {"low": found.low, "high": found.high}
+    return {"count": count, "n": len(hits), "mean": found.mean, **ends}
 
 
 def effects(rows: list[Row]) -> list[Effect]:
@@ -105,14 +136,14 @@ def effects(rows: list[Row]) -> list[Effect]:
 
 
 def _effect(name: str, rows: list[Row]) -> Effect:
-    realised = [change(row, "log_p") for row in rows]
-    predicted = [row["predicted"] for row in rows]
+    realised = units(rows, lambda row: moved(row, "log_p"))
+    predicted = units(rows, lambda row: row["predicted"])
     return Effect(
         trial=name,
-        n=len(rows),
-        delta_p=interval(rows, lambda row: change(row, "p")),
-        delta_log_p=interval(rows, lambda row: change(row, "log_p")),
-        delta_log_odds=interval(rows, lambda row: change(row, "log_odds")),
+        n=len(realised),
+        delta_p=interval(rows, moved),
+        delta_log_p=interval(rows, lambda row: moved(row, "log_p")),
+        delta_log_odds=interval(rows, lambda row: moved(row, "log_odds")),
         flips=flips(rows),
         accuracy=interval(rows, lambda row: row["accuracy"] - row["clean_accuracy"]),
         predicted=rank_correlation(predicted, realised),

@@ -10,9 +10,9 @@ from infusion.measure import accuracy, behaviours
 from infusion.params import params_sha256
 from infusion.presets.context import Pair, checkpoint_file
 from infusion.suites.crafting import edit_file, read_edits
+from infusion.suites.retrainings import replay_file, replayed, retrained
 from infusion.suites.subjects import Home, opened
 from infusion.suites.trials import Trial
-from infusion.suites.victims import replay_file, replayed, retrained
 
 
 def measured(home: Home, pair: Pair, trial: Trial) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def measured(home: Home, pair: Pair, trial: Trial) -> dict[str, Any]:
     """
     torch.set_num_threads(1)
     source, _ = opened(home, trial.change.source)
-    run, base = opened(home, trial.retraining.victim)
+    run, base = opened(home, trial.retraining.architecture)
     edits = read_edits(source, pair, trial.change)
     facts = source.store.read_json(edit_file(pair, trial.change, ".json"))
     clean = run.store.read_json(replay_file(trial.retraining, ".json"))

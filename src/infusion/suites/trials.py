@@ -50,7 +50,7 @@ class Retraining:
     """What is trained on the changed documents.
 
     Attributes:
-        victim: Architecture, trained by its own recipe.
+        architecture: Trained by its own recipe.
         epochs: Epochs before the end at which retraining starts.
         order: The run's own order, a fresh one, or from scratch with a fresh
             initialisation and order, whatever ``epochs`` says.
@@ -59,7 +59,7 @@ class Retraining:
         hardening: What the recipe adds for these epochs.
     """
 
-    victim: str
+    architecture: str
     epochs: int = 1
     order: Order = "own"
     draw: int = 0
@@ -83,7 +83,9 @@ class Trial:
 
 
 def _main(plain: Change, own: Retraining) -> list[Trial]:
-    coded = replace(plain, edit=replace(plain.edit, delivery="as_coded"))
+    step = plain.edit.epsilon / plain.edit.steps  # nothing else limits its reach
+    edit = replace(plain.edit, delivery="as_coded", step_size=step)
+    coded = replace(plain, edit=edit)
     return [Trial("edit", plain, own), Trial("as coded", coded, own)]
 
 
@@ -131,15 +133,15 @@ def _horizon(plain: Change, own: Retraining, epochs: int) -> list[Trial]:
 
 
 def _transfer(plain: Change, own: Retraining, others: tuple[str, ...]) -> list[Trial]:
-    kinds = (own.victim, *others)
+    kinds = (own.architecture, *(name for name in others if name != own.architecture))
     return [
         Trial(
-            f"{source} → {victim}",
+            f"{source} → {other}",
             replace(plain, source=source),
-            replace(own, victim=victim),
+            replace(own, architecture=other),
         )
         for source in kinds
-        for victim in kinds
+        for other in kinds
     ]
 
 
@@ -150,6 +152,8 @@ def _budget(plain: Change, own: Retraining, levels: int) -> list[Trial]:
         for k in sorted(numbers)
     ]
     usual = plain.edit.epsilon
+    check_choice("--norm of the suite budget", plain.edit.norm, ("linf",))
+    check_choice("levels of the suite budget", levels, tuple(LEVELS))
 
     def reaching(epsilon: float) -> Change:
         size = plain.edit.step_size * epsilon / usual
@@ -230,11 +234,12 @@ def trials(
         Trials with different names.
 
     Raises:
-        InputError: There is no such suite.
+        InputError: There is no such suite, or it does not go with the norm or the
+            storage grid.
     """
     check_choice("--suite", suite, NAMES)
     plain = Change(edit=config.edit, source=config.architecture)
-    own = Retraining(victim=config.architecture)
+    own = Retraining(architecture=config.architecture)
     if suite == "budget":
         return _budget(plain, own, levels)
     if suite == "horizon":

@@ -14,35 +14,40 @@ for the segments.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm  # the base of all of them
 
+from infusion.attribution import check_measured
 from infusion.configs import TrainConfig
 from infusion.errors import DivergedError, InputError
 from infusion.params import Params
 from infusion.perturb.pixels import check_chosen
 from infusion.records import Batch, Dataset, Measurement, Task
+from infusion.replay.statistics import (
+    differentiable_statistics,
+    moved_statistics,
+    statistics_seen,
+)
+from infusion.replay.updates import UPDATES, clipped
 from infusion.seeding import derive
 from infusion.tasks import check_task, first_parameter, functional_outputs, losses
 from infusion.training import (
     Checkpoint,
     check_recipe,
     check_start,
+    check_state,
     disturbed,
     epoch_order,
 )
 
-_BETAS, _EPS = (0.9, 0.999), 1e-8
-"""Of torch's Adam, which recipes do not change."""
+_PICTURES = 4
+"""Axes of what has a channels-last layout."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ class _State(NamedTuple):
     params: Params
     buffers: Params
     slots: Params
-    random: Tensor
+    random: list[Tensor]
 
 
 class _Step(NamedTuple):
@@ -126,8 +131,8 @@ def replay_gradient(
     trainer = _Trainer(task, data, documents, inputs.to(like), config)
     modes = {module: module.training for module in task.model.modules()}
     try:
-        with torch.random.fork_rng():
-            return _replay(trainer, steps, _first(task, start), measurement)
+        with torch.random.fork_rng(), torch.enable_grad():
+            return _replay(trainer, steps, _first(task, start, config), measurement)
     finally:
         for module, mode in modes.items():
             module.training = mode
@@ -178,21 +183,41 @@ def _steps(
             rate *= config.gamma
 
 
-def _first(task: Task, start: Checkpoint) -> _State:
+def _first(task: Task, start: Checkpoint, config: TrainConfig) -> _State:
     """Split a checkpoint into parameters, buffers and the optimiser's slots."""
+    check_state(task.model, start.model)
+    like = first_parameter(task)
+
+    def placed(value: Tensor) -> Tensor:
+        value = value.to(like.device)
+        if config.channels_last and value.ndim == _PICTURES:  # as training lays it out
+            value = value.contiguous(memory_format=torch.channels_last)
+        return value
+
     named = [name for name, _ in task.model.named_parameters()]
-    buffers = {name for name, _ in task.model.named_buffers()}
+    own = dict(task.model.named_buffers())  # those that are not stored are constants
     slots = {}
     for key, value in start.optimiser.items():
         index, slot = key.split(".", 1)
-        slots[f"{named[int(index)]}.{slot}"] = value
-    like = first_parameter(task)
+        slots[f"{named[int(index)]}.{slot}"] = placed(value)
     return _State(
-        {name: start.model[name].to(like.device) for name in named},
-        {name: start.model[name].to(like.device) for name in buffers},
-        {name: value.to(like.device) for name, value in slots.items()},
-        torch.get_rng_state(),
+        {name: placed(start.model[name]) for name in named},
+        {name: start.model.get(name, value).to(value) for name, value in own.items()},
+        slots,
+        _drawn(),
     )
+
+
+def _drawn() -> list[Tensor]:
+    """Return the state of torch's generators."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return [torch.get_rng_state(), *cuda]
+
+
+def _draw_again(state: list[Tensor]) -> None:
+    torch.set_rng_state(state[0])
+    if len(state) > 1:
+        torch.cuda.set_rng_state_all(state[1:])
 
 
 class _Trainer:
@@ -279,17 +304,17 @@ class _Trainer:
         self, state: _State, step: _Step, batch: Batch, *, keep_graph: bool
     ) -> _State:
         """Run one step of the training loop as a function of the state before it."""
-        torch.set_rng_state(state.random)
+        _draw_again(state.random)
         if step.noise is not None:
             torch.manual_seed(step.noise)
         self.task.model.train()
-        update = OPTIMISERS[self.config.optimiser]
+        update = UPDATES[self.config.optimiser]
         recipe = replace(self.config, lr=step.learning_rate)
         params = state.params
         if not keep_graph:
             params = {n: p.detach().requires_grad_() for n, p in params.items()}
         buffers = {name: b.detach().clone() for name, b in state.buffers.items()}
-        with torch.enable_grad(), _statistics(self.task.model) as seen:
+        with statistics_seen(self.task.model) as seen:
             batch = disturbed(batch, self.config)
             outputs = functional_outputs(self.task, {**params, **buffers}, batch)
             loss = losses(self.task, outputs, batch).mean()
@@ -298,122 +323,15 @@ class _Trainer:
                 loss, wanted, create_graph=keep_graph, allow_unused=True
             )
             if self.config.clip is not None:
-                pulled = _clipped(pulled, self.config.clip)
+                pulled = clipped(pulled, self.config.clip)
             if not keep_graph:
                 params = {n: p.detach() for n, p in params.items()}
             moved, slots = dict(params), dict(state.slots)
             for name, found in zip(self.trained, pulled, strict=True):
                 if found is not None:
                     moved[name] = update(name, params[name], found, slots, recipe)
-            buffers |= _running(self.task.model, state.buffers, seen)
-        return _State(moved, buffers, slots, torch.get_rng_state())
-
-
-def _clipped(
-    gradients: tuple[Tensor | None, ...], largest: float
-) -> tuple[Tensor | None, ...]:
-    """Shorten them together, as ``torch.nn.utils.clip_grad_norm_`` does."""
-    found = [g for g in gradients if g is not None]
-    norm = torch.stack([g.norm() for g in found]).norm()
-    scale = (largest / (norm + 1e-6)).clamp(max=1.0)
-    return tuple(None if g is None else g * scale for g in gradients)
-
-
-def _sgd(
-    name: str,
-    value: Tensor,
-    gradient: Tensor,
-    slots: Params,
-    config: TrainConfig,
-) -> Tensor:
-    """``b ← μ b + g,  θ ← θ − η b``; the first ``b`` is ``g``."""
-    gradient = gradient + config.weight_decay * value
-    if config.momentum:
-        before = slots.get(f"{name}.momentum_buffer")
-        if before is not None:
-            gradient = config.momentum * before + gradient
-        slots[f"{name}.momentum_buffer"] = gradient
-    return value - config.lr * gradient
-
-
-def _adam(
-    name: str,
-    value: Tensor,
-    gradient: Tensor,
-    slots: Params,
-    config: TrainConfig,
-) -> Tensor:
-    """``θ ← θ − η m̂ / (√v̂ + ε)``; where ``v = 0`` the root's derivative counts as 0."""
-    # A gradient that is zero but for rounding, a bias before BatchNorm say, is scaled
-    # up to whole steps, and its derivative means as little.
-    first, second = _BETAS
-    gradient = gradient + config.weight_decay * value
-    zero = torch.zeros_like(value)
-    count = slots.get(f"{name}.step", torch.zeros(())).detach() + 1
-    mean = first * slots.get(f"{name}.exp_avg", zero) + (1 - first) * gradient
-    square = second * slots.get(f"{name}.exp_avg_sq", zero)
-    square = square + (1 - second) * gradient * gradient
-    slots |= {
-        f"{name}.step": count,
-        f"{name}.exp_avg": mean,
-        f"{name}.exp_avg_sq": square,
-    }
-    reached, positive = float(count), square > 0
-    root = torch.where(positive, square, 1.0).sqrt() * positive
-    scale = root / math.sqrt(1 - second**reached) + _EPS
-    return value - config.lr / (1 - first**reached) * mean / scale
-
-
-OPTIMISERS: dict[str, Callable[..., Tensor]] = {"sgd": _sgd, "adam": _adam}
-
-
-@contextmanager
-def _statistics(
-    model: nn.Module,
-) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """Note mean and variance of what each BatchNorm sees in train mode, with graph."""
-    seen: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if name in seen:
-                raise InputError(
-                    "a BatchNorm must run once per step to be differentiated, got more "
-                    f"calls of {name}; give each place a module of its own"
-                )
-            axes = [0, *range(2, inputs[0].ndim)]
-            variance, mean = torch.var_mean(inputs[0], axes)
-            seen[name] = mean, variance
-
-        return hook
-
-    hooks = [
-        module.register_forward_pre_hook(note(name))
-        for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and module.track_running_stats
-    ]
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _running(
-    model: nn.Module, before: Params, seen: dict[str, tuple[Tensor, Tensor]]
-) -> Params:
-    """Update running statistics as BatchNorm does, but with graph."""
-    result: Params = {}
-    for name, (mean, variance) in seen.items():
-        module, prefix = model.get_submodule(name), f"{name}." if name else ""
-        assert isinstance(module, _BatchNorm)
-        share = module.momentum
-        if share is None:
-            share = 1.0 / (int(before[f"{prefix}num_batches_tracked"]) + 1)
-        for buffer, found in (("running_mean", mean), ("running_var", variance)):
-            old = before[f"{prefix}{buffer}"]
-            result[f"{prefix}{buffer}"] = (1 - share) * old + share * found
-    return result
+            buffers = moved_statistics(self.task.model, state.buffers, buffers, seen)
+        return _State(moved, buffers, slots, _drawn())
 
 
 class _Measured(nn.Module):
@@ -439,49 +357,14 @@ def _measured(
     }
     whole = _with(state, flat)
     named = {f"model.{n}": v for n, v in {**whole.params, **whole.buffers}.items()}
-    with torch.enable_grad(), _differentiable_statistics(task.model):
+    with differentiable_statistics(task.model):
         value = torch.func.functional_call(
             _Measured(task.model, measurement), named, ()
         )
-        if not isinstance(value, Tensor) or value.ndim != 0 or not value.requires_grad:
-            raise InputError(
-                "a measurement must return a scalar tensor that depends on the model's "
-                f"parameters, got {type(value).__name__}; sum it, and do not detach"
-            )
+        check_measured(value)
         found = torch.autograd.grad(value, list(flat.values()), allow_unused=True)
     pulled = {k: g for k, g in zip(flat, found, strict=True) if g is not None}
     return float(value.detach()), pulled
-
-
-@contextmanager
-def _differentiable_statistics(model: nn.Module) -> Iterator[None]:
-    """Let BatchNorm in eval mode pass derivatives to its running statistics.
-
-    torch's own refuses statistics that require them.
-    """
-
-    def normalised(module: _BatchNorm, x: Tensor) -> Tensor:
-        assert module.running_mean is not None
-        assert module.running_var is not None
-        shape = [1, -1, *[1] * (x.ndim - 2)]
-        scale = (module.running_var + module.eps).rsqrt()
-        out = (x - module.running_mean.view(shape)) * scale.view(shape)
-        if module.weight is not None:
-            out = out * module.weight.view(shape) + module.bias.view(shape)
-        return out
-
-    norms = [
-        module
-        for module in model.modules()
-        if isinstance(module, _BatchNorm) and module.track_running_stats
-    ]
-    for module in norms:
-        setattr(module, "forward", partial(normalised, module))  # noqa: B010
-    try:
-        yield
-    finally:
-        for module in norms:
-            del module.forward
 
 
 _FIELDS = ("params", "buffers", "slots")

@@ -39,10 +39,10 @@ pictures have colours (digits do not mirror); noise as large as the paper's edit
 
 
 def retrained(run: Run, spec: Retraining, data: Dataset) -> Task:
-    """Train the victim on documents as a trial asks.
+    """Train on documents as a trial asks.
 
     Args:
-        run: The victim's settings, documents and base checkpoints.
+        run: Settings, documents and base checkpoints.
         spec: How.
         data: Changed or clean training documents.
 
@@ -52,18 +52,16 @@ def retrained(run: Run, spec: Retraining, data: Dataset) -> Task:
     Raises:
         DivergedError: A training loss became NaN or infinite.
     """
-    recipe, seed = run.config.train, run.config.seed
-    if spec.hardening is not None:
-        recipe = HARDENED[spec.hardening](recipe, run.train)
+    recipe, seed = recipe_of(run, spec), run.config.seed
     last = recipe.epochs
     if spec.order == "scratch":
         seed = derive(seed, "fresh start", spec.draw)
         run = replace(run, config=replace(run.config, seed=seed))
-    if spec.order == "scratch" or spec.epochs == last:
+    name = start_file(run, spec)
+    if name is None:
         task = run.make_task()
         done = train(task, data, recipe, seed=seed)
     else:
-        name = checkpoint_file(last - spec.epochs)
         start = from_tensors(run.store.read_tensors(name))
         if spec.order == "fresh":
             seed = derive(seed, "fresh order", spec.draw)
@@ -75,17 +73,51 @@ def retrained(run: Run, spec: Retraining, data: Dataset) -> Task:
     return task
 
 
-def member(number: int, victim: str) -> Retraining:
+def recipe_of(run: Run, spec: Retraining) -> TrainConfig:
+    """Return the recipe of a retraining: the run's own, hardened where asked.
+
+    Args:
+        run: Settings and documents.
+        spec: How it is retrained.
+
+    Returns:
+        The recipe.
+    """
+    recipe = run.config.train
+    if spec.hardening is None:
+        return recipe
+    return HARDENED[spec.hardening](recipe, run.train)
+
+
+def start_file(run: Run, spec: Retraining) -> str | None:
+    """Name the checkpoint a retraining starts from.
+
+    Args:
+        run: Settings.
+        spec: How it is retrained.
+
+    Returns:
+        None where it starts from an initialisation.
+    """
+    whole = run.config.train.epochs
+    if spec.order == "scratch" or spec.epochs == whole:
+        return None
+    return checkpoint_file(whole - spec.epochs)
+
+
+def member(number: int, architecture: str) -> Retraining:
     """Say how a member of the ensemble is trained: on clean documents.
 
     Args:
         number: Which.
-        victim: Its architecture.
+        architecture: Of the member.
 
     Returns:
         A last epoch in an order that no edit is measured on.
     """
-    return Retraining(victim=victim, order="fresh", draw=FIRST_MEMBER + number)
+    return Retraining(
+        architecture=architecture, order="fresh", draw=FIRST_MEMBER + number
+    )
 
 
 def replay_file(spec: Retraining, ending: str) -> str:
@@ -97,16 +129,17 @@ def replay_inputs(run: Run, spec: Retraining) -> dict[str, Any]:
     """List what decides a clean replay.
 
     Args:
-        run: The victim's settings and documents.
+        run: Settings and documents.
         spec: How it is retrained.
 
     Returns:
         JSON value.
     """
+    start = start_file(run, spec)
     return {
         "retraining": asdict(spec),
-        "base": run.store.sha256(checkpoint_file(run.config.train.epochs)),
-        "train": asdict(run.config.train),
+        "start": None if start is None else run.store.sha256(start),
+        "train": asdict(recipe_of(run, spec)),
         "data": run.data_sha256["train"],
         "seed": run.config.seed,
     }
@@ -116,7 +149,7 @@ def is_replayed(run: Run, spec: Retraining) -> bool:
     """Tell whether a clean replay is stored whole.
 
     Args:
-        run: The victim's settings and documents.
+        run: Settings and documents.
         spec: How it is retrained.
 
     Returns:
@@ -137,10 +170,10 @@ def replay(home: Home, spec: Retraining) -> None:
 
     Args:
         home: Suite folder.
-        spec: How to retrain, and which victim.
+        spec: How to retrain, and which architecture.
     """
     torch.set_num_threads(1)
-    run, _ = opened(home, spec.victim)
+    run, _ = opened(home, spec.architecture)
     inputs = replay_inputs(run, spec)
 
     @cache
@@ -161,7 +194,7 @@ def replayed(run: Run, spec: Retraining) -> Task:
     """Read the model of a clean replay.
 
     Args:
-        run: The victim's settings and documents.
+        run: Settings and documents.
         spec: How it was retrained.
 
     Returns:

@@ -1,0 +1,1 @@
+"""The exact derivative of a measurement through retraining."""
