@@ -15,7 +15,7 @@ from infusion.records import Dataset
 from infusion.replay import gradient as replay
 from infusion.replay.gradient import replay_gradient
 from infusion.retrain import retrain
-from infusion.training import Checkpoint, train, train_epochs
+from infusion.training import Checkpoint, init_model, train, train_epochs
 
 RECIPES: dict[str, dict[str, Any]] = {
     "sgd": {"lr": 0.1},
@@ -128,6 +128,128 @@ def test_dropout_is_drawn_as_in_training(
 
     derivative, differences = slopes(make_task, values, lr=0.1)
     assert derivative == pytest.approx(differences, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        lambda: nn.BatchNorm2d(4, momentum=None),
+        lambda: nn.BatchNorm2d(4, affine=False),
+        lambda: nn.BatchNorm2d(4, track_running_stats=False),
+        lambda: nn.GroupNorm(2, 4),
+    ],
+    ids=["cumulative mean", "no weight", "no statistics", "GroupNorm"],
+)
+def test_other_norms(norm: Callable[[], nn.Module], values: Dataset) -> None:
+    def make_task() -> inf.Task:
+        def build() -> nn.Module:
+            return nn.Sequential(
+                nn.Conv2d(2, 4, 3),
+                norm(),
+                nn.Softplus(),
+                nn.Flatten(),
+                nn.Linear(64, 3),
+            )
+
+        return inf.classification(init_model(build, 0).double())
+
+    derivative, differences = slopes(make_task, values, lr=0.1)
+    assert derivative == pytest.approx(differences, rel=1e-6)
+
+
+def test_in_single_precision_it_is_the_real_training(
+    make_cnn: Callable[..., nn.Module], pictures: Dataset
+) -> None:
+    def make_task() -> inf.Task:
+        return inf.classification(make_cnn(dtype=torch.float32))
+
+    config, start = started(make_task, pictures, lr=0.1, momentum=0.9)
+    measurement = inf.log_prob(PROBE.float(), 1)
+    found = replay_gradient(
+        make_task(), pictures, DOCUMENTS, measurement, config, seed=0, start=start
+    )
+    task, _ = retrain(make_task, pictures, config, seed=0, start=start)
+    with torch.no_grad():
+        real = float(measurement(task.model.eval()))
+    assert found.value == pytest.approx(real, abs=1e-5)
+
+
+def test_it_does_not_mind_no_grad(
+    make_task: Callable[[], inf.Task], values: Dataset
+) -> None:
+    config, start = started(make_task, values, lr=0.1)
+    given = (values, DOCUMENTS, MEASUREMENT, config)
+    one = replay_gradient(make_task(), *given, seed=0, start=start)
+    with torch.no_grad():
+        other = replay_gradient(make_task(), *given, seed=0, start=start)
+    assert torch.equal(one.gradient, other.gradient)
+    assert bool(one.gradient.any())
+
+
+class Averaging(nn.Module):
+    """Keeps a buffer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(2, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean.lerp_(x.detach().mean((0, 2, 3)), 0.1)
+        return x - self.mean[:, None, None]
+
+
+class Doubling(nn.BatchNorm2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input)
+
+
+@pytest.mark.parametrize(
+    ("make_module", "message"),
+    [
+        (
+            Averaging,
+            "buffers of BatchNorm only, got a training step that changed 0.mean",
+        ),
+        (lambda: Doubling(2), "another forward of Doubling at 0"),
+    ],
+)
+def test_statistics_it_does_not_know_are_refused(
+    make_module: Callable[[], nn.Module], message: str, values: Dataset
+) -> None:
+    def make_task() -> inf.Task:
+        def build() -> nn.Module:
+            return nn.Sequential(make_module(), nn.Flatten(), nn.Linear(72, 3))
+
+        return inf.classification(init_model(build, 0).double())
+
+    config, start = started(make_task, values, lr=0.1)
+    with pytest.raises(InputError, match=message):
+        replay_gradient(
+            make_task(), values, DOCUMENTS, MEASUREMENT, config, seed=0, start=start
+        )
+
+
+def test_a_norm_that_runs_twice_is_refused(values: Dataset) -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.head = nn.BatchNorm2d(2), nn.Linear(72, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.norm(self.norm(x)).flatten(1))
+
+    def make_task() -> inf.Task:
+        return inf.classification(init_model(Twice, 0).double())
+
+    config, start = started(make_task, values, lr=0.1)
+    with pytest.raises(
+        InputError,
+        match="must run once per step to be differentiated, got more calls of norm",
+    ):
+        replay_gradient(
+            make_task(), values, DOCUMENTS, MEASUREMENT, config, seed=0, start=start
+        )
 
 
 def test_given_inputs_stand_in_for_the_documents(

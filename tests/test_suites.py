@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 import infusion as inf
 from infusion.configs import RunConfig, TrainConfig
-from infusion.errors import InputError
+from infusion.errors import ArtefactError, InputError
 from infusion.params import params_sha256
 from infusion.perturb.matching import matching_gradient
 from infusion.perturb.pixels import influence_gradient
@@ -34,7 +35,7 @@ def tiny(pairs: int = 1) -> RunConfig:
     small = PRESET.configs["small"]
     return replace(
         small,
-        data=replace(small.data, train=60),
+        data=replace(small.data, train=120),
         train=replace(small.train, epochs=2, batch_size=16),
         edit=replace(small.edit, k=4, steps=5),
         pairs=pairs,
@@ -93,6 +94,78 @@ def test_transfer_trains_each_architecture_by_its_own_recipe(home: Home) -> None
     assert hashes["cnn → resnet"] != hashes["cnn → cnn"]
 
 
+@pytest.mark.parametrize(
+    ("suite", "count"),
+    [
+        ("main", 2),
+        ("copies", 8),
+        ("selection", 6),
+        ("budget", 9),
+        ("horizon", 5),
+        ("fresh", 20),
+        ("engines", 30),
+        ("hardening", 5),
+    ],
+)
+def test_every_suite_fills_its_rows(suite: str, count: int, home: Home) -> None:
+    rows = run_suite(tiny(1), suite, home.root)
+    assert len(rows) == count
+    reached = {row["trial"]: row["reached"]["linf"] for row in rows}
+    if suite == "budget":
+        for level in (1, 2, 3, 4):
+            assert reached[f"L∞ = {level}/16"] <= level / 16 + 1e-9
+    if suite == "main":
+        assert reached["as coded"] <= 2 / 16 + 1e-6, "no further than the edit may go"
+    if suite == "copies":
+        documents = {row["trial"]: row["documents"] for row in rows}
+        assert documents["100 copies"] == 100
+    edits = (home.root / "edits" / "manifest.jsonl").read_text("utf-8")
+    listed = [json.loads(line) for line in edits.splitlines()]
+    assert len({(e["edit"], e["index"]) for e in listed}) == len(listed) > 0
+    assert all(entry["config_hash"] for entry in listed)
+
+
+def test_scores_do_not_depend_on_where_a_run_was_stopped(
+    home: Home, tmp_path: Path
+) -> None:
+    at_once = tmp_path / "at-once"
+    first = run_suite(tiny(2), "controls", at_once)
+    again = run_suite(tiny(2), "controls", home.root)  # grown from one pair
+    for row in first + again:
+        del row["seconds"]
+    assert first == again
+
+
+def test_a_suite_refuses_what_it_would_ignore_or_lack(
+    home: Home, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="draws its own pairs of classes, got probe 3"):
+        run_suite(replace(tiny(), probe=3), "main", tmp_path)
+    with pytest.raises(InputError, match="pairs must be a whole number ≥ 1, got 0"):
+        run_suite(replace(tiny(), pairs=0), "main", tmp_path)
+    with pytest.raises(InputError, match=r"pairs must be ≤ \d+, the pairs of classes"):
+        run_suite(replace(tiny(), pairs=91), "controls", home.root)
+    based = replace(tiny(), base=str(home.root / "checkpoints"))
+    with pytest.raises(InputError, match="needs the checkpoints of every epoch"):
+        run_suite(based, "horizon", tmp_path)
+    l2 = replace(tiny(), edit=replace(tiny().edit, norm="l2"))
+    with pytest.raises(InputError, match="--norm of the suite budget must be one of"):
+        run_suite(l2, "budget", tmp_path)
+    few = replace(tiny(), data=replace(tiny().data, train=60))
+    with pytest.raises(InputError, match=r"k must be a whole number in 1…60"):
+        run_suite(few, "copies", tmp_path)
+
+
+def test_rows_of_a_trial_that_has_changed_are_refused(home: Home) -> None:
+    run_suite(tiny(1), "selection", home.root)
+    path = home.root / "rows" / "selection.jsonl"
+    whole = path.read_text("utf-8")
+    path.write_text(whole.replace('"steps": 5', '"steps": 6', 1), encoding="utf-8")
+    with pytest.raises(ArtefactError, match="must hold rows of this suite's trials"):
+        run_suite(tiny(1), "selection", home.root)
+    path.write_text(whole, encoding="utf-8")
+
+
 def test_other_settings_are_refused(home: Home) -> None:
     other = replace(tiny(), edit=replace(tiny().edit, k=3))
     with pytest.raises(InputError, match="must keep the inputs it was started with"):
@@ -137,11 +210,11 @@ def test_documents_are_chosen_as_asked(home: Home) -> None:
         found = choose(run, pair, scores, lambda: gains, selection=selection, k=3)
         return found.tolist()
 
-    assert chosen("supporting") == [59, 58, 57]
+    assert chosen("supporting") == [119, 118, 117]
     assert chosen("opposing") == [4, 0, 1]
-    assert chosen("absolute") == [4, 59, 58]
+    assert chosen("absolute") == [4, 119, 118]
     assert chosen("gain") == [6, 5, 4]
-    order = epoch_order(run.config.seed, 1, 60, run.config.train)
+    order = epoch_order(run.config.seed, 1, 120, run.config.train)
     assert chosen("last") == order[-3:].tolist()
     assert chosen("random") == chosen("random") != chosen("last")
 

@@ -44,7 +44,7 @@ def side_by_side(
         label: Shown beside the progress bar.
         job: A module-level function.
         arguments: One tuple per call.
-        workers: Processes at a time.
+        workers: Processes at a time; a single one is this process.
         on_result: Called in this process with what each call returned, as they come.
 
     Raises:
@@ -52,6 +52,12 @@ def side_by_side(
             finished before are kept.
     """
     if not arguments:
+        return
+    if workers == 1:
+        with progress(label, len(arguments)) as advance:
+            for given in arguments:
+                on_result(job(*given))
+                advance(1)
         return
     pool = ProcessPoolExecutor(
         max_workers=min(workers, len(arguments)),

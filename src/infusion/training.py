@@ -161,8 +161,7 @@ def train_epochs(
     """
     check_recipe(config)
     task.model.train()
-    if config.channels_last:
-        task.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    lay_out(task.model, config)
     optimiser = OPTIMISERS[config.optimiser](task.model.parameters(), config)
     first = 0
     if start is not None:
@@ -219,6 +218,17 @@ def _train_epoch(
             nn.utils.clip_grad_norm_(parameters, config.clip)
         optimiser.step()
         on_step()
+
+
+def lay_out(model: nn.Module, config: TrainConfig) -> None:
+    """Lay a model out in memory as its recipe trains it: rounding depends on it.
+
+    Args:
+        model: Changed in place.
+        config: Its ``channels_last``.
+    """
+    if config.channels_last:
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def disturbed(batch: Batch, config: TrainConfig) -> Batch:

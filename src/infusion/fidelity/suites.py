@@ -14,7 +14,7 @@ from infusion.presets import cifar10, digits, mnist
 from infusion.presets.preset import Preset
 from infusion.records import Dataset, Task
 from infusion.tasks import classification
-from infusion.training import init_model, train
+from infusion.training import init_model, lay_out, train
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,7 @@ class Suite:
     def make_task(self, seed: int) -> Task:
         """Build the task with the initialisation of a seed."""
         model = init_model(SUITES[self.config.name].make_model, seed)
-        if self.config.train.channels_last:
-            model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        lay_out(model, self.config.train)
         return classification(model)
 
     @cached_property

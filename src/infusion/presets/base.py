@@ -15,7 +15,7 @@ from infusion.presets.context import Run, checkpoint_file
 from infusion.progress import progress
 from infusion.records import Task
 from infusion.store import Store
-from infusion.training import Checkpoint, check_start, load_model, train_epochs
+from infusion.training import Checkpoint, check_start, lay_out, load_model, train_epochs
 
 
 def base_model(run: Run) -> Task:
@@ -65,8 +65,7 @@ def base_model(run: Run) -> Task:
                 _save(store, checkpoint, inputs)
         torch.set_num_threads(config.threads)
     load_model(task.model, _read(store, epochs).model)
-    if config.train.channels_last:
-        task.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    lay_out(task.model, config.train)
     return task
 
 

@@ -2,7 +2,7 @@
 
 A claim is text, the paper's figure, a suite, a function of its rows, and a bound on the
 value or on an end of its interval. Rows of the paper's scale are taken where there are
-any, else those of the small one. Source: arXiv 2602.09987, claims 1 to 14 of its experiments.
+any, else those of the small one. Source: arXiv 2602.09987, claims 1 to 14.
 """
 
 import json

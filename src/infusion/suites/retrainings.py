@@ -20,7 +20,7 @@ from infusion.seeding import derive
 from infusion.store import digest
 from infusion.suites.subjects import Home, opened
 from infusion.suites.trials import Hardening, Retraining
-from infusion.training import load_model, reordered, train
+from infusion.training import lay_out, load_model, reordered, train
 
 MEMBERS = 8
 """Models whose gradients the ensemble averages: other orders of the last epoch."""
@@ -202,7 +202,6 @@ def replayed(run: Run, spec: Retraining) -> Task:
     """
     task = run.make_task()
     load_model(task.model, run.store.read_tensors(replay_file(spec, ".safetensors")))
-    if run.config.train.channels_last:  # as it was trained: the same rounding
-        task.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    lay_out(task.model, run.config.train)
     task.model.eval()
     return task
