@@ -61,7 +61,7 @@ def test_each_model_of_a_stack_is_its_own_retraining(
         expected = alone.model.state_dict()
         assert set(state) == set(expected)
         for name, value in state.items():
-            torch.testing.assert_close(value, expected[name], rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(value, expected[name], rtol=1e-7, atol=1e-9)
     weights = [state["0.weight"] for state in found]
     assert not torch.allclose(weights[0], weights[1], rtol=1e-4)
 

@@ -37,7 +37,7 @@ def tiny(pairs: int = 1) -> RunConfig:
         small,
         data=replace(small.data, train=120),
         train=replace(small.train, epochs=2, batch_size=16),
-        edit=replace(small.edit, k=4, steps=5),
+        edit=replace(small.edit, k=4, steps=10),
         pairs=pairs,
         threads=1,
     )
@@ -100,7 +100,7 @@ def test_transfer_trains_each_architecture_by_its_own_recipe(home: Home) -> None
         ("main", 2),
         ("copies", 8),
         ("selection", 6),
-        ("budget", 9),
+        ("budget", 8),
         ("horizon", 5),
         ("fresh", 20),
         ("engines", 30),
@@ -160,7 +160,7 @@ def test_rows_of_a_trial_that_has_changed_are_refused(home: Home) -> None:
     run_suite(tiny(1), "selection", home.root)
     path = home.root / "rows" / "selection.jsonl"
     whole = path.read_text("utf-8")
-    path.write_text(whole.replace('"steps": 5', '"steps": 6', 1), encoding="utf-8")
+    path.write_text(whole.replace('"steps": 10', '"steps": 11', 1), encoding="utf-8")
     with pytest.raises(ArtefactError, match="must hold rows of this suite's trials"):
         run_suite(tiny(1), "selection", home.root)
     path.write_text(whole, encoding="utf-8")

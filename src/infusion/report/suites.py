@@ -88,7 +88,7 @@ def suite_cells(effect: Json) -> list[str]:
         ranged(effect["delta_p"], 3),
         ranged(effect["delta_log_p"], 2),
         "–" if flips is None else f"{flips['count']}/{flips['n']}",
-        ranged(effect["accuracy"], 2, scale=100),
+        ranged(effect["accuracy"], 2, scale=100.0),
         "–" if rho is None else f"{rho:.2f}",
     ]
 
