@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -55,7 +56,7 @@ def main(
     for checkpoint in train_epochs(task, train, recipe, seed=0):
         times.append(time.perf_counter())
         checkpoints.append(checkpoint)
-    epoch = min(b - a for a, b in zip(times, times[1:], strict=False))
+    epoch = min(b - a for a, b in pairwise(times))
     start = checkpoints[-2]
     load_model(task.model, checkpoints[-1].model)
     lay_out(task.model, recipe)

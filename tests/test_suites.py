@@ -156,6 +156,15 @@ def test_a_suite_refuses_what_it_would_ignore_or_lack(
         run_suite(few, "copies", tmp_path)
 
 
+def test_what_another_suite_has_done_is_not_done_again(home: Home) -> None:
+    plain = {row["trial"]: row for row in run_suite(tiny(1), "main", home.root)}
+    rows = {row["trial"]: row for row in run_suite(tiny(1), "selection", home.root)}
+    mine, theirs = rows["supporting"], plain["edit"]
+    assert mine["seconds"] == theirs["seconds"], "the same retraining"
+    own = {"suite": "selection", "trial": "supporting", "place": 0}
+    assert mine == {**theirs, **own}
+
+
 def test_rows_of_a_trial_that_has_changed_are_refused(home: Home) -> None:
     run_suite(tiny(1), "selection", home.root)
     path = home.root / "rows" / "selection.jsonl"

@@ -28,7 +28,7 @@ from infusion.suites.crafting import (
 from infusion.suites.retrainings import MEMBERS, is_replayed, member, replay
 from infusion.suites.subjects import Home, class_pairs, fitted, opened
 from infusion.suites.trial_rows import measured
-from infusion.suites.trials import Retraining, Trial, trials
+from infusion.suites.trials import NAMES, Retraining, Trial, trials
 
 _TOGETHER = 8
 """Pairs scored, crafted and retrained before the next ones start."""
@@ -65,21 +65,21 @@ def run_suite(config: RunConfig, suite: str, root: Path) -> list[dict[str, Any]]
     refuse_other_config(root, to_yaml(home.config))
     refuse_other_environment(root)
     torch.set_num_threads(config.threads)
-    bases = _bases(home, listed)
+    _prepare(home, listed)
+    own = home.run(config.architecture)
+    bases = {config.architecture: own.store.sha256(_last(own))}
     whole = class_pairs(*opened(home, config.architecture))
     if config.pairs > len(whole):
         raise InputError(
             f"pairs must be ≤ {len(whole)}, the pairs of classes, got {config.pairs}; "
             "ask for fewer, or for other base models with --seed"
         )
-    rows = Rows(
-        root / "rows" / f"{suite}.jsonl",
-        ("pair", "trial"),
-        digest({"config": asdict(home.config), "bases": bases}),
-    )
+    inputs = digest({"config": asdict(home.config), "bases": bases})
+    rows = _rows(root, suite, inputs)
     _replays(home, listed)
+    _refuse_other_trials(rows.path, rows.read(), listed)
+    _take_over(root, suite, rows, listed, whole[: config.pairs])
     done = rows.read()
-    _refuse_other_trials(rows.path, done, listed)
     left = [
         (pair, [t for t in listed if (pair.index, t.name) not in done])
         for pair in whole[: config.pairs]
@@ -112,6 +112,31 @@ def _checked(home: Home, suite: str) -> list[Trial]:
     return listed
 
 
+def _rows(root: Path, suite: str, inputs_sha256: str) -> Rows:
+    path = root / "rows" / f"{suite}.jsonl"
+    return Rows(path, ("pair", "trial"), inputs_sha256)
+
+
+def _take_over(
+    root: Path, suite: str, rows: Rows, listed: list[Trial], pairs: list[Pair]
+) -> None:
+    """Copy rows of trials that another suite of the folder has done already."""
+    known: dict[tuple[int, str], dict[str, Any]] = {}
+    for other in set(NAMES) - {suite}:
+        for row in _rows(root, other, rows.inputs_sha256).read().values():
+            known[row["pair"], digest([row["change"], row["retraining"]])] = row
+    done = rows.read()
+    for pair in pairs:
+        for place, trial in enumerate(listed):
+            plain = _plain(trial)
+            found = known.get(
+                (pair.index, digest([plain["change"], plain["retraining"]]))
+            )
+            if found is not None and (pair.index, trial.name) not in done:
+                own = {"suite": suite, "trial": trial.name, "place": place}
+                rows.append({**found, **own})
+
+
 def _refuse_other_trials(
     path: Path, done: dict[Any, dict[str, Any]], listed: list[Trial]
 ) -> None:
@@ -131,21 +156,18 @@ def _plain(trial: Trial) -> dict[str, Any]:
     return json.loads(json.dumps(parts))
 
 
-def _bases(home: Home, listed: list[Trial]) -> dict[str, str]:
-    """Train the base models of the suite, and fit the curvature of its sources.
+def _last(run: Run) -> str:
+    return checkpoint_file(run.config.train.epochs)
 
-    Returns:
-        Architecture to the hash of its base model.
-    """
+
+def _prepare(home: Home, listed: list[Trial]) -> None:
+    """Train the base models of the suite, and fit the curvature of its sources."""
     sources = {trial.change.source for trial in listed}
     trained = {trial.retraining.architecture for trial in listed}
-    found = {}
     for name in sorted(sources | trained | {home.config.architecture}):
-        run, _ = opened(home, name)
-        found[name] = run.store.sha256(checkpoint_file(run.config.train.epochs))
+        opened(home, name)
         if name in sources:
             fitted(home, name)
-    return found
 
 
 def _replays(home: Home, listed: list[Trial]) -> None:
