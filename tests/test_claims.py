@@ -166,9 +166,16 @@ def test_rows_of_other_settings_are_refused(judged: Any) -> None:
 
 
 def test_enough_pairs_are_judged_by_their_interval(judged: Any) -> None:
-    rows = [row("main", "edit", pair, 0.11 + pair / 100) for pair in range(30)]
+    def influence(pair: int) -> float:
+        return 1.0 if pair == 3 else -pair  # nearly, but not quite, opposed
+
+    rows = [
+        row("main", "edit", pair, 0.11 + pair / 100, influence=influence(pair))
+        for pair in range(30)
+    ]
     found = judged(*rows)
     assert {found[i]["verdict"] for i in ("10", "G8")} == {"holds", "met"}
+    assert found["8"]["ours"] < found["8"]["high"] < -0.5
     assert found["8"]["verdict"] == "not shown"
     assert found["G7"]["verdict"] == "met"
 
