@@ -21,7 +21,7 @@ from torch import Tensor
 
 import infusion as inf
 from infusion.measure import predictions, rank_correlation
-from infusion.perturb.pixels import influence_gradient
+from infusion.perturb.gradient import influence_gradient
 from infusion.presets import find_preset
 from infusion.replay.gradient import replay_gradient
 from infusion.seeding import derive, stream

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from infusion.errors import ArtefactError
+from infusion.rows import sealed
 from infusion.suites.claims import CLAIMS, GOALS, claims, read_rows
 from infusion.suites.summary import effects
 
@@ -63,7 +64,7 @@ def judged(tmp_path: Path) -> Callable[..., dict[str, dict[str, Any]]]:
             folder = tmp_path / f"{each['preset']}-{each['scale']}"
             folder.mkdir(exist_ok=True)
             with (folder / f"{each['suite']}.jsonl").open("a") as file:
-                file.write(json.dumps(each) + "\n")
+                file.write(json.dumps(sealed(each)) + "\n")
         return {each["id"]: each for each in claims(tmp_path)}
 
     return judge
@@ -191,7 +192,7 @@ def test_the_papers_scale_comes_first(judged: Any) -> None:
 def test_a_row_that_was_copied_twice_counts_once(tmp_path: Path) -> None:
     folder = tmp_path / "cifar10-small"
     folder.mkdir()
-    line = json.dumps(row("main", "edit", 0, 0.2)) + "\n"
+    line = json.dumps(sealed(row("main", "edit", 0, 0.2))) + "\n"
     for name in ("main.jsonl", "main-elsewhere.jsonl"):
         (folder / name).write_text(line, encoding="utf-8")
     (group,) = read_rows(tmp_path).values()
@@ -199,4 +200,11 @@ def test_a_row_that_was_copied_twice_counts_once(tmp_path: Path) -> None:
     assert effects(group)[0].n == 1
     (folder / "main.jsonl").write_text(line[:-9] + "\n", encoding="utf-8")
     with pytest.raises(ArtefactError, match="got an altered line 1; restore"):
+        claims(tmp_path)
+    (folder / "main.jsonl").write_text(line.replace("0.7,", "0.8,"), encoding="utf-8")
+    with pytest.raises(ArtefactError, match="got an altered line 1; restore"):
+        claims(tmp_path)
+    other = json.dumps(sealed(row("main", "edit", 0, 0.3))) + "\n"
+    (folder / "main.jsonl").write_text(line + other, encoding="utf-8")
+    with pytest.raises(ArtefactError, match="one trial of one pair must have one"):
         claims(tmp_path)

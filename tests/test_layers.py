@@ -55,6 +55,7 @@ LAYERS = [
     "__main__",
 ]
 SEES_STORE = {
+    "rows",
     "store",
     "run_folder",
     "report",

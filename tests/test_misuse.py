@@ -88,7 +88,7 @@ def no_type_check() -> Iterator[None]:
         ),
         (
             lambda: trained(batch_size=0),
-            "batch_size of the training recipe must be ≥ 1, got 0",
+            "batch_size of the training recipe must be a whole number ≥ 1, got 0",
         ),
         (
             lambda: trained(momentum=1.0),
@@ -189,6 +189,94 @@ def no_type_check() -> Iterator[None]:
     ids=lambda value: value[:30] if isinstance(value, str) else "",
 )
 def test_refused(call: Any, message: str, no_type_check: None) -> None:
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+def climb_elsewhere() -> inf.Edits:
+    """A gradient made for other documents than those that are edited."""
+    task = make_task()
+    given = [(task, solved(task))]
+    gradient = inf.influence_gradient(given, DATA, torch.tensor([1, 3]))
+    return ascend(gradient, chosen=torch.tensor([0, 2]))
+
+
+def ascend(climb: Any, **options: Any) -> inf.Edits:
+    settings = {
+        "chosen": torch.tensor([1, 3]),
+        "like": torch.zeros(()),
+        "budget": LInf(8 / 255),
+    } | options
+    chosen = settings.pop("chosen")
+    return inf.ascend(DATA, chosen, climb, **settings)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            climb_elsewhere,
+            "a gradient must be of the chosen documents, got one of others",
+        ),
+        (
+            lambda: ascend(lambda x: x.sum()),
+            r"a tensor like the inputs, \(2, 1, 4, 4\), got \(\); return",
+        ),
+        (
+            lambda: ascend(lambda _: None),
+            "a tensor like the inputs, .* got NoneType",
+        ),
+        (
+            lambda: ascend(lambda x: 0 * x),
+            "an ascent must change a document, got none within linf 0.0313",
+        ),
+        (
+            lambda: ascend(lambda x: x + 1, budget=0.03),
+            "budget must be an infusion.LInf or L2, got 0.03",
+        ),
+        (
+            lambda: ascend(lambda x: x + 1, chosen=torch.tensor([1.0, 3.0])),
+            r"must be int64 positions of shape \[k\], got torch.float32 of",
+        ),
+        (
+            lambda: inf.influence_gradient([], DATA, torch.tensor([1])),
+            r"a list of at least one pair \(task, ihvp\), got list",
+        ),
+        (
+            lambda: inf.influence_gradient(
+                [make_task()],
+                DATA,
+                torch.tensor([1]),  # pyright: ignore
+            ),
+            r"a list of at least one pair \(task, ihvp\), got list",
+        ),
+        (
+            lambda: inf.Dataset(DATA.inputs, DATA.labels, levels=255, valid=(1.0, 0.0)),
+            "valid must be the smallest and the largest value, got 1 and 0",
+        ),
+        (
+            lambda: trained(shift=1.5),
+            "shift of the training recipe must be a whole number ≥ 0, got 1.5",
+        ),
+        (
+            lambda: trained(milestones=5),
+            "milestones of the training recipe must be a tuple of epochs, got 5",
+        ),
+        (
+            lambda: inf.retrain_stacked(
+                make_task,
+                DATA,
+                None,  # pyright: ignore
+                TrainConfig(epochs=2, batch_size=2),
+                seed=0,
+                start=None,  # pyright: ignore
+            ),
+            "start must be an infusion.Checkpoint, got NoneType",
+        ),
+    ],
+    ids=lambda value: value[:30] if isinstance(value, str) else "",
+)
+def test_new_parts_refuse(call: Any, message: str, no_type_check: None) -> None:
     with pytest.raises(InputError, match=message):
         call()
 

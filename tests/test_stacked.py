@@ -1,6 +1,7 @@
 """Stacked retraining is one-at-a-time retraining, up to rounding."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -70,10 +71,31 @@ def test_refused(make_task: Callable[[], inf.Task], pictures: Dataset) -> None:
     config = TrainConfig(epochs=2, batch_size=5, lr=0.1)
     first, last = train_epochs(make_task(), pictures, config, seed=0)
     settings: dict[str, Any] = {"seed": 0, "start": first}
-    with pytest.raises(InputError, match="at least one model and train at least one"):
+    with pytest.raises(
+        InputError, match="edits must be a list with one entry per model"
+    ):
         retrain_stacked(make_task, pictures, [], config, **settings)
-    with pytest.raises(InputError, match="got 1 and a start at epoch 2 of 2"):
+    with pytest.raises(
+        InputError, match="must train at least one epoch, got a start at epoch 2"
+    ):
         retrain_stacked(make_task, pictures, [None], config, seed=0, start=last)
     clipped = TrainConfig(epochs=2, batch_size=5, lr=0.1, clip=1.0)
     with pytest.raises(InputError, match="cannot clip each model's gradient"):
         retrain_stacked(make_task, pictures, [None], clipped, **settings)
+
+
+def test_edits_of_other_documents_and_labels_without_output_are_refused(
+    make_task: Callable[[], inf.Task], pictures: Dataset
+) -> None:
+    config = TrainConfig(epochs=2, batch_size=5, lr=0.1)
+    first, _ = train_epochs(make_task(), pictures, config, seed=0)
+    settings: dict[str, Any] = {"seed": 0, "start": first}
+    edits = changed(pictures, 1)
+    other = replace(pictures, labels=(pictures.labels + 1) % 3)
+    with pytest.raises(
+        InputError, match="to apply edits every row must hash as listed"
+    ):
+        retrain_stacked(make_task, other, [edits], config, **settings)
+    wide = replace(pictures, labels=pictures.labels + 3, num_classes=6)
+    with pytest.raises(InputError, match="labels must lie in 0…2, one output each"):
+        retrain_stacked(make_task, wide, [None], config, **settings)

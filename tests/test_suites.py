@@ -14,11 +14,13 @@ import infusion as inf
 from infusion.configs import RunConfig, TrainConfig
 from infusion.errors import ArtefactError, InputError
 from infusion.params import params_sha256
+from infusion.perturb.gradient import influence_gradient
 from infusion.perturb.matching import matching_gradient
-from infusion.perturb.pixels import influence_gradient
 from infusion.perturb.similarity import psnr, ssim
 from infusion.presets import find_preset
 from infusion.records import Batch, Dataset
+from infusion.rows import opened as opened_row
+from infusion.rows import sealed
 from infusion.suites.edits import choose
 from infusion.suites.retrainings import HARDENED, retrained
 from infusion.suites.run import run_suite
@@ -169,7 +171,11 @@ def test_rows_of_a_trial_that_has_changed_are_refused(home: Home) -> None:
     run_suite(tiny(1), "selection", home.root)
     path = home.root / "rows" / "selection.jsonl"
     whole = path.read_text("utf-8")
-    path.write_text(whole.replace('"steps": 10', '"steps": 11', 1), encoding="utf-8")
+    first, *others = whole.splitlines(keepends=True)
+    row = opened_row(json.loads(first))
+    row["change"]["edit"]["steps"] += 1
+    altered = json.dumps(sealed(row)) + "\n"
+    path.write_text(altered + "".join(others), encoding="utf-8")
     with pytest.raises(ArtefactError, match="must hold rows of this suite's trials"):
         run_suite(tiny(1), "selection", home.root)
     path.write_text(whole, encoding="utf-8")

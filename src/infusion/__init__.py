@@ -28,11 +28,10 @@ if TYPE_CHECKING:
     from infusion.errors import InfusionError
     from infusion.measure import log_prob
     from infusion.perturb.budget import L2, LInf
-    from infusion.perturb.gradient import perturbation_gradient
+    from infusion.perturb.gradient import influence_gradient, perturbation_gradient
     from infusion.perturb.pixels import (
         ascend,
         craft,
-        influence_gradient,
         predicted_effect,
     )
     from infusion.questions import Question
@@ -73,7 +72,7 @@ _HOMES = {
     "perturbation_gradient": "perturb.gradient",
     "ascend": "perturb.pixels",
     "craft": "perturb.pixels",
-    "influence_gradient": "perturb.pixels",
+    "influence_gradient": "perturb.gradient",
     "predicted_effect": "perturb.pixels",
     "Question": "questions",
     "Batch": "records",

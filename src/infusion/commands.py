@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -85,6 +85,11 @@ def run(  # noqa: PLR0917
     from infusion.presets.run import run as run_preset
     from infusion.report.tables import effects_table
 
+    if suite is not None and (probe is not None or target is not None):
+        raise InputError(
+            "--suite must come without --probe and --target: it draws pairs of classes,"
+            f" got {probe} and {target}; drop them"
+        )
     if probe is not None and pairs is not None:
         raise InputError(
             f"--pairs must come without --probe, which is one, got {pairs} beside "
@@ -120,7 +125,10 @@ def run(  # noqa: PLR0917
         )
         settings = replace(settings, curvature=curvature)
     if suite is not None:
-        _run_suite(settings, suite, out, as_json=json)
+        from infusion.suites.shown import show_suite
+
+        root = out or _folder(replace(settings, pairs=0), "-suites")
+        show_suite(settings, suite, root, as_json=json)
         return
     done = run_preset(settings, out or folder or _folder(settings))
     print_table = sys.stderr if json else sys.stdout
@@ -240,9 +248,10 @@ def report(
     """
     from infusion.report.page import report as draw
     from infusion.store import Store
+    from infusion.suites.shown import holds_suites, show_page
 
-    if not (folder / "results.json").is_file() and _holds_suites(folder):
-        _report_suites(folder, as_json=json)
+    if not (folder / "results.json").is_file() and holds_suites(folder):
+        show_page(folder, as_json=json)
         return
     page = draw(folder)
     if json:
@@ -345,6 +354,11 @@ def claims(
             "give the folder with the rows of suites"
         )
     found = judge(results)
+    if not any(row["n"] for row in found):
+        raise InputError(
+            "--results must hold rows of cifar10 in PRESET-SCALE/SUITE.jsonl, got "
+            f"none in {results}; copy a run's rows/SUITE.jsonl to cifar10-small/, say"
+        )
     claims_table(found, sys.stderr if json else sys.stdout)
     if json:
         _print_line(found)
@@ -401,43 +415,6 @@ def _override(settings: Any, given: dict[str, Any]) -> Any:
         if value is not None
     }
     return replace(settings, **values)
-
-
-def _run_suite(
-    settings: RunConfig, suite: str, out: Path | None, *, as_json: bool
-) -> None:
-    from infusion.report.suites import suite_table, suites_page
-    from infusion.suites.collected import collect
-    from infusion.suites.run import run_suite
-    from infusion.suites.summary import effects
-
-    root = out or _folder(replace(settings, pairs=0), "-suites")
-    rows = run_suite(settings, suite, root)
-    suites_page(collect(root), root / "suites.html")
-    found = [asdict(effect) for effect in effects(rows)]
-    title = f"{settings.preset} {settings.scale}, suite {suite}"
-    screen = sys.stderr if as_json else sys.stdout
-    suite_table(title, found, screen)
-    screen.write(f"page: {root / 'suites.html'}\n")
-    if as_json:
-        value = {"suite": suite, "run": str(root), "rows": len(rows)}
-        _print_line(value | {"effects": found})
-
-
-def _holds_suites(folder: Path) -> bool:
-    return any(folder.glob("rows/*.jsonl")) or any(folder.glob("*-*/*.jsonl"))
-
-
-def _report_suites(folder: Path, *, as_json: bool) -> None:
-    from infusion.report.suites import suites_page
-    from infusion.suites.collected import collect
-
-    found, page = collect(folder), folder / "suites.html"
-    suites_page(found, page)
-    if as_json:
-        _print_line({"suites": found, "report": str(page)})
-    else:
-        sys.stdout.write(f"page: {page}\n")
 
 
 def _folder(settings: RunConfig, ending: str = "") -> Path:

@@ -90,7 +90,8 @@ class Dataset:
 
         Raises:
             InputError: Empty, of unequal lengths, off the grid, outside the valid
-                range, not finite, or with a class label that is no int64 in range.
+                range, which is reversed, not finite, or with a class label that is no
+                int64 in range.
         """
         for name, value in (("inputs", self.inputs), ("labels", self.labels)):
             if not isinstance(value, Tensor) or value.ndim == 0:
@@ -106,6 +107,11 @@ class Dataset:
             raise InputError(
                 "inputs and labels must be equally many, got "
                 f"{len(self.inputs)} and {len(self.labels)}; give one label each"
+            )
+        if self.valid is not None and not self.valid[0] < self.valid[1]:
+            raise InputError(
+                "valid must be the smallest and the largest value, got "
+                f"{self.valid[0]:g} and {self.valid[1]:g}; turn them round"
             )
         _check_values(self)
         _check_labels(self)

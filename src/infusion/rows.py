@@ -8,6 +8,40 @@ from pathlib import Path
 from typing import Any
 
 from infusion.errors import ArtefactError
+from infusion.store import digest
+
+_SEAL = "row_sha256"
+
+
+def sealed(row: dict[str, Any]) -> dict[str, Any]:
+    """Add a row's own hash to it.
+
+    Args:
+        row: JSON values by name.
+
+    Returns:
+        The row and its hash.
+    """
+    plain = json.loads(json.dumps(row))
+    return dict(sorted({**plain, _SEAL: digest(plain)}.items()))
+
+
+def opened(row: dict[str, Any]) -> dict[str, Any]:
+    """Check a row's own hash and take it off.
+
+    Args:
+        row: From a file.
+
+    Returns:
+        The row.
+
+    Raises:
+        ValueError: It was altered, or has no hash.
+    """
+    plain = {name: value for name, value in row.items() if name != _SEAL}
+    if row.get(_SEAL) != digest(plain):
+        raise ValueError("an altered row")
+    return plain
 
 
 @dataclass(frozen=True)
@@ -56,7 +90,7 @@ class Rows:
         Args:
             row: Holds the entries of ``key``.
         """
-        line = json.dumps({**row, "inputs_sha256": self.inputs_sha256}, sort_keys=True)
+        line = json.dumps(sealed({**row, "inputs_sha256": self.inputs_sha256}))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:
             file.write(line.encode() + b"\n")
@@ -66,7 +100,7 @@ class Rows:
     def _parsed(self, content: bytes) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(content.splitlines(), 1):
             try:
-                row = json.loads(line)
+                row = opened(json.loads(line))
                 inputs = row.pop("inputs_sha256")
                 key = [row[name] for name in self.key]
             except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -20,11 +20,17 @@ from torch.func import (  # pyright: ignore[reportPrivateImportUsage]
 
 from infusion.configs import TrainConfig
 from infusion.data.edits import Edits
-from infusion.errors import DivergedError, InputError
+from infusion.errors import DivergedError, InputError, check_type
 from infusion.params import Params, is_finite
 from infusion.records import Batch, Dataset, Task
 from infusion.seeding import derive
-from infusion.tasks import OutputsModule, first_parameter, losses
+from infusion.tasks import (
+    OutputsModule,
+    check_task,
+    evaluating,
+    first_parameter,
+    losses,
+)
 from infusion.training import (
     OPTIMISERS,
     Checkpoint,
@@ -59,23 +65,14 @@ def retrain_stacked(
         Weights and buffers of each model after the last epoch.
 
     Raises:
-        InputError: There is nothing to train or nothing to stack, edits are stored
-            differently, or the recipe clips gradients, which a stack cannot do alike.
+        InputError: There is nothing to train or nothing to stack, an edit was made for
+            other documents, labels have no output, or the recipe clips gradients, which
+            a stack cannot do alike.
         ArtefactError: ``start`` is of another architecture or data order.
         DivergedError: Weights became NaN or infinite.
     """
-    check_recipe(config)
+    _check_stack(make_task, data, edits, config, start)
     check_start(start, config, seed=seed, size=len(data))
-    if not edits or start.epoch >= config.epochs:
-        raise InputError(
-            "a stack must hold at least one model and train at least one epoch, got "
-            f"{len(edits)} and a start at epoch {start.epoch} of {config.epochs}"
-        )
-    if config.clip is not None:
-        raise InputError(
-            f"a stack cannot clip each model's gradient, got clip={config.clip}; "
-            "retrain one at a time"
-        )
     models = [_started(make_task, start) for _ in edits]
     task = make_task()
     task.model.train()
@@ -105,6 +102,52 @@ def retrain_stacked(
         {name: value[i].detach().clone() for name, value in stacked.items()}
         for i in range(len(edits))
     ]
+
+
+def _check_stack(
+    make_task: Callable[[], Task],
+    data: Dataset,
+    edits: Sequence[Edits | None],
+    config: TrainConfig,
+    start: Checkpoint,
+) -> None:
+    check_task(make_task(), data)
+    check_type("config", config, TrainConfig)
+    check_type("start", start, Checkpoint)
+    check_recipe(config)
+    if not isinstance(edits, (list, tuple)) or not edits:
+        raise InputError(
+            f"edits must be a list with one entry per model, got {type(edits).__name__}"
+            "; write [edits, None], None for a clean replay"
+        )
+    for each in edits:
+        if each is not None:
+            check_type("edits", each, Edits)
+            each.check(data)
+    if start.epoch >= config.epochs:
+        raise InputError(
+            "a stack must train at least one epoch, got a start at epoch "
+            f"{start.epoch} of {config.epochs}; start earlier"
+        )
+    if config.clip is not None:
+        raise InputError(
+            f"a stack cannot clip each model's gradient, got clip={config.clip}; "
+            "retrain one at a time"
+        )
+    _check_labels(make_task(), data, edits)
+
+
+def _check_labels(task: Task, data: Dataset, edits: Sequence[Edits | None]) -> None:
+    """Run the losses once outside the stack, where a bad label can be named."""
+    like = first_parameter(task)
+    labels = [data.labels, *(each.after.labels for each in edits if each is not None)]
+    first = data.batch(torch.arange(1), like=like).inputs
+    extreme = torch.stack([end for x in labels for end in (x.min(), x.max())])
+    inputs = first.expand(len(extreme), *first.shape[1:])
+    with evaluating(task.model), torch.no_grad():
+        batch = Batch(inputs, extreme.to(first.device))
+        if data.labels.ndim == 1 and not data.labels.is_floating_point():
+            losses(task, task.outputs(task.model, batch), batch)
 
 
 def _started(make_task: Callable[[], Task], start: Checkpoint) -> nn.Module:

@@ -14,12 +14,19 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from infusion.configs import TrainConfig
-from infusion.errors import ArtefactError, DivergedError, InputError, check_choice
+from infusion.errors import (
+    ArtefactError,
+    DivergedError,
+    InputError,
+    check_choice,
+    check_whole,
+)
 from infusion.params import Params, is_finite
 from infusion.records import Batch, Dataset, Task
 from infusion.seeding import derive, stream
 from infusion.tasks import first_parameter, losses
 
+_PICTURES = 4
 OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda parameters, config: torch.optim.SGD(
         parameters,
@@ -114,15 +121,22 @@ def check_recipe(config: TrainConfig) -> None:
     """
     check_choice("optimiser", config.optimiser, tuple(OPTIMISERS))
     check_choice("order", config.order, ("fixed", "fresh"))
+    check_whole("epochs of the training recipe", config.epochs, 0)
+    check_whole("batch_size of the training recipe", config.batch_size)
+    check_whole("shift of the training recipe", config.shift, 0)
+    check_choice("flip", config.flip, (False, True))
+    if not isinstance(config.milestones, (tuple, list)):
+        raise InputError(
+            f"milestones of the training recipe must be a tuple of epochs, got "
+            f"{config.milestones!r}; write e.g. (5, 8)"
+        )
     for name, fits, must in (
-        ("batch_size", config.batch_size >= 1, "≥ 1"),
         ("lr", 0 < config.lr < math.inf, "> 0 and finite"),
         ("momentum", 0 <= config.momentum < 1, "in [0, 1)"),
         ("weight_decay", 0 <= config.weight_decay < math.inf, "≥ 0 and finite"),
         ("gamma", 0 < config.gamma < math.inf, "> 0 and finite"),
         ("clip", config.clip is None or 0 < config.clip < math.inf, "> 0 and finite"),
         ("noise", 0 <= config.noise < math.inf, "≥ 0 and finite"),
-        ("shift", config.shift >= 0, "≥ 0"),
     ):
         if not fits:
             raise InputError(
@@ -240,8 +254,16 @@ def disturbed(batch: Batch, config: TrainConfig) -> Batch:
 
     Returns:
         The batch itself where nothing is asked.
+
+    Raises:
+        InputError: The documents are no pictures.
     """
     x = batch.inputs
+    if (config.flip or config.shift) and x.ndim != _PICTURES:
+        raise InputError(
+            "a recipe that mirrors or moves documents needs pictures [b, ch, h, w], "
+            f"got shape {tuple(x.shape)}; leave flip and shift out"
+        )
     if config.flip:
         mirrored = (torch.rand(len(x)) < 0.5).to(x.device)
         x = torch.where(mirrored[:, None, None, None], x.flip(3), x)

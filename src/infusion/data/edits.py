@@ -117,6 +117,17 @@ class Edits:
             data = replace(data, inputs=inputs, levels=levels)
         return replace(self._put(data, self.before), valid=self.before.valid)
 
+    def check(self, data: Dataset) -> None:
+        """Refuse a dataset that the edits were not made for.
+
+        Args:
+            data: Must hold the original rows at their positions.
+
+        Raises:
+            InputError: A row to replace is not the original.
+        """
+        self._expect(data, self.before, "apply")
+
     def _put(self, data: Dataset, rows: Dataset) -> Dataset:
         inputs, labels = data.inputs.clone(), data.labels.clone()
         inputs[self.documents] = rows.inputs

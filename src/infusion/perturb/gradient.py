@@ -6,15 +6,39 @@ It is the input gradient of the directional derivative that gives the influence,
 graph over parameter gradients is built. Source: arXiv 2602.09987, eq. 6.
 """
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import grad  # pyright: ignore[reportPrivateImportUsage]
 
 from infusion.attribution import along, directional_losses
+from infusion.errors import InputError, check_type, check_whole
 from infusion.params import Params
-from infusion.records import Batch, Task
-from infusion.tasks import evaluating
+from infusion.records import Batch, Dataset, Task
+from infusion.tasks import check_task, evaluating
+
+InputGradient = Callable[[Tensor], Tensor]
+"""``inputs [k, …] -> ∂f/∂x [k, …]`` of the chosen documents, as values."""
+
+
+@dataclass(frozen=True)
+class ChosenGradient:
+    """A gradient that belongs to certain documents, whose labels it knows.
+
+    Attributes:
+        documents: Positions in the training set.
+        compute: From their inputs to the gradient.
+    """
+
+    documents: Int[Tensor, " k"]
+    compute: InputGradient
+
+    def __call__(self, inputs: Float[Tensor, "k ..."]) -> Float[Tensor, "k ..."]:
+        """Return the gradient at these inputs."""
+        return self.compute(inputs)
 
 
 def perturbation_gradient(
@@ -42,3 +66,96 @@ def perturbation_gradient(
 
     with evaluating(task.model), torch.no_grad():
         return grad(total)(batch.inputs) / -num_documents
+
+
+def influence_gradient(
+    models: Sequence[tuple[Task, Params]],
+    data: Dataset,
+    chosen: Int[Tensor, " k"],
+    *,
+    batch_size: int = 128,
+) -> ChosenGradient:
+    """Average the perturbation gradient over models, each with an IHVP of its own.
+
+    An edit crafted on one model fits that model; what several share carries over to
+    orders and starts that the crafting never saw.
+
+    Args:
+        models: Tasks and the IHVPs solved at them.
+        data: The whole training set.
+        chosen: Documents to edit.
+        batch_size: Documents held at once.
+
+    Returns:
+        What :func:`ascend` climbs.
+
+    Raises:
+        InputError: There is no model.
+    """
+    check_whole("batch_size", batch_size)
+    check_chosen(data, chosen)
+    pairs = isinstance(models, (list, tuple)) and all(
+        isinstance(each, tuple) and len(each) == 2 for each in models
+    )
+    if not pairs or not models:
+        raise InputError(
+            "models must be a list of at least one pair (task, ihvp), got "
+            f"{type(models).__name__}; write [(task, ihvp)]"
+        )
+    for task, _ in models:
+        check_task(task, data)
+    labels = data.labels[chosen]
+
+    def climb(inputs: Tensor) -> Tensor:
+        parts = []
+        for own, values in zip(
+            labels.split(batch_size), inputs.split(batch_size), strict=True
+        ):
+            batch = Batch(values, own.to(values.device))
+            each = [
+                perturbation_gradient(task, batch, ihvp, num_documents=len(data))
+                for task, ihvp in models
+            ]
+            parts.append(each[0] if len(each) == 1 else torch.stack(each).mean(0))
+        return torch.cat(parts)
+
+    return ChosenGradient(chosen, climb)
+
+
+def check_chosen(data: Dataset, chosen: Tensor) -> None:
+    """Refuse documents that cannot be edited by small steps.
+
+    Args:
+        data: The whole training set.
+        chosen: Documents to edit.
+
+    Raises:
+        InputError: The inputs are neither continuous nor on a grid, or a document is
+            named twice or does not exist.
+    """
+    check_type("data", data, Dataset)
+    if data.levels is None and not data.inputs.is_floating_point():
+        raise InputError(
+            "documents to perturb must have continuous inputs or lie on a storage "
+            f"grid, got {data.inputs.dtype}; give levels=255 for 8-bit pixels"
+        )
+    if not isinstance(chosen, Tensor):
+        raise InputError(
+            "chosen documents must be a tensor of positions, got "
+            f"{type(chosen).__name__}; use select"
+        )
+    if chosen.ndim != 1 or chosen.dtype != torch.int64:
+        raise InputError(
+            "chosen documents must be int64 positions of shape [k], got "
+            f"{chosen.dtype} of shape {tuple(chosen.shape)}; use select"
+        )
+    if len(chosen) == 0 or len(chosen.unique()) != len(chosen):
+        raise InputError(
+            f"chosen documents must be at least one and all different, got "
+            f"{len(chosen)} of which {len(chosen.unique())} differ; use select"
+        )
+    if int(chosen.min()) < 0 or int(chosen.max()) >= len(data):
+        raise InputError(
+            f"chosen documents must lie in 0…{len(data) - 1}, got "
+            f"{int(chosen.min())}…{int(chosen.max())}; select them from this dataset"
+        )

@@ -14,15 +14,14 @@ from torch import Tensor
 
 from infusion.errors import DivergedError
 from infusion.params import Params
-from infusion.perturb.gradient import perturbation_gradient
-from infusion.perturb.pixels import InputGradient
+from infusion.perturb.gradient import ChosenGradient, perturbation_gradient
 from infusion.records import Batch, Dataset, Task
 from infusion.tasks import evaluating, losses
 
 
 def matching_gradient(
     task: Task, data: Dataset, chosen: Int[Tensor, " k"], wanted: Params
-) -> InputGradient:
+) -> ChosenGradient:
     """Return the gradient that turns the chosen documents' training step towards ``t``.
 
     Args:
@@ -53,7 +52,7 @@ def matching_gradient(
         }
         return perturbation_gradient(task, batch, along, num_documents=1)
 
-    return climb
+    return ChosenGradient(chosen, climb)
 
 
 def _training_gradient(task: Task, batch: Batch, names: list[str]) -> Params:

@@ -7,7 +7,7 @@ so that neither projection can push an edit out of its budget.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import get_args
 
@@ -18,11 +18,21 @@ from torch import Tensor
 from infusion.attribution import along, directional_losses
 from infusion.configs import Ascent, Delivery
 from infusion.data.edits import Edits
-from infusion.errors import DivergedError, InputError, check_choice, check_whole
+from infusion.errors import (
+    DivergedError,
+    InputError,
+    check_choice,
+    check_whole,
+)
 from infusion.params import Params
-from infusion.perturb.budget import Budget, per_document
-from infusion.perturb.gradient import perturbation_gradient
-from infusion.records import Batch, Dataset, Task
+from infusion.perturb.budget import L2, Budget, LInf, per_document
+from infusion.perturb.gradient import (
+    ChosenGradient,
+    InputGradient,
+    check_chosen,
+    influence_gradient,
+)
+from infusion.records import Dataset, Task
 from infusion.tasks import batches, evaluating, first_parameter
 
 _ROUNDING = 1e-3
@@ -63,10 +73,6 @@ def deliver(
         steps[over] = wanted[over].trunc()
     levels = before.inputs.long() + steps.long().to(before.inputs.device)
     return replace(before, inputs=levels.clamp(0, before.levels).to(torch.uint8))
-
-
-InputGradient = Callable[[Tensor], Tensor]
-"""``inputs [k, …] -> ∂f/∂x [k, …]`` of the chosen documents, as values."""
 
 
 def craft(
@@ -126,52 +132,6 @@ def craft(
     )
 
 
-def influence_gradient(
-    models: Sequence[tuple[Task, Params]],
-    data: Dataset,
-    chosen: Int[Tensor, " k"],
-    *,
-    batch_size: int = 128,
-) -> InputGradient:
-    """Average the perturbation gradient over models, each with an IHVP of its own.
-
-    An edit crafted on one model fits that model; what several share carries over to
-    orders and starts that the crafting never saw.
-
-    Args:
-        models: Tasks and the IHVPs solved at them.
-        data: The whole training set.
-        chosen: Documents to edit.
-        batch_size: Documents held at once.
-
-    Returns:
-        What :func:`ascend` climbs.
-
-    Raises:
-        InputError: There is no model.
-    """
-    if not models:
-        raise InputError(
-            "a gradient needs at least one model, got none; give [(task, ihvp)]"
-        )
-    labels = data.labels[chosen]
-
-    def climb(inputs: Tensor) -> Tensor:
-        parts = []
-        for own, values in zip(
-            labels.split(batch_size), inputs.split(batch_size), strict=True
-        ):
-            batch = Batch(values, own.to(values.device))
-            each = [
-                perturbation_gradient(task, batch, ihvp, num_documents=len(data))
-                for task, ihvp in models
-            ]
-            parts.append(each[0] if len(each) == 1 else torch.stack(each).mean(0))
-        return torch.cat(parts)
-
-    return climb
-
-
 def ascend(
     data: Dataset,
     chosen: Int[Tensor, " k"],
@@ -216,10 +176,7 @@ def ascend(
     check_choice("delivery", delivery, get_args(Delivery))
     check_chosen(data, chosen)
     check_whole("steps", steps)
-    if step_size is not None and not 0 < step_size < math.inf:
-        raise InputError(
-            f"step_size must be > 0 and finite, got {step_size}; choose another"
-        )
+    _check_climb(climb, chosen, budget, step_size)
     if delivery == "realisable":
         check_reach("epsilon", budget.epsilon, data)
     alpha = 2.5 * budget.epsilon / steps if step_size is None else step_size
@@ -227,6 +184,7 @@ def ascend(
     delta = torch.zeros_like(original)
     for _ in range(steps):
         gradient = climb(original + delta)
+        _check_gradient(gradient, original)
         if not bool(torch.isfinite(gradient).all()):
             raise DivergedError(
                 "a perturbation gradient must be finite, got NaN or infinity; check "
@@ -244,6 +202,11 @@ def ascend(
         after = replace(values, inputs=values.inputs + delta.to(values.inputs))
     else:
         after = deliver(before, delta, budget)
+        if torch.equal(after.inputs, before.inputs):
+            raise InputError(
+                f"an ascent must change a document, got none within {budget.name} "
+                f"{budget.epsilon:g} on this storage; raise epsilon or the step size"
+            )
     asked = {
         "norm": budget.name,
         "epsilon": budget.epsilon,
@@ -253,6 +216,37 @@ def ascend(
         "delivery": delivery,
     }
     return Edits(chosen, before, after, operator="ascent", asked=asked)
+
+
+def _check_climb(
+    climb: InputGradient, chosen: Tensor, budget: Budget, step_size: float | None
+) -> None:
+    if not isinstance(budget, (LInf, L2)):
+        raise InputError(
+            f"budget must be an infusion.LInf or L2, got {budget!r}; e.g. LInf(8 / 255)"
+        )
+    if isinstance(climb, ChosenGradient) and not torch.equal(climb.documents, chosen):
+        raise InputError(
+            "a gradient must be of the chosen documents, got one of others; make it "
+            "with the same documents"
+        )
+    if step_size is not None and not 0 < step_size < math.inf:
+        raise InputError(
+            f"step_size must be > 0 and finite, got {step_size}; choose another"
+        )
+
+
+def _check_gradient(gradient: object, inputs: Tensor) -> None:
+    if not isinstance(gradient, Tensor) or gradient.shape != inputs.shape:
+        got = (
+            tuple(gradient.shape)
+            if isinstance(gradient, Tensor)
+            else type(gradient).__name__
+        )
+        raise InputError(
+            "a gradient to climb must be a tensor like the inputs, "
+            f"{tuple(inputs.shape)}, got {got}; return e.g. replay_gradient(…).gradient"
+        )
 
 
 def check_reach(name: str, reach: float, data: Dataset) -> None:
@@ -271,39 +265,6 @@ def check_reach(name: str, reach: float, data: Dataset) -> None:
         raise InputError(
             f"{name} must be at least one storage level, 1/{levels} = "
             f"{1 / levels:.4g}, got {reach:.4g}: nothing could change; raise it"
-        )
-
-
-def check_chosen(data: Dataset, chosen: Tensor) -> None:
-    """Refuse documents that cannot be edited by small steps.
-
-    Args:
-        data: The whole training set.
-        chosen: Documents to edit.
-
-    Raises:
-        InputError: The inputs are neither continuous nor on a grid, or a document is
-            named twice or does not exist.
-    """
-    if data.levels is None and not data.inputs.is_floating_point():
-        raise InputError(
-            "documents to perturb must have continuous inputs or lie on a storage "
-            f"grid, got {data.inputs.dtype}; give levels=255 for 8-bit pixels"
-        )
-    if not isinstance(chosen, Tensor):
-        raise InputError(
-            "chosen documents must be a tensor of positions, got "
-            f"{type(chosen).__name__}; use select"
-        )
-    if len(chosen) == 0 or len(chosen.unique()) != len(chosen):
-        raise InputError(
-            f"chosen documents must be at least one and all different, got "
-            f"{len(chosen)} of which {len(chosen.unique())} differ; use select"
-        )
-    if int(chosen.min()) < 0 or int(chosen.max()) >= len(data):
-        raise InputError(
-            f"chosen documents must lie in 0…{len(data) - 1}, got "
-            f"{int(chosen.min())}…{int(chosen.max())}; select them from this dataset"
         )
 
 

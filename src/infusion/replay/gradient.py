@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from infusion.attribution import check_measured
 from infusion.configs import TrainConfig
-from infusion.errors import DivergedError, InputError
+from infusion.errors import DivergedError, InputError, check_type
 from infusion.params import Params
-from infusion.perturb.pixels import check_chosen
+from infusion.perturb.gradient import check_chosen
 from infusion.records import Batch, Dataset, Measurement, Task
 from infusion.replay.statistics import (
     differentiable_statistics,
@@ -103,11 +103,12 @@ def replay_gradient(
         measurement: Scalar function of the retrained model, in eval mode.
         config: Recipe of the retraining.
         seed: Of its orders.
-        start: Where it starts, usually one epoch before the end.
+        start: Where it starts: what ``inf.train`` returns for a recipe of fewer epochs.
         inputs: Values that the named documents have instead of their own.
 
     Returns:
-        The measurement, its derivative, and what was held.
+        ``value``, ``gradient``, ``steps`` and ``states``: :class:`Replay`. To climb it,
+        ``ascend(data, documents, lambda x: replay_gradient(…, inputs=x).gradient, …)``.
 
     Raises:
         InputError: There is nothing to train, documents are not those of the data or
@@ -116,6 +117,8 @@ def replay_gradient(
         DivergedError: The derivative is not finite.
     """
     check_task(task, data)
+    check_type("config", config, TrainConfig)
+    check_type("start", start, Checkpoint)
     check_recipe(config)
     check_start(start, config, seed=seed, size=len(data))
     check_chosen(data, documents)
@@ -128,6 +131,7 @@ def replay_gradient(
     like = first_parameter(task)
     if inputs is None:
         inputs = data.batch(documents, like=like).inputs
+    _check_inputs(inputs, data.inputs[documents])
     trainer = _Trainer(task, data, documents, inputs.to(like), config)
     modes = {module: module.training for module in task.model.modules()}
     try:
@@ -136,6 +140,17 @@ def replay_gradient(
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def _check_inputs(inputs: Tensor, stored: Tensor) -> None:
+    good = isinstance(inputs, Tensor) and inputs.is_floating_point()
+    if not good or inputs.shape != stored.shape or not bool(inputs.isfinite().all()):
+        raise InputError(
+            "inputs must be finite floating-point values of the named documents, shape "
+            f"{tuple(stored.shape)}, got {type(inputs).__name__} of shape "
+            f"{tuple(getattr(inputs, 'shape', ()))}; start from "
+            "data.batch(documents).inputs"
+        )
 
 
 def _replay(

@@ -21,7 +21,7 @@ def suite_table(title: str, effects: list[Json], file: IO[str]) -> None:
     from rich.text import Text
 
     table = Table(title=Text(title))
-    for heading in ("trial", "n", "Δp", "Δ log p", "top-1", "accuracy", "ρ"):
+    for heading in ("trial", "n", "Δp", "Δ log p", "top-1", "accuracy, points", "ρ"):
         table.add_column(heading, justify="left" if heading == "trial" else "right")
     for effect in effects:
         table.add_row(effect["trial"], str(effect["n"]), *suite_cells(effect))

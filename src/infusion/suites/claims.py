@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from infusion.errors import ArtefactError
+from infusion.rows import opened
 from infusion.suites.found import (
     CODED,
     PLAIN,
@@ -285,7 +286,8 @@ def read_rows(folder: Path) -> dict[tuple[str, str, str], list[Row]]:
         whatever folder it was run in.
 
     Raises:
-        ArtefactError: A line is not a row, or rows of one trial differ in its settings.
+        ArtefactError: A line is not a row or was altered, or rows of one trial differ
+            in its settings or in their results.
     """
     found: dict[tuple[str, str, str], dict[Any, Row]] = defaultdict(dict)
     settings: dict[Any, Any] = {}
@@ -302,14 +304,20 @@ def read_rows(folder: Path) -> dict[tuple[str, str, str], list[Row]]:
                     f"{row['trial']!r} in line {number} of {path}; keep them apart"
                 )
             own = row["seed"], row["base_sha256"], row["probe"], row["target"]
-            found[group].setdefault((*own, row["trial"]), row)
+            before = found[group].setdefault((*own, row["trial"]), row)
+            if before["after"] != row["after"]:
+                raise ArtefactError(
+                    "one trial of one pair must have one result, got two of "
+                    f"{row['trial']!r} that differ, the second in line {number} of "
+                    f"{path}; remove one"
+                )
     return {group: list(rows.values()) for group, rows in found.items()}
 
 
 def _row(path: Path, number: int, line: str) -> Row:
     row: Row = {}
     try:
-        row = json.loads(line)
+        row = opened(json.loads(line))
         missing = [name for name in _READ if name not in row]
         known = row["suite"] in NAMES and not missing
     except (ValueError, KeyError, TypeError):

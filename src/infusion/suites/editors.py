@@ -21,8 +21,8 @@ from torch import Tensor
 from infusion.attribution import gradient
 from infusion.checkpoints import from_tensors
 from infusion.params import Params
+from infusion.perturb.gradient import InputGradient, influence_gradient
 from infusion.perturb.matching import matching_gradient
-from infusion.perturb.pixels import InputGradient, influence_gradient
 from infusion.presets.context import Run, checkpoint_file
 from infusion.records import Measurement, Task
 from infusion.replay.gradient import replay_gradient

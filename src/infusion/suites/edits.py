@@ -11,8 +11,8 @@ from infusion.data.edits import Edits
 from infusion.params import Params
 from infusion.perturb.budget import BUDGETS
 from infusion.perturb.controls import noise_like
-from infusion.perturb.gradient import perturbation_gradient
-from infusion.perturb.pixels import InputGradient, ascend
+from infusion.perturb.gradient import InputGradient, perturbation_gradient
+from infusion.perturb.pixels import ascend
 from infusion.presets.context import Pair, Run
 from infusion.records import Task
 from infusion.seeding import derive, stream
