@@ -29,7 +29,7 @@ from infusion.report.fidelity import (
     lds_rows,
 )
 from infusion.report.figures import effects as draw_effects
-from infusion.report.suites import suite_cells
+from infusion.report.suites import statistics_said, suite_cells
 from infusion.report.tables import HEADINGS, NAMES, effects_rows
 from infusion.suites.claims import claims, read_rows
 from infusion.suites.collected import collect
@@ -255,7 +255,11 @@ def suites() -> str:
             for effect in suite["effects"]
         ]
         headings = ["trial", "n", "Δp", "Δ log p", "top-1", "accuracy, points", "ρ"]
-        parts.append("\n".join([head, "", *markdown(headings, rows)]))
+        lines = [head, "", *markdown(headings, rows)]
+        if suite["statistics"] is not None:
+            first = suite["effects"][0]["trial"]
+            lines += ["", f"{first}: {statistics_said(suite['statistics'])}"]
+        parts.append("\n".join(lines))
     return "\n\n".join(parts) or "No rows yet."
 
 

@@ -5,11 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy.stats import wilcoxon
 
 from infusion.errors import ArtefactError
 from infusion.rows import sealed
 from infusion.suites.claims import CLAIMS, GOALS, claims, read_rows
+from infusion.suites.statistics import statistics
 from infusion.suites.summary import effects
 
 
@@ -208,3 +211,23 @@ def test_a_row_that_was_copied_twice_counts_once(tmp_path: Path) -> None:
     (folder / "main.jsonl").write_text(line + other, encoding="utf-8")
     with pytest.raises(ArtefactError, match="one trial of one pair must have one"):
         claims(tmp_path)
+
+
+def test_the_papers_statistics_in_closed_form() -> None:
+    after = [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
+    rows = [row("main", "edit", pair, p) for pair, p in enumerate(after)]
+    rows.append(row("main", "edit", 7, 0.1, clean=behaviour(0.6, 1)))  # taken away
+    found = statistics(rows)
+    shifts = np.array([p - 0.1 for p in after] + [-0.5])
+    assert found["n"] == 8
+    assert found["cohens_d"] == pytest.approx(shifts.mean() / shifts.std())
+    assert found["wilcoxon_p"] == pytest.approx(
+        wilcoxon(shifts).pvalue  # pyright: ignore[reportAttributeAccessIssue]
+    )
+    assert found["one_vs_rest"] == pytest.approx(shifts.mean() * 10 / 9)
+    assert (found["gained"], found["lost"]) == (3, 1)
+    assert found["mcnemar_p"] == pytest.approx(10 / 16)
+    assert 0 < found["permutation_p"] < 0.05
+    same = statistics([row("main", "edit", 0, 0.1)])
+    assert same["entropy_before"] == same["entropy_after"] == pytest.approx(np.log(10))
+    assert same["cohens_d"] is same["wilcoxon_p"] is same["mcnemar_p"] is None

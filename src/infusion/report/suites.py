@@ -46,7 +46,7 @@ def suites_page(collected: list[Json], page: Path) -> None:
     )
     shown = [{**suite, **_figures(suite)} for suite in collected]
     text = environment.get_template("suites.html").render(
-        suites=shown, cells=suite_cells
+        suites=shown, cells=suite_cells, said=statistics_said
     )
     write_whole(page, text.encode())
 
@@ -91,6 +91,28 @@ def suite_cells(effect: Json) -> list[str]:
         ranged(effect["accuracy"], 2, scale=100.0),
         "–" if rho is None else f"{rho:.2f}",
     ]
+
+
+def statistics_said(found: Json) -> str:
+    """Write the paper's statistics of one trial in a sentence.
+
+    Args:
+        found: From :func:`infusion.suites.statistics.statistics`.
+
+    Returns:
+        One line; a dash where a value is not defined.
+    """
+
+    def shown(name: str) -> str:
+        return "–" if found[name] is None else f"{found[name]:.3g}"
+
+    return (
+        f"n = {found['n']}, Cohen's d {shown('cohens_d')}, Wilcoxon p "
+        f"{shown('wilcoxon_p')}, one-vs-rest {shown('one_vs_rest')}, entropy "
+        f"{shown('entropy_before')} → {shown('entropy_after')} nats, top-1 gained "
+        f"{found['gained']} and lost {found['lost']} (McNemar p {shown('mcnemar_p')}), "
+        f"permutation p {shown('permutation_p')}."
+    )
 
 
 def ranged(interval: Json, digits: int, *, scale: float = 1.0) -> str:
