@@ -37,7 +37,7 @@ from infusion.params import axpy, dot
 from infusion.records import Batch, Dataset, call_model
 from infusion.report.fidelity import flips_rows, lds_facts, lds_rows
 from infusion.report.page import report
-from infusion.rows import Rows
+from infusion.rows import Rows, sealed
 from infusion.tasks import classification
 from infusion.training import init_model
 
@@ -310,13 +310,18 @@ def test_half_a_row_is_cut_off(rows: Rows):
         ('{"subset": 1}', "got an altered line 4"),
         ("[]", "got an altered line 4"),
         ("{", "got an altered line 4"),
-        ('{"subset": 2, "seed": 0, "inputs_sha256": "x"}', "got others in line 4"),
-        ('{"subset": 0, "seed": 0, "inputs_sha256": "abc"}', r"\(0, 0\) twice"),
+        ('{"subset": 2, "seed": 0, "inputs_sha256": "abc"}', "got an altered line 4"),
+        ({"subset": 2, "seed": 0, "inputs_sha256": "x"}, "got others in line 4"),
+        ({"subset": 0, "seed": 0, "inputs_sha256": "abc"}, r"\(0, 0\) twice"),
     ],
+    ids=str,
 )
-def test_rows_of_something_else_are_refused(rows: Rows, line: str, wanted: str):
+def test_rows_of_something_else_are_refused(
+    rows: Rows, line: str | dict[str, Any], wanted: str
+):
+    text = line if isinstance(line, str) else json.dumps(sealed(line))
     with rows.path.open("a") as file:
-        file.write(line + "\n")
+        file.write(text + "\n")
     with pytest.raises(ArtefactError, match=wanted):
         rows.read()
 
