@@ -26,7 +26,7 @@ from infusion.perturb.controls import copies, noise_like
 from infusion.perturb.pixels import craft, predicted_effect
 from infusion.presets.context import Pair, Run, checkpoint_file
 from infusion.progress import progress
-from infusion.records import Task
+from infusion.records import Measurement, Task
 from infusion.seeding import derive, stream
 from infusion.selection import select, select_random
 from infusion.store import digest
@@ -97,6 +97,41 @@ def curvature_facts(run: Run, fitted: Curvature) -> dict[str, Any]:
     }
 
 
+def measurement(run: Run, task: Task, pair: Pair) -> Measurement:
+    """Return what a pair measures.
+
+    Args:
+        run: Gives the probe.
+        task: Gives dtype and device.
+        pair: Probe and target.
+
+    Returns:
+        ``log p(target | probe)``.
+    """
+    probe = run.test.batch(pair.row, like=first_parameter(task))
+    return log_prob(probe.inputs[0], pair.target)
+
+
+def solve_pair(run: Run, task: Task, fitted: Curvature, pair: Pair) -> Params:
+    """Solve for a pair's measurement at one model, with the run's damping.
+
+    Args:
+        run: Settings and documents.
+        task: The base model, or another with weights of the same shapes.
+        fitted: Curvature of the base model.
+        pair: Probe and target.
+
+    Returns:
+        The IHVP.
+    """
+    settings = run.config.curvature
+    return fitted.solve(
+        gradient(task, measurement(run, task, pair)),
+        damping=settings.damping,
+        damping_ratio=settings.damping_ratio,
+    )
+
+
 def infuse(run: Run, task: Task, fitted: Curvature, pair: Pair) -> None:
     """Write one pair's scores, edits and predicted effects into the run folder.
 
@@ -106,16 +141,10 @@ def infuse(run: Run, task: Task, fitted: Curvature, pair: Pair) -> None:
         fitted: Its curvature.
         pair: Probe and target; the measurement is ``log p(target | probe)``.
     """
-    settings = run.config.curvature
 
     @cache
     def ihvp() -> Params:
-        probe = run.test.batch(torch.tensor([pair.probe]), like=first_parameter(task))
-        return fitted.solve(
-            gradient(task, log_prob(probe.inputs[0], pair.target)),
-            damping=settings.damping,
-            damping_ratio=settings.damping_ratio,
-        )
+        return solve_pair(run, task, fitted, pair)
 
     scores = run.store.tensors(
         score_file(pair),
@@ -130,8 +159,8 @@ def score_file(pair: Pair) -> str:
     return pair.file("scores", ".safetensors")
 
 
-def score_inputs(run: Run, pair: Pair) -> dict[str, Any]:
-    """List what decides a pair's scores.
+def influence_inputs(run: Run, pair: Pair) -> dict[str, Any]:
+    """List what decides the influence of every document on a pair.
 
     Args:
         run: Settings and documents; its curvature is stored.
@@ -145,9 +174,21 @@ def score_inputs(run: Run, pair: Pair) -> dict[str, Any]:
         "pair": asdict(pair),
         "curvature": run.store.sha256(CURVATURE),
         "damping": [settings.damping, settings.damping_ratio],
-        "k": run.config.edit.k,
-        "seed": run.config.seed,
     }
+
+
+def score_inputs(run: Run, pair: Pair) -> dict[str, Any]:
+    """List what decides a pair's scores, and which documents they choose.
+
+    Args:
+        run: Settings and documents; its curvature is stored.
+        pair: Probe and target.
+
+    Returns:
+        JSON value.
+    """
+    chosen = {"k": run.config.edit.k, "seed": run.config.seed}
+    return influence_inputs(run, pair) | chosen
 
 
 def edit_inputs(run: Run, pair: Pair) -> dict[str, Any]:

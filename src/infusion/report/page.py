@@ -13,6 +13,7 @@ from infusion.errors import ArtefactError, InputError
 from infusion.report.numbers import Numbers
 from infusion.report.pictures import magnification, png_uri, values
 from infusion.report.tables import NAMES
+from infusion.report.templates import template
 from infusion.store import Store, write_whole
 
 PAIRS_IN_DETAIL = 8
@@ -61,12 +62,12 @@ def report(root: Path) -> Path:
         ArtefactError: The run is unfinished, or one of its files was truncated,
             altered or written by another version.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
+    from jinja2 import UndefinedError
 
     from infusion.report.attribution import attribution_context
 
     results = Store(root).read_json("results.json")
-    template, verb, collect = "page.html", "run", _context
+    source, verb, collect = "page.html", "run", _context
     kind = results.get("kind")
     if kind in ("lds", "flips"):
         raise InputError(
@@ -75,19 +76,12 @@ def report(root: Path) -> Path:
             "table"
         )
     if kind == "attribution":
-        template, verb = "attribution.html", "attribute"
+        source, verb = "attribution.html", "attribute"
         collect = attribution_context
-    environment = Environment(
-        loader=PackageLoader("infusion.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     n = Numbers("results.json", results)
     context = _provenance(root, n, verb) | collect(Store(root), n)
     try:
-        text = environment.get_template(template).render(context)
+        text = template(source).render(context)
     except UndefinedError as error:
         raise ArtefactError(
             f"{root / 'results.json'} must hold all that the page shows, got none: "

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import IO, Any
 
+from infusion.report.templates import template
 from infusion.store import write_whole
 
 Json = dict[str, Any]
@@ -35,17 +36,8 @@ def suites_page(collected: list[Json], page: Path) -> None:
         collected: From :func:`infusion.suites.collected.collect`.
         page: Written, one file without links to others.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("infusion.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     shown = [{**suite, **_figures(suite)} for suite in collected]
-    text = environment.get_template("suites.html").render(
+    text = template("suites.html").render(
         suites=shown, cells=suite_cells, said=statistics_said
     )
     write_whole(page, text.encode())

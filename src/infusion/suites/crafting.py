@@ -8,82 +8,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from infusion.attribution import gradient
 from infusion.data.edits import Edits
-from infusion.measure import log_prob
 from infusion.params import Params
 from infusion.perturb.controls import copies
 from infusion.perturb.pixels import predicted_effect
 from infusion.perturb.similarity import psnr, ssim
 from infusion.presets.context import Pair, Run, checkpoint_file
-from infusion.presets.infuse import CURVATURE
-from infusion.records import Measurement, Task
+from infusion.presets.infuse import measurement, score_file, solve_pair
+from infusion.records import Task
 from infusion.store import digest
 from infusion.suites.editors import COSTS, EDITORS, Models, Subject
 from infusion.suites.edits import attainable_gains, choose, climbed, noise_of, reach
 from infusion.suites.retrainings import MEMBERS, member, replay_file, replayed
 from infusion.suites.subjects import Home, fitted, opened
 from infusion.suites.trials import Change
-from infusion.tasks import first_parameter
-
-
-def score_file(pair: Pair) -> str:
-    """Name the artefact of a pair's scores."""
-    return pair.file("scores", ".safetensors")
-
-
-def score_inputs(run: Run, pair: Pair) -> dict[str, Any]:
-    """List what decides a pair's scores.
-
-    Args:
-        run: Settings; its curvature is stored.
-        pair: Probe and target.
-
-    Returns:
-        JSON value.
-    """
-    settings = run.config.curvature
-    return {
-        "pair": asdict(pair),
-        "curvature": run.store.sha256(CURVATURE),
-        "damping": [settings.damping, settings.damping_ratio],
-    }
 
 
 def solved(home: Home, run: Run, task: Task, pair: Pair) -> Params:
-    """Solve for a pair's measurement at one model.
+    """Solve for a pair at one model, with the curvature of the base model.
 
     Args:
         home: Suite folder.
         run: Settings and documents of its architecture.
-        task: The base model, or another with the same weights' shapes: the curvature is
-            the base model's.
-        pair: Probe and target; the measurement is ``log p(target | probe)``.
+        task: The base model, or another with weights of the same shapes.
+        pair: Probe and target.
 
     Returns:
         The IHVP.
     """
-    settings = run.config.curvature
-    return fitted(home, run.config.architecture).solve(
-        gradient(task, measurement(run, task, pair)),
-        damping=settings.damping,
-        damping_ratio=settings.damping_ratio,
-    )
-
-
-def measurement(run: Run, task: Task, pair: Pair) -> Measurement:
-    """Return what a pair measures.
-
-    Args:
-        run: Gives the probe.
-        task: Gives dtype and device.
-        pair: Probe and target.
-
-    Returns:
-        ``log p(target | probe)``.
-    """
-    probe = run.test.batch(pair.row, like=first_parameter(task))
-    return log_prob(probe.inputs[0], pair.target)
+    return solve_pair(run, task, fitted(home, run.config.architecture), pair)
 
 
 def edit_file(pair: Pair, change: Change, ending: str) -> str:

@@ -13,18 +13,13 @@ from infusion.errors import ArtefactError, InputError, check_whole
 from infusion.parallel import side_by_side
 from infusion.presets.checks import check
 from infusion.presets.context import Pair, Run, checkpoint_file
+from infusion.presets.infuse import influence_inputs, score_file
 from infusion.progress import progress
 from infusion.rows import Rows
 from infusion.run_folder import refuse_other_config, refuse_other_environment
 from infusion.scores import influences
 from infusion.store import RECORD, digest, environment
-from infusion.suites.crafting import (
-    craft,
-    has_edits,
-    score_file,
-    score_inputs,
-    solved,
-)
+from infusion.suites.crafting import craft, has_edits, solved
 from infusion.suites.retrainings import MEMBERS, is_replayed, member, replay
 from infusion.suites.subjects import Home, class_pairs, fitted, opened
 from infusion.suites.trial_rows import measured
@@ -233,7 +228,7 @@ def _score(home: Home, run: Run, pairs: list[Pair]) -> None:
     missing = [
         pair
         for pair in pairs
-        if not run.store.has(score_file(pair), score_inputs(run, pair))
+        if not run.store.has(score_file(pair), influence_inputs(run, pair))
     ]
     if not missing:
         return
@@ -243,7 +238,7 @@ def _score(home: Home, run: Run, pairs: list[Pair]) -> None:
         found = influences(task, run.train, ihvps, on_batch=advance)
     for pair, scores in zip(pairs, found.unbind(), strict=True):
         made = {"influence": scores.clone()}
-        run.store.tensors(score_file(pair), score_inputs(run, pair), made.copy)
+        run.store.tensors(score_file(pair), influence_inputs(run, pair), made.copy)
 
 
 def _retrain(home: Home, suite: str, chunk: Work, rows: Rows, names: list[str]) -> None:
