@@ -1,7 +1,7 @@
-"""Draw the tables and the figure of README and docs from the files in this folder.
+"""Draw the tables and figures of README and docs from the files in this folder.
 
-    python results/tables.py          rewrite README.md, docs/suites.md, docs/digits.svg
-    python results/tables.py --check  exit 1 where either differs
+    python results/tables.py          rewrite README.md, docs/suites.md, docs/figures/
+    python results/tables.py --check  exit 1 where one differs
 
 ``digits.json`` and ``cifar10-seed*.json`` are the ``results.json`` of finished runs,
 ``fidelity-*.json`` and ``flips-*.json`` those of ``infusion fidelity``,
@@ -14,6 +14,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ from infusion.report.fidelity import (
     lds_rows,
 )
 from infusion.report.figures import effects as draw_effects
-from infusion.report.suites import statistics_said, suite_cells
+from infusion.report.figures import standing_alone
+from infusion.report.suites import statistics_said, suite_figures, suite_rows
 from infusion.report.tables import HEADINGS, NAMES, effects_rows
 from infusion.suites.claims import claims, read_rows
 from infusion.suites.collected import collect
@@ -46,7 +48,9 @@ BESIDE = (
     "memory",
     "agreement",
 )
-COLOURS = {"--ink": "#222", "--muted": "#666", "--line": "#ddd", "--accent": "#b8401f"}
+FIGURES = ROOT / "docs" / "figures"
+BESIDE_TABLES = ("curve", "curve-2", "spread", "predicted", "classes")
+"""Figures of suites that docs show; tables say what the others do."""
 
 
 def read(name: str) -> Any:
@@ -244,23 +248,32 @@ def claimed() -> str:
 
 
 def suites() -> str:
-    """Return the effects of every suite that has rows, a table each."""
+    """Return the effects of every suite that has rows: a table and figures each."""
     parts = []
-    for suite in collect(HERE) if read_rows(HERE) else []:
+    for suite in collected():
         seeds = ", ".join(map(str, suite["seeds"]))
         name = f"{suite['preset']} {suite['scale']}, {suite['suite']}"
-        head = f"**{name}**, base seeds {seeds}"
-        rows = [
-            [effect["trial"], str(effect["n"]), *suite_cells(effect)]
-            for effect in suite["effects"]
-        ]
-        headings = ["trial", "n", "Δp", "Δ log p", "top-1", "accuracy, points", "ρ"]
-        lines = [head, "", *markdown(headings, rows)]
+        lines = [f"**{name}**, base seeds {seeds}", ""]
+        lines += markdown(*suite_rows(suite["effects"]))
         if suite["statistics"] is not None:
             first = suite["effects"][0]["trial"]
             lines += ["", f"{first}: {statistics_said(suite['statistics'])}"]
+        for figure, (_, caption) in suite_figures(suite).items():
+            if figure in BESIDE_TABLES:
+                lines += ["", f"![{caption}](figures/{figure_file(suite, figure)})"]
         parts.append("\n".join(lines))
     return "\n\n".join(parts) or "No rows yet."
+
+
+@cache
+def collected() -> list[Any]:
+    """Summarise every suite that has rows."""
+    return collect(HERE) if read_rows(HERE) else []
+
+
+def figure_file(suite: Any, figure: str) -> str:
+    """Name the file of a figure."""
+    return f"{suite['preset']}-{suite['scale']}-{suite['suite']}-{figure}.svg"
 
 
 def replay() -> str:
@@ -335,27 +348,37 @@ def drawn(text: str) -> str:
     return text
 
 
-def figure() -> str:
-    """Draw the digits run's effects as a picture of its own."""
+def pictures() -> dict[str, str]:
+    """Draw all figures of docs: the digits run beside its controls, and of suites."""
     run = read("digits.json")
-    svg = draw_effects(
+    digits = draw_effects(
         list(NAMES.values()),
         [run["effects"][arm] for arm in NAMES],
         [arm == "edit" for arm in NAMES],
     )
-    for name, colour in COLOURS.items():
-        svg = svg.replace(f"var({name})", colour)
-    svg = svg.replace("var(--sans)", "sans-serif")
-    head = '<svg xmlns="http://www.w3.org/2000/svg" style="background:#fff" '
-    return svg.replace("<svg ", head, 1) + "\n"
+    drawn = {
+        figure_file(suite, figure): element
+        for suite in collected()
+        for figure, (element, _) in suite_figures(suite).items()
+        if figure in BESIDE_TABLES
+    }
+    return {
+        name: standing_alone(element)
+        for name, element in {"digits.svg": digits, **drawn}.items()
+    }
 
 
 if __name__ == "__main__":
     files = {
         **{path: drawn(path.read_text()) for path in TEXTS},
-        ROOT / "docs" / "digits.svg": figure(),
+        **{FIGURES / name: text for name, text in pictures().items()},
     }
+    gone = set(FIGURES.glob("*.svg")) - set(files)
     if "--check" in sys.argv:
-        sys.exit(any(not f.exists() or f.read_text() != t for f, t in files.items()))
+        changed = (not f.exists() or f.read_text() != t for f, t in files.items())
+        sys.exit(bool(gone) or any(changed))
+    FIGURES.mkdir(exist_ok=True)
     for file, text in files.items():
         file.write_text(text)
+    for file in gone:
+        file.unlink()

@@ -1,5 +1,6 @@
 """Claims are judged by committed rows and nothing else."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,11 @@ import pytest
 from scipy.stats import wilcoxon
 
 from infusion.errors import ArtefactError
+from infusion.report.suites import suite_figures, suite_rows
 from infusion.rows import sealed
 from infusion.suites.claims import CLAIMS, GOALS, claims, read_rows
+from infusion.suites.collected import collect
+from infusion.suites.curves import curves
 from infusion.suites.statistics import statistics
 from infusion.suites.summary import effects
 
@@ -231,3 +235,75 @@ def test_the_papers_statistics_in_closed_form() -> None:
     same = statistics([row("main", "edit", 0, 0.1)])
     assert same["entropy_before"] == same["entropy_after"] == pytest.approx(np.log(10))
     assert same["cohens_d"] is same["wilcoxon_p"] is same["mcnemar_p"] is None
+
+
+def _copied(count: int, after: float, pair: int = 0) -> dict[str, Any]:
+    change = {"operator": "copies", "edit": {"k": count, "epsilon": 0.05}}
+    return row("copies", f"{count} copies", pair, after, change=change)
+
+
+def test_copies_are_points_of_a_curve_beside_the_edit() -> None:
+    ascent = {"operator": "ascent", "edit": {"k": 100, "epsilon": 0.05}}
+    edits = [row("copies", "edit", pair, 0.4, change=ascent) for pair in range(2)]
+    rows = [_copied(5, 0.7), _copied(1, 0.2), _copied(5, 0.5, pair=1), *edits]
+    (found,) = curves("copies", rows)
+    assert [(p["at"], pytest.approx(p["mean"])) for p in found["points"]] == [
+        (1, 0.1),
+        (5, 0.5),
+    ]
+    assert found["beside"]["trial"] == "edit"
+    assert found["beside"]["mean"] == pytest.approx(0.3)
+    assert curves("main", rows) == []
+
+
+def test_horizon_and_budget_have_two_curves_each() -> None:
+    modes = {
+        "last 1 epochs": (1, 0),
+        "last 3 epochs": (3, 0),
+        "2 clean epochs after": (1, 2),
+    }
+    rows = [
+        row("horizon", name, 0, 0.2, retraining={"epochs": epochs, "further": further})
+        for name, (epochs, further) in modes.items()
+    ]
+    longer, after = curves("horizon", rows)
+    assert [p["at"] for p in longer["points"]] == [1, 3]
+    assert [p["at"] for p in after["points"]] == [0, 2]
+    sizes = {"k = 10": (10, 0.05), "L∞ = 8/255": (100, 8 / 255)}
+    rows = [
+        row("budget", name, 0, 0.2, change={"edit": {"k": k, "epsilon": epsilon}})
+        for name, (k, epsilon) in sizes.items()
+    ]
+    number, distance = curves("budget", rows)
+    assert [p["at"] for p in number["points"]] == [10]
+    assert [p["at"] for p in distance["points"]] == [8 / 255]
+
+
+def test_costs_and_sizes_are_shown_where_trials_differ_in_them(tmp_path: Path) -> None:
+    reached = {"mean_l2": 1.5, "psnr": 30.0, "ssim": 0.9}
+    rows = [
+        row("engines", "ekfac, own 0", 0, 0.2, reached=reached),
+        row("engines", "ensemble, own 0", 0, 0.3, reached=reached, evaluations=400),
+    ]
+    found = [dataclasses.asdict(effect) for effect in effects(rows)]
+    headings, lines = suite_rows(found)
+    assert headings[-1] == "gradients"
+    assert [line[-1] for line in lines] == ["50", "400"]
+    rows[1]["reached"] = {**reached, "ssim": 0.8}
+    found = [dataclasses.asdict(effect) for effect in effects(rows)]
+    headings, lines = suite_rows(found)
+    assert headings[-2:] == ["gradients", "SSIM"]
+    assert [line[-1] for line in lines] == ["0.900", "0.800"]
+    folder = tmp_path / "cifar10-small"
+    folder.mkdir()
+    ascent = {"operator": "ascent", "edit": {"k": 100, "epsilon": 0.05}}
+    main = [row("main", "edit", pair, 0.2 + pair / 10) for pair in range(3)]
+    copies = [_copied(1, 0.2), _copied(5, 0.6)]
+    copies.append(row("copies", "edit", 0, 0.4, change=ascent))
+    for each in (*main, *copies):
+        with (folder / f"{each['suite']}.jsonl").open("a") as file:
+            file.write(json.dumps(sealed(each)) + "\n")
+    drawn = {suite["suite"]: suite_figures(suite) for suite in collect(tmp_path)}
+    assert list(drawn["main"]) == ["effects", "spread", "predicted", "classes"]
+    assert list(drawn["copies"]) == ["effects", "curve"]
+    assert "explicit copies of the probe" in drawn["copies"]["curve"][0]

@@ -21,6 +21,13 @@ from infusion.report.numbers import significant
 
 INK, MUTED, LINE, ACCENT = "#010101", "#020202", "#030303", "#040404"
 _VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", ACCENT: "--accent"}
+_ALONE = {
+    "--ink": "#222",
+    "--muted": "#666",
+    "--line": "#ddd",
+    "--accent": "#b8401f",
+    "--sans": "sans-serif",
+}
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "infusion",
@@ -45,6 +52,21 @@ def _axes(width: int, height: int) -> tuple[Figure, Axes]:
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasSVG(figure)
     return figure, figure.add_subplot()
+
+
+def standing_alone(element: str) -> str:
+    """Make an SVG file of a figure: a name space, and colours where a page has none.
+
+    Args:
+        element: An ``svg`` element for a page.
+
+    Returns:
+        The content of a file, on white.
+    """
+    for name, colour in _ALONE.items():
+        element = element.replace(f"var({name})", colour)
+    head = '<svg xmlns="http://www.w3.org/2000/svg" style="background:#fff" '
+    return element.replace("<svg ", head, 1) + "\n"
 
 
 def _svg(figure: Figure, label: str) -> str:
@@ -143,6 +165,82 @@ def scatter(predicted: list[float], realised: list[float]) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(FuncFormatter(_tick))
     return _svg(figure, "Predicted against realised effect of the edit, by pair")
+
+
+def curve(drawn: dict[str, Any]) -> str:
+    """Draw an effect along a number, each point with its interval.
+
+    Args:
+        drawn: From :func:`infusion.suites.curves.curves`.
+
+    Returns:
+        An ``svg`` element; what the points are compared with is a band.
+    """
+    points, beside = drawn["points"], drawn["beside"]
+    places = [point["at"] for point in points]
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(330, 220)
+        axes.grid(axis="y", color=LINE, linewidth=0.6)
+        axes.axhline(0, color=MUTED, linewidth=0.8)
+        for point in points:
+            if point["low"] is not None:
+                ends = [point["low"], point["high"]]
+                axes.plot([point["at"]] * 2, ends, color=INK, lw=1.2)
+        axes.plot(places, [p["mean"] for p in points], "-o", color=INK, markersize=4)
+        if beside is not None:
+            if beside["low"] is not None:
+                axes.axhspan(
+                    beside["low"], beside["high"], color=ACCENT, alpha=0.18, lw=0
+                )
+            axes.axhline(beside["mean"], color=ACCENT, linewidth=1.4)
+            axes.annotate(
+                beside["trial"],
+                (0.02, beside["mean"]),
+                (0, 3),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                color=ACCENT,
+            )
+        if drawn["logarithmic"]:
+            axes.set_xscale("log")
+            axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(places, [_tick(round(place, 3)) for place in places])
+        axes.set_xlabel(drawn["along"])
+        axes.set_ylabel("change of p(target)")
+    return _svg(figure, f"Change of p(target) against {drawn['along']}")
+
+
+def boxes(values: dict[str, list[float]], *, measured: str) -> str:
+    """Draw how values spread, a box each.
+
+    Args:
+        values: By name.
+        measured: What they are.
+
+    Returns:
+        An ``svg`` element.
+    """
+    line = {"color": INK, "linewidth": 1.2}
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(330, 40 + 34 * len(values))
+        axes.axvline(0, color=MUTED, linewidth=0.8)
+        axes.boxplot(
+            list(values.values()),
+            orientation="horizontal",
+            widths=0.5,
+            tick_labels=list(values),
+            boxprops=line,
+            whiskerprops=line,
+            capprops=line,
+            medianprops={"color": ACCENT, "linewidth": 2},
+            flierprops={"marker": "o", "markersize": 3, "markeredgecolor": MUTED},
+        )
+        axes.set_ylim(len(values) + 0.6, 0.4)
+        axes.set_xlabel(measured)
+        axes.grid(axis="x", color=LINE, linewidth=0.6)
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0, labelcolor=INK)
+    return _svg(figure, f"Spread of {measured} over pairs")
 
 
 def cells(

@@ -9,6 +9,58 @@ from infusion.store import write_whole
 Json = dict[str, Any]
 
 
+_ALWAYS = ("n", "Δp", "Δ log p", "top-1", "accuracy, points", "ρ")
+_WHERE_THEY_DIFFER = ("gradients", "L2", "PSNR, dB", "SSIM")
+
+
+def suite_rows(effects: list[Json]) -> tuple[list[str], list[list[str]]]:
+    """Write out the effect of every trial of a suite.
+
+    Args:
+        effects: From :func:`infusion.suites.summary.effects`, as JSON values.
+
+    Returns:
+        Headings, and a line per trial: pairs, Δp, Δ log p, new top-1, accuracy in
+        points, correlation; gradient evaluations per document and the size of the edits
+        where the trials differ in them; a dash where there is nothing to say.
+    """
+    cells = [{**_effect_cells(effect), **_cost_cells(effect)} for effect in effects]
+    differing = [
+        name for name in _WHERE_THEY_DIFFER if len({cell[name] for cell in cells}) > 1
+    ]
+    shown = [*_ALWAYS, *differing]
+    rows = [
+        [effect["trial"], *(cell[name] for name in shown)]
+        for effect, cell in zip(effects, cells, strict=True)
+    ]
+    return ["trial", *shown], rows
+
+
+def _effect_cells(effect: Json) -> dict[str, str]:
+    flips, rho = effect["flips"], effect["predicted"]
+    return {
+        "n": str(effect["n"]),
+        "Δp": ranged(effect["delta_p"], 3),
+        "Δ log p": ranged(effect["delta_log_p"], 2),
+        "top-1": "–" if flips is None else f"{flips['count']}/{flips['rows']}",
+        "accuracy, points": ranged(effect["accuracy"], 2, scale=100.0),
+        "ρ": "–" if rho is None else f"{rho:.2f}",
+    }
+
+
+def _cost_cells(effect: Json) -> dict[str, str]:
+    def said(name: str, digits: int) -> str:
+        value = effect["sizes"][name]
+        return "–" if value is None else f"{value:.{digits}f}"
+
+    return {
+        "gradients": str(effect["evaluations"]),
+        "L2": said("l2", 2),
+        "PSNR, dB": said("psnr", 1),
+        "SSIM": said("ssim", 3),
+    }
+
+
 def suite_table(title: str, effects: list[Json], file: IO[str]) -> None:
     """Print the effect of every trial with its 95 % interval.
 
@@ -22,67 +74,72 @@ def suite_table(title: str, effects: list[Json], file: IO[str]) -> None:
     from rich.text import Text
 
     table = Table(title=Text(title))
-    for heading in ("trial", "n", "Δp", "Δ log p", "top-1", "accuracy, points", "ρ"):
+    headings, rows = suite_rows(effects)
+    for heading in headings:
         table.add_column(heading, justify="left" if heading == "trial" else "right")
-    for effect in effects:
-        table.add_row(effect["trial"], str(effect["n"]), *suite_cells(effect))
-    Console(file=file, emoji=False, width=120).print(table)
+    for row in rows:
+        table.add_row(*row)
+    Console(file=file, emoji=False, width=140).print(table)
 
 
 def suites_page(collected: list[Json], page: Path) -> None:
-    """Draw one page of every suite: effects, and the edit's effect by pair.
+    """Draw one page of every suite: effects, curves, and the edit's effect by pair.
 
     Args:
         collected: From :func:`infusion.suites.collected.collect`.
         page: Written, one file without links to others.
     """
-    shown = [{**suite, **_figures(suite)} for suite in collected]
+    shown = [{**suite, "figures": suite_figures(suite)} for suite in collected]
     text = template("suites.html").render(
-        suites=shown, cells=suite_cells, said=statistics_said
+        suites=shown, rows=suite_rows, said=statistics_said
     )
     write_whole(page, text.encode())
 
 
-def _figures(suite: Json) -> dict[str, str | None]:
+def suite_figures(suite: Json) -> dict[str, tuple[str, str]]:
+    """Draw all figures of a suite.
+
+    Args:
+        suite: From :func:`infusion.suites.collected.collect`.
+
+    Returns:
+        An ``svg`` element and its caption by name: ``"effects"``; curves where the
+        suite varies a number; of the main suite the spread over pairs, predicted
+        against realised, and the effect by classes.
+    """
     from infusion.report import figures
 
-    effects = suite["effects"]
+    effects, first = suite["effects"], suite["effects"][0]["trial"]
     forest = figures.effects(
         [effect["trial"] for effect in effects],
         [effect["delta_p"] for effect in effects],
         [index == 0 for index in range(len(effects))],
         measured="change of p(target) beyond the clean replay",
     )
+    drawn = {"effects": (forest, "Mean Δp of every trial with its 95 % interval.")}
+    for number, curve in enumerate(suite["curves"]):
+        name = "curve" if number == 0 else f"curve-{number + 1}"
+        if curve["points"]:
+            caption = f"Mean Δp against {curve['along']}, 95 % intervals."
+            drawn[name] = (figures.curve(curve), caption)
+    if suite["suite"] != "main":
+        return drawn
     by_class = {(label, target): p for label, target, p in suite["cells"]}
-    main = suite["suite"] == "main"
-    return {
-        "forest": forest,
-        "scatter": figures.scatter(suite["predicted"], suite["realised"])
-        if main
-        else None,
-        "by_class": figures.cells(suite["names"], by_class, measured="Δ p")
-        if main
-        else None,
+    return drawn | {
+        "spread": (
+            figures.boxes(suite["spread"], measured="Δp"),
+            "Δp over pairs: quartiles, whiskers to 1.5 times their distance, all else "
+            "as dots.",
+        ),
+        "predicted": (
+            figures.scatter(suite["predicted"], suite["realised"]),
+            f"Predicted against realised Δ log p, {first}, a dot per pair.",
+        ),
+        "classes": (
+            figures.cells(suite["names"], by_class, measured="Δp"),
+            f"Δp of {first} by true class and target, mean over base models.",
+        ),
     }
-
-
-def suite_cells(effect: Json) -> list[str]:
-    """Write out one effect: Δp, Δ log p, new top-1, accuracy in points, correlation.
-
-    Args:
-        effect: Of one trial.
-
-    Returns:
-        Texts; a dash where there is nothing to say.
-    """
-    flips, rho = effect["flips"], effect["predicted"]
-    return [
-        ranged(effect["delta_p"], 3),
-        ranged(effect["delta_log_p"], 2),
-        "–" if flips is None else f"{flips['count']}/{flips['n']}",
-        ranged(effect["accuracy"], 2, scale=100.0),
-        "–" if rho is None else f"{rho:.2f}",
-    ]
 
 
 def statistics_said(found: Json) -> str:

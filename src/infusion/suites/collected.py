@@ -8,6 +8,7 @@ from typing import Any
 from infusion.errors import InputError
 from infusion.presets import find_preset
 from infusion.suites.claims import read_rows
+from infusion.suites.curves import curves
 from infusion.suites.statistics import statistics
 from infusion.suites.summary import Row, effects, moved, units
 from infusion.suites.trials import NAMES
@@ -54,6 +55,13 @@ def _collected(preset: str, scale: str, suite: str, rows: list[Row]) -> dict[str
         "effects": found,
         "predicted": units(first, lambda row: row["predicted"]),
         "realised": units(first, lambda row: moved(row, "log_p")),
+        "spread": {
+            effect["trial"]: units(
+                (row for row in rows if row["trial"] == effect["trial"]), moved
+            )
+            for effect in found
+        },
+        "curves": curves(suite, rows),
         "statistics": statistics(first) if suite == "main" else None,
         "cells": [
             [label, target, sum(values) / len(values)]

@@ -7,6 +7,8 @@ from typing import Any
 from infusion.measure import Interval, bootstrap_mean, rank_correlation
 
 Row = dict[str, Any]
+SIZES = {"l2": "mean_l2", "psnr": "psnr", "ssim": "ssim"}
+"""How large an edit is: name, and where a row says it."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Effect:
         predicted: Rank correlation of predicted and realised change.
         evaluations: Gradients per document that the edit took; those of a replay are
             each through a whole epoch.
+        sizes: Means over pairs and documents of ``l2``, ``psnr`` in decibels (medians
+            of each edit) and ``ssim``; None for copies.
     """
 
     trial: str
@@ -36,6 +40,7 @@ class Effect:
     accuracy: Interval
     predicted: float | None
     evaluations: int
+    sizes: dict[str, float | None]
 
 
 def moved(row: Row, name: str = "p") -> float:
@@ -104,20 +109,21 @@ def flips(rows: Iterable[Row]) -> dict[str, Any] | None:
         rows: Of one trial, or of several that differ in their draws.
 
     Returns:
-        See :func:`share`, with ``n`` pairs; where a pair has several draws or base
-        models its share counts, and the interval is the bootstrap's. None where every
-        pair is trivial.
+        See :func:`share`, with ``n`` pairs, and ``count`` of so many ``rows``; where a
+        pair has several draws or base models its share counts, and the interval is the
+        bootstrap's. None where every pair is trivial.
     """
     asked = [row for row in rows if row["clean"]["top1"] != row["target"]]
     if not asked:
         return None
     hits = units(asked, lambda row: row["after"]["top1"] == row["target"])
     if len(hits) == len(asked):
-        return share(round(sum(hits)), len(hits))
+        return {"rows": len(asked), **share(round(sum(hits)), len(hits))}
     found = bootstrap_mean(hits, seed=0)
     count = sum(row["after"]["top1"] == row["target"] for row in asked)
     ends = {"low": found.low, "high": found.high}
-    return {"count": count, "n": len(hits), "mean": found.mean, **ends}
+    counts = {"count": count, "rows": len(asked), "n": len(hits)}
+    return {**counts, "mean": found.mean, **ends}
 
 
 def effects(rows: list[Row]) -> list[Effect]:
@@ -148,4 +154,11 @@ def _effect(name: str, rows: list[Row]) -> Effect:
         accuracy=interval(rows, lambda row: row["accuracy"] - row["clean_accuracy"]),
         predicted=rank_correlation(predicted, realised),
         evaluations=max(row["evaluations"] for row in rows),
+        sizes={name: _size(rows, key) for name, key in SIZES.items()},
     )
+
+
+def _size(rows: list[Row], key: str) -> float | None:
+    found = [row["reached"].get(key) for row in rows]
+    known = [value for value in found if value is not None]
+    return sum(known) / len(known) if len(known) == len(rows) else None

@@ -1,0 +1,103 @@
+"""Trials that vary one number, as points of a curve."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from infusion.suites.summary import Row, interval, moved
+
+Coordinate = Callable[[Row], float | None]
+"""Where a row lies on the axis; None where it belongs to another curve."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One number against the effect.
+
+    Attributes:
+        along: What is on the axis.
+        at: Of a row.
+        logarithmic: Whether the axis is.
+        beside: Trial that the points are compared with, if any.
+    """
+
+    along: str
+    at: Coordinate
+    logarithmic: bool = False
+    beside: str | None = None
+
+
+def _copies(row: Row) -> float | None:
+    change = row["change"]
+    return float(change["edit"]["k"]) if change["operator"] == "copies" else None
+
+
+def _epochs(row: Row) -> float | None:
+    mode = row["retraining"]
+    return None if mode["further"] else float(mode["epochs"])
+
+
+def _further(row: Row) -> float | None:
+    mode = row["retraining"]
+    return float(mode["further"]) if mode["epochs"] == 1 else None
+
+
+def _number(row: Row) -> float | None:
+    named = row["trial"].startswith("k = ")
+    return float(row["change"]["edit"]["k"]) if named else None
+
+
+def _distance(row: Row) -> float | None:
+    named = row["trial"].startswith("L∞ = ")
+    return row["change"]["edit"]["epsilon"] if named else None
+
+
+CURVES: dict[str, tuple[Curve, ...]] = {
+    "copies": (
+        Curve("explicit copies of the probe", _copies, logarithmic=True, beside="edit"),
+    ),
+    "horizon": (
+        Curve("epochs retrained on the edit", _epochs),
+        Curve("clean epochs after the edited one", _further),
+    ),
+    "budget": (
+        Curve("documents edited", _number, logarithmic=True),
+        Curve("budget in L∞, values", _distance),
+    ),
+}
+
+
+def curves(suite: str, rows: list[Row]) -> list[dict[str, Any]]:
+    """Lay out the effects of a suite along what it varies.
+
+    Args:
+        suite: Its name; most vary no number and have no curve.
+        rows: Of one preset and scale.
+
+    Returns:
+        A JSON value per curve: ``along``, ``logarithmic``, ``points`` of ``at`` and
+        the interval of Δp over pairs, in order, and ``beside``: a trial's name and
+        interval, or None.
+    """
+    return [_drawn(curve, rows) for curve in CURVES.get(suite, ())]
+
+
+def _drawn(curve: Curve, rows: list[Row]) -> dict[str, Any]:
+    groups: dict[float, list[Row]] = defaultdict(list)
+    for row in rows:
+        place = curve.at(row)
+        if place is not None:
+            groups[place].append(row)
+    beside = [row for row in rows if row["trial"] == curve.beside]
+    return {
+        "along": curve.along,
+        "logarithmic": curve.logarithmic,
+        "points": [
+            {"at": place, **asdict(interval(groups[place], moved))}
+            for place in sorted(groups)
+        ],
+        "beside": {"trial": curve.beside, **asdict(interval(beside, moved))}
+        if beside
+        else None,
+    }
