@@ -2,7 +2,8 @@
 
 Where the paper's code differs from a realisable edit (no clamp, no rounding, an ε of
 1.0 that never binds) the default is the realisable one at the same reach, 12.75/255,
-which is 12 levels; ``--delivery as_coded`` gives the paper's.
+which is 12 levels; ``--delivery as_coded`` gives the paper's. At ``--scale small`` as
+many documents are edited, so a larger share of them: 100 of 10,000, in half the steps.
 """
 
 from dataclasses import replace
@@ -69,7 +70,7 @@ SMALL = replace(
     scale="small",
     data=replace(PAPER.data, train=10_000),
     train=TrainConfig(epochs=10, batch_size=32, lr=0.02, momentum=0.9, order="fixed"),
-    edit=replace(PAPER.edit, k=25),
+    edit=replace(PAPER.edit, steps=25, step_size=0.002),
 )
 
 PRESET = Preset(
