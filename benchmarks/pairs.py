@@ -1,68 +1,80 @@
 """Seconds per pair of each stage after the shared ones, one at a time and together.
 
-    python benchmarks/pairs.py --data FOLDER [--scale small]
+    python benchmarks/pairs.py --data FOLDER [--scale small] [--device cpu]
 
-CIFAR-10 with the preset's network, one thread. Scores: one pair against eight in one
-pass. Retraining: one edit against a stack of four. Everything beside a plain training
-epoch in the same run; the goal is that a pair costs at most 1.5 epochs on two cores.
+CIFAR-10 with the preset's network and edit; one thread on a CPU. One pair at a time
+against eight together: scored in one pass, crafted in one, retrained in stacks of
+eight. Everything beside a plain training epoch in the same run; the goal is that a pair
+costs at most 1.5 epochs.
 """
 
 import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import tyro
 
 import infusion as inf
+from infusion.configs import RunConfig
 from infusion.presets import find_preset
+from infusion.records import Dataset
 from infusion.retrain import retrain
 from infusion.stacked import retrain_stacked
 from infusion.store import environment
-from infusion.training import init_model, lay_out, load_model, train_epochs
+from infusion.training import (
+    Checkpoint,
+    init_model,
+    lay_out,
+    load_model,
+    train_epochs,
+)
 
-ROUNDS, TOGETHER, STACK = 3, 8, 4
+ROUNDS, TOGETHER = 3, 8
 OUT = Path(__file__).parent.parent / "results" / "pairs.json"
 
 
-def main(
-    data: str, scale: Literal["small", "paper"] = "small", epochs: int = 2
-) -> None:
-    """Time every stage.
+@dataclass(frozen=True)
+class Scene:
+    """A base model and what is done to it."""
 
-    Args:
-        data: CIFAR-10 as in `infusion run cifar10`.
-        scale: Of the preset.
-        epochs: Of the base model; times do not depend on it.
-    """
-    torch.set_num_threads(1)
+    config: RunConfig
+    make_task: Callable[[], inf.Task]
+    task: inf.Task
+    train: Dataset
+    start: Checkpoint
+    ihvps: list[inf.Params]
+    epoch_seconds: float
+
+
+def scene(
+    data: str, scale: Literal["small", "paper"], epochs: int, device: str
+) -> Scene:
+    """Train a base model for a few epochs, and solve for eight measurements."""
     preset = find_preset("cifar10")
     config = preset.configs[scale]
-    recipe, edit = replace(config.train, epochs=epochs), config.edit
+    config = replace(config, train=replace(config.train, epochs=epochs))
     train, test = preset.load(replace(config.data, source=data))
 
     def make_task() -> inf.Task:
-        return inf.classification(
-            init_model(lambda: preset.make_model(scale, config.architecture), 0)
-        )
+        model = init_model(lambda: preset.make_model(scale, config.architecture), 0)
+        return inf.classification(model.to(device))
 
     task = make_task()
-    times, checkpoints = [time.perf_counter()], []
-    for checkpoint in train_epochs(task, train, recipe, seed=0):
-        times.append(time.perf_counter())
+    times, checkpoints = [now(device)], []
+    for checkpoint in train_epochs(task, train, config.train, seed=0):
+        times.append(now(device))
         checkpoints.append(checkpoint)
-    epoch = min(b - a for a, b in pairwise(times))
-    start = checkpoints[-2]
     load_model(task.model, checkpoints[-1].model)
-    lay_out(task.model, recipe)
+    lay_out(task.model, config.train)
     few = torch.arange(512)
     curvature = inf.fit_ekfac(task, train, skip=config.curvature.skip, documents=few)
-    probes = test.batch(torch.arange(TOGETHER)).inputs
+    probes = test.batch(torch.arange(TOGETHER)).inputs.to(device)
     ihvps = [
         curvature.solve(
             inf.gradient(task, inf.log_prob(probe, int(label + 1) % 10)),
@@ -70,55 +82,88 @@ def main(
         )
         for probe, label in zip(probes, test.labels[:TOGETHER], strict=True)
     ]
-    chosen = torch.arange(edit.k)
+    epoch = min(after - before for before, after in pairwise(times))
+    return Scene(config, make_task, task, train, checkpoints[-2], ihvps, epoch)
 
-    def craft() -> inf.Edits:
-        return inf.craft(
-            task,
-            train,
-            chosen,
-            ihvps[0],
-            budget=inf.LInf(edit.epsilon),
-            steps=edit.steps,
-        )
 
-    edits = craft()
-    settings = {"seed": 0, "start": start}
-    seconds = {
-        "score, one pair": timed(lambda: inf.influence(task, train, ihvps[0])),
-        "score, per pair of eight": timed(lambda: inf.influences(task, train, ihvps))
-        / TOGETHER,
-        "craft": timed(craft),
-        "retrain, one": timed(
-            lambda: retrain(make_task, edits.apply(train), recipe, **settings)
+def stages(on: Scene, device: str) -> dict[str, float]:
+    """Time every stage: seconds per pair."""
+    edit, task, train, ihvps = on.config.edit, on.task, on.train, on.ihvps
+    chosen = [torch.arange(edit.k) + edit.k * pair for pair in range(TOGETHER)]
+    climb: dict[str, Any] = {"budget": inf.LInf(edit.epsilon), "steps": edit.steps}
+    edits = inf.craft_together(task, train, chosen, ihvps, **climb)
+    again: dict[str, Any] = {"seed": 0, "start": on.start}
+    recipe = on.config.train
+    alone: dict[str, Callable[[], object]] = {
+        "score": lambda: inf.influence(task, train, ihvps[0]),
+        "craft": lambda: inf.craft(task, train, chosen[0], ihvps[0], **climb),
+        "retrain": lambda: retrain(
+            on.make_task, edits[0].apply(train), recipe, **again
         ),
-        "retrain, per model of a stack of four": timed(
-            lambda: retrain_stacked(
-                make_task, train, [edits] * STACK, recipe, **settings
-            )
-        )
-        / STACK,
     }
+    together: dict[str, Callable[[], object]] = {
+        "score": lambda: inf.influences(task, train, ihvps),
+        "craft": lambda: inf.craft_together(task, train, chosen, ihvps, **climb),
+        "retrain": lambda: retrain_stacked(on.make_task, train, edits, recipe, **again),
+    }
+    seconds = {
+        f"{stage}, one at a time": timed(work, device) for stage, work in alone.items()
+    } | {
+        f"{stage}, together": timed(work, device) / TOGETHER
+        for stage, work in together.items()
+    }
+    for mode in ("one at a time", "together"):
+        seconds[f"pair, {mode}"] = sum(seconds[f"{stage}, {mode}"] for stage in alone)
+    return seconds
+
+
+def main(
+    data: str,
+    scale: Literal["small", "paper"] = "small",
+    epochs: int = 2,
+    device: Literal["cpu", "cuda"] = "cpu",
+) -> None:
+    """Time every stage and keep it in results/pairs.json.
+
+    Args:
+        data: CIFAR-10 as in `infusion run cifar10`.
+        scale: Of the preset.
+        epochs: Of the base model, two or more; times do not depend on it.
+        device: Where to compute.
+    """
+    torch.set_num_threads(1)
+    on = scene(data, scale, epochs, device)
+    seconds = stages(on, device)
     row = {
         "scale": scale,
-        "documents": len(train),
-        "epoch_seconds": epoch,
+        "documents": len(on.train),
+        "edited": on.config.edit.k,
+        "steps": on.config.edit.steps,
+        "together": TOGETHER,
+        "epoch_seconds": on.epoch_seconds,
         "seconds": seconds,
-        "epochs": {name: value / epoch for name, value in seconds.items()},
+        "epochs": {name: value / on.epoch_seconds for name, value in seconds.items()},
         "threads": 1,
         "environment": environment(),
     }
     before = json.loads(OUT.read_text()) if OUT.exists() else {}
-    OUT.write_text(json.dumps({**before, scale: row}, indent=1) + "\n")
+    OUT.write_text(json.dumps({**before, f"{scale}, {device}": row}, indent=1) + "\n")
 
 
-def timed(work: Callable[[], object]) -> float:
+def now(device: str) -> float:
+    """Return the time when all that was asked of the device is done."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def timed(work: Callable[[], object], device: str) -> float:
     """Return the median wall time of a few runs, in seconds."""
     found = []
     for _ in range(ROUNDS):
-        began = time.perf_counter()
+        began = now(device)
         work()
-        found.append(time.perf_counter() - began)
+        found.append(now(device) - began)
     return statistics.median(found)
 
 

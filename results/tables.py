@@ -33,8 +33,9 @@ from infusion.report.figures import effects as draw_effects
 from infusion.report.figures import standing_alone
 from infusion.report.suites import statistics_said, suite_figures, suite_rows
 from infusion.report.tables import HEADINGS, NAMES, effects_rows
-from infusion.suites.claims import claims, read_rows
+from infusion.suites.claims import claims
 from infusion.suites.collected import collect
+from infusion.suites.read import read_rows
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -317,6 +318,27 @@ def _mean_of(values: list[float]) -> str:
     )
 
 
+def pairs() -> str:
+    """Return what one pair costs, one at a time and eight together."""
+    lines, said = [], []
+    for row in read("pairs.json").values():
+        here = row["environment"]
+        said.append(
+            f"{row['scale']}: {row['edited']} of {row['documents']:,} documents edited "
+            f"in {row['steps']} steps, a plain training epoch "
+            f"{row['epoch_seconds']:.1f} s, {here['gpu'] or here['processor']}, one "
+            f"thread, {row['together']} pairs together."
+        )
+        for stage in ("score", "craft", "retrain", "pair"):
+            names = [f"{stage}, {mode}" for mode in ("one at a time", "together")]
+            cells = [
+                f"{row['seconds'][n]:.2f} s = {row['epochs'][n]:.2f}" for n in names
+            ]
+            lines.append([f"{row['scale']}: {stage}", *cells])
+    headings = ["per pair", "one at a time, epochs", "together, epochs"]
+    return "\n".join([*said, "", *markdown(headings, lines)])
+
+
 TEXTS = (ROOT / "README.md", ROOT / "docs" / "suites.md")
 SECTIONS = {
     "digits": lambda: effects("digits.json"),
@@ -330,6 +352,7 @@ SECTIONS = {
     "claims": claimed,
     "suites": suites,
     "replay": replay,
+    "pairs": pairs,
 }
 
 

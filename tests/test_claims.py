@@ -13,9 +13,10 @@ from scipy.stats import wilcoxon
 from infusion.errors import ArtefactError
 from infusion.report.suites import suite_figures, suite_rows
 from infusion.rows import sealed
-from infusion.suites.claims import CLAIMS, GOALS, claims, read_rows
+from infusion.suites.claims import CLAIMS, GOALS, claims
 from infusion.suites.collected import collect
 from infusion.suites.curves import curves
+from infusion.suites.read import read_rows
 from infusion.suites.statistics import statistics
 from infusion.suites.summary import effects
 
@@ -79,8 +80,8 @@ def judged(tmp_path: Path) -> Callable[..., dict[str, dict[str, Any]]]:
 
 def test_every_claim_is_listed_and_none_is_judged_without_rows(judged: Any) -> None:
     found = judged()
-    wanted = [str(i) for i in range(1, 15)] + [f"G{i}" for i in range(1, 11)]
-    assert list(found) == wanted == [c.number for c in [*CLAIMS, *GOALS]]
+    wanted = [str(i) for i in range(1, 15)] + [f"G{i}" for i in range(1, 14)]
+    assert list(found) == wanted == [*(c.number for c in [*CLAIMS, *GOALS]), "G13"]
     assert {(r["verdict"], r["n"], r["ours"]) for r in found.values()} == {
         ("not measured", 0, None)
     }
@@ -307,3 +308,33 @@ def test_costs_and_sizes_are_shown_where_trials_differ_in_them(tmp_path: Path) -
     assert list(drawn["main"]) == ["effects", "spread", "predicted", "classes"]
     assert list(drawn["copies"]) == ["effects", "curve"]
     assert "explicit copies of the probe" in drawn["copies"]["curve"][0]
+
+
+def test_several_models_are_compared_with_one_on_the_same_pairs(judged: Any) -> None:
+    digits = {"preset": "digits"}
+    one = [row("engines", "ekfac, fresh 0", i, 0.2, **digits) for i in range(3)]
+    many = [
+        row("engines", f"ensemble, fresh {draw}", i, 0.3 + draw / 5, **digits)
+        for i in range(4)
+        for draw in range(2)
+    ]
+    found = judged(*one, *many)["G11"]
+    assert found["n"] == 3
+    assert found["ours"] == pytest.approx(3.0)  # mean of 0.2 and 0.4, over 0.1
+    assert found["low"] == found["high"] == pytest.approx(3.0)
+    assert (found["verdict"], found["setting"]) == ("met", "digits small")
+
+
+def test_seconds_on_a_gpu_are_read_from_the_benchmark(tmp_path: Path) -> None:
+    timed = {
+        "seconds": {"pair, together": 2.5},
+        "together": 8,
+        "scale": "paper",
+        "environment": {"gpu": "a GPU"},
+    }
+    alone = {**timed, "environment": {"gpu": None}}
+    (tmp_path / "pairs.json").write_text(json.dumps({"paper": alone}), encoding="utf-8")
+    assert claims(tmp_path)[-1]["verdict"] == "not measured"
+    (tmp_path / "pairs.json").write_text(json.dumps({"paper": timed}), encoding="utf-8")
+    found = claims(tmp_path)[-1]
+    assert (found["id"], found["ours"], found["verdict"]) == ("G13", 2.5, "met")

@@ -10,9 +10,9 @@ from torch import Tensor
 from infusion.data.edits import Edits
 from infusion.data.hashing import dataset_hash
 from infusion.errors import InputError
+from infusion.perturb.ascent import deliver
 from infusion.perturb.budget import BUDGETS
 from infusion.perturb.controls import copies, noise_like
-from infusion.perturb.pixels import deliver
 from infusion.records import Dataset
 
 K, SHAPE = 6, (3, 5, 5)

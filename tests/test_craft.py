@@ -15,7 +15,7 @@ from infusion.data.edits import Edits
 from infusion.data.hashing import dataset_hash, row_hashes
 from infusion.errors import DivergedError, InputError
 from infusion.params import Params
-from infusion.perturb.pixels import deliver
+from infusion.perturb.ascent import deliver
 from infusion.records import Dataset, call_model
 
 from .oracles import gaussian_loss
@@ -399,3 +399,44 @@ def test_gradients_that_are_not_finite_are_refused(scene: tuple) -> None:
     broken = {**ihvp, "6.bias": torch.full((3,), torch.nan)}
     with pytest.raises(DivergedError, match="perturbation gradient must be finite"):
         craft((task, data, chosen, broken))
+
+
+def _double(scene: tuple) -> tuple:
+    """The scene in float64 and a second measurement: the first one's IHVP, turned."""
+    task, train, chosen, ihvp = scene
+    task.model.double()
+    first = {name: value.double() for name, value in ihvp.items()}
+    second = {name: value.flip(0).contiguous() for name, value in first.items()}
+    others = (chosen + 1) % len(train)
+    return task, train, [chosen, others], [first, second]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 128])
+def test_crafting_together_is_crafting_apart(scene: tuple, batch_size: int) -> None:
+    task, train, chosen, ihvps = _double(scene)
+    options: dict[str, Any] = {"budget": inf.LInf(0.2), "steps": 8}
+    together = inf.craft_together(
+        task, train, chosen, ihvps, batch_size=batch_size, **options
+    )
+    for edits, documents, ihvp in zip(together, chosen, ihvps, strict=True):
+        apart = inf.craft(task, train, documents, ihvp, **options)
+        assert torch.equal(edits.documents, apart.documents)
+        assert torch.equal(edits.after.inputs, apart.after.inputs)
+        assert edits.asked == apart.asked
+    assert not torch.equal(together[0].delta, together[1].delta)
+
+
+def test_measurements_that_do_not_go_together_are_refused(scene: tuple) -> None:
+    task, train, chosen, ihvps = _double(scene)
+    budget = inf.LInf(0.2)
+    with pytest.raises(InputError, match="need equally many documents, got"):
+        inf.craft_together(
+            task, train, [chosen[0], chosen[1][1:]], ihvps, budget=budget
+        )
+    with pytest.raises(
+        InputError, match="need documents and an IHVP each, got 2 and 1"
+    ):
+        inf.craft_together(task, train, chosen, ihvps[:1], budget=budget)
+    fewer = dict(list(ihvps[1].items())[1:])
+    with pytest.raises(InputError, match="must cover the same parameters"):
+        inf.craft_together(task, train, chosen, [ihvps[0], fewer], budget=budget)

@@ -15,8 +15,9 @@ from infusion.configs import TrainConfig
 from infusion.errors import InputError
 from infusion.measure import predictions
 from infusion.params import model_sha256
+from infusion.perturb.ascent import deliver
 from infusion.perturb.budget import LInf
-from infusion.perturb.pixels import deliver, predicted_effect
+from infusion.perturb.pixels import predicted_effect
 
 DATA = inf.Dataset(
     torch.arange(96, dtype=torch.uint8).reshape(6, 1, 4, 4),

@@ -12,8 +12,8 @@ import infusion as inf
 from infusion.configs import TrainConfig
 from infusion.data.edits import Edits
 from infusion.errors import InputError
+from infusion.perturb.ascent import deliver
 from infusion.perturb.controls import copies
-from infusion.perturb.pixels import deliver
 from infusion.records import Dataset
 from infusion.retrain import retrain
 from infusion.stacked import retrain_stacked

@@ -308,7 +308,7 @@ def test_gradient_matching_is_the_slope_of_the_cosine(
 
 
 def test_pictures_are_moved_mirrored_and_blurred_as_asked() -> None:
-    from infusion.training import disturbed
+    from infusion.augmentation import disturbed
 
     batch = Batch(torch.rand(64, 1, 5, 5) + 1, torch.zeros(64))
     plain = TrainConfig(epochs=1, batch_size=4)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from infusion.perturb.pixels import (
         ascend,
         craft,
+        craft_together,
         predicted_effect,
     )
     from infusion.questions import Question
@@ -72,6 +73,7 @@ _HOMES = {
     "perturbation_gradient": "perturb.gradient",
     "ascend": "perturb.pixels",
     "craft": "perturb.pixels",
+    "craft_together": "perturb.pixels",
     "influence_gradient": "perturb.gradient",
     "predicted_effect": "perturb.pixels",
     "Question": "questions",
@@ -100,6 +102,7 @@ __all__ = [
     "ascend",
     "classification",
     "craft",
+    "craft_together",
     "fit_curvature",
     "fit_dense",
     "fit_ekfac",

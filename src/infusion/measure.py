@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from infusion.errors import InputError
@@ -209,10 +210,26 @@ def bootstrap_mean(
     sample = np.asarray(values, dtype=np.float64)
     if len(sample) == 1:
         return Interval(float(sample[0]), None, None)
-    generator = np.random.default_rng(derive(seed, "bootstrap", len(sample)))
-    picks = generator.integers(0, len(sample), (draws, len(sample)))
+    picks = resamples(len(sample), seed=seed, draws=draws)
     low, high = np.percentile(sample[picks].mean(1), [2.5, 97.5])
     return Interval(float(sample.mean()), float(low), float(high))
+
+
+def resamples(
+    size: int, *, seed: int, draws: int = BOOTSTRAP_DRAWS
+) -> NDArray[np.int64]:
+    """Draw which probes each resample of a bootstrap holds.
+
+    Args:
+        size: Probes.
+        seed: Root seed; the draws are the same for every list of one length.
+        draws: Resamples.
+
+    Returns:
+        ``[draws, size]`` positions.
+    """
+    generator = np.random.default_rng(derive(seed, "bootstrap", size))
+    return generator.integers(0, size, (draws, size))
 
 
 def rank_correlation(left: list[float], right: list[float]) -> float | None:

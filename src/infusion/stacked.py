@@ -18,6 +18,7 @@ from torch.func import (  # pyright: ignore[reportPrivateImportUsage]
     vmap,
 )
 
+from infusion.augmentation import disturbed
 from infusion.configs import TrainConfig
 from infusion.data.edits import Edits
 from infusion.errors import DivergedError, InputError, check_type
@@ -36,7 +37,6 @@ from infusion.training import (
     Checkpoint,
     check_recipe,
     check_start,
-    disturbed,
     epoch_order,
     load_model,
 )

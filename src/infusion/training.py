@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from infusion.augmentation import disturbed
 from infusion.configs import TrainConfig
 from infusion.errors import (
     ArtefactError,
@@ -22,11 +23,10 @@ from infusion.errors import (
     check_whole,
 )
 from infusion.params import Params, is_finite
-from infusion.records import Batch, Dataset, Task
+from infusion.records import Dataset, Task
 from infusion.seeding import derive, stream
 from infusion.tasks import first_parameter, losses
 
-_PICTURES = 4
 OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda parameters, config: torch.optim.SGD(
         parameters,
@@ -243,41 +243,6 @@ def lay_out(model: nn.Module, config: TrainConfig) -> None:
     """
     if config.channels_last:
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-
-
-def disturbed(batch: Batch, config: TrainConfig) -> Batch:
-    """Augment a batch as a recipe asks, drawing from torch's global generator.
-
-    Args:
-        batch: Pictures ``[b, ch, h, w]`` where they are moved or mirrored.
-        config: Its ``flip``, ``shift`` and ``noise``; nothing is drawn for what is off.
-
-    Returns:
-        The batch itself where nothing is asked.
-
-    Raises:
-        InputError: The documents are no pictures.
-    """
-    x = batch.inputs
-    if (config.flip or config.shift) and x.ndim != _PICTURES:
-        raise InputError(
-            "a recipe that mirrors or moves documents needs pictures [b, ch, h, w], "
-            f"got shape {tuple(x.shape)}; leave flip and shift out"
-        )
-    if config.flip:
-        mirrored = (torch.rand(len(x)) < 0.5).to(x.device)
-        x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
-    if config.shift:
-        wide, (height, width) = 2 * config.shift + 1, x.shape[2:]
-        down, across = torch.randint(wide, (2, len(x), 1)).to(x.device)
-        rows = (down + torch.arange(height, device=x.device))[:, :, None]
-        columns = (across + torch.arange(width, device=x.device))[:, None, :]
-        padded = nn.functional.pad(x, [config.shift] * 4).permute(0, 2, 3, 1)
-        which = torch.arange(len(x), device=x.device)[:, None, None]
-        x = padded[which, rows, columns].permute(0, 3, 1, 2)
-    if config.noise:
-        x = x + config.noise * torch.randn(x.shape).to(x)
-    return batch._replace(inputs=x)
 
 
 def init_model(make_model: Callable[[], nn.Module], seed: int) -> nn.Module:

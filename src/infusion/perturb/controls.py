@@ -9,8 +9,8 @@ from torch import Tensor
 
 from infusion.data.edits import Edits
 from infusion.errors import InputError
+from infusion.perturb.ascent import deliver
 from infusion.perturb.budget import BUDGETS, per_document
-from infusion.perturb.pixels import deliver
 from infusion.records import Dataset
 
 _BISECTIONS = 30

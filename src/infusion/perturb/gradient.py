@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.func import grad  # pyright: ignore[reportPrivateImportUsage]
+from torch.func import grad, vmap  # pyright: ignore[reportPrivateImportUsage]
 
 from infusion.attribution import along, directional_losses
 from infusion.errors import InputError, check_type, check_whole
@@ -120,6 +120,84 @@ def influence_gradient(
         return torch.cat(parts)
 
     return ChosenGradient(chosen, climb)
+
+
+def _same(task: Task, ihvp: Params, params: Params) -> Params:
+    """Refuse an IHVP over other parameters than the first one's."""
+    if set(along(task, ihvp)) != set(params):
+        raise InputError(
+            "IHVPs climbed together must cover the same parameters, got "
+            f"{len(ihvp)} and {len(params)}; solve them with one curvature"
+        )
+    return ihvp
+
+
+def gradients_together(
+    task: Task,
+    data: Dataset,
+    chosen: Sequence[Int[Tensor, " k"]],
+    ihvps: Sequence[Params],
+    *,
+    batch_size: int = 128,
+) -> InputGradient:
+    """Perturbation gradients for several measurements of one model, in one pass.
+
+    The parameters are shared and their tangents stacked, so that a convolution runs
+    once over the documents of all measurements and once, grouped, along the IHVPs.
+
+    Args:
+        task: Model at the parameters the IHVPs were solved at.
+        data: The whole training set.
+        chosen: Documents for each measurement, as many for one as for another.
+        ihvps: One per measurement.
+        batch_size: Documents held at once, all measurements together.
+
+    Returns:
+        From the inputs of all documents, measurement by measurement ``[p·k, …]``, to
+        their gradients.
+
+    Raises:
+        InputError: Numbers differ, or an IHVP does not fit the model.
+    """
+    check_whole("batch_size", batch_size)
+    if not chosen or len(chosen) != len(ihvps):
+        raise InputError(
+            "several measurements need documents and an IHVP each, got "
+            f"{len(chosen)} and {len(ihvps)}; give one of each per measurement"
+        )
+    for each in chosen:
+        check_chosen(data, each)
+    if len({len(each) for each in chosen}) > 1:
+        raise InputError(
+            "measurements climbed together need equally many documents, got "
+            f"{sorted({len(each) for each in chosen})}; climb them apart"
+        )
+    check_task(task, data)
+    params = along(task, ihvps[0])
+    stacked = {
+        name: torch.stack([_same(task, ihvp, params)[name] for ihvp in ihvps])
+        for name in params
+    }
+    labels = torch.stack([data.labels[each] for each in chosen])
+
+    def total(inputs: Tensor, own: Tensor, ihvp: Params) -> Tensor:
+        return directional_losses(task, params, ihvp, Batch(inputs, own)).sum()
+
+    slopes = vmap(grad(total))
+    at_once = max(batch_size // len(chosen), 1)
+
+    def climb(inputs: Tensor) -> Tensor:
+        values = inputs.unflatten(0, labels.shape[:2])
+        with evaluating(task.model), torch.no_grad():
+            parts = [
+                slopes(part, own.to(part.device), stacked) / -len(data)
+                for part, own in zip(
+                    values.split(at_once, 1), labels.split(at_once, 1), strict=True
+                )
+            ]
+        return torch.cat(parts, 1).flatten(0, 1)
+
+    return climb
 
 
 def check_chosen(data: Dataset, chosen: Tensor) -> None:

@@ -1,78 +1,30 @@
-"""Projected gradient ascent on documents with continuous inputs, and its delivery.
+"""Edits of documents with continuous inputs, and what influence predicts for them."""
 
-    δ ← Π_budget(δ + α·u),   u = sign(∂f/∂x)  or  ∂f/∂x over its norm
-
-then the valid range, then the storage grid: levels are rounded towards the original,
-so that neither projection can push an edit out of its budget.
-"""
-
-import math
-from collections.abc import Callable
-from dataclasses import replace
-from typing import get_args
+from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from infusion.attribution import along, directional_losses
 from infusion.configs import Ascent, Delivery
 from infusion.data.edits import Edits
 from infusion.errors import (
-    DivergedError,
     InputError,
-    check_choice,
     check_whole,
 )
 from infusion.params import Params
-from infusion.perturb.budget import L2, Budget, LInf, per_document
+from infusion.perturb.ascent import AscentSettings
+from infusion.perturb.budget import Budget
 from infusion.perturb.gradient import (
     ChosenGradient,
     InputGradient,
     check_chosen,
+    gradients_together,
     influence_gradient,
 )
 from infusion.records import Dataset, Task
 from infusion.tasks import batches, evaluating, first_parameter
-
-_ROUNDING = 1e-3
-"""Levels: how far below a whole level float32 arithmetic may leave one."""
-
-
-def _direction(gradient: Tensor, budget: Budget, ascent: Ascent) -> Tensor:
-    if ascent == "sign":
-        return gradient.sign()
-    length = budget.size(gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
-    return gradient / per_document(length, gradient)
-
-
-def deliver(
-    before: Dataset, delta: Float[Tensor, "k ..."], budget: Budget | None
-) -> Dataset:
-    """Store edited documents: within the budget, the valid range and on the grid.
-
-    Args:
-        before: Original rows.
-        delta: Wanted change, in values.
-        budget: Largest change; ``None`` for no limit.
-
-    Returns:
-        The edited rows, stored as ``before`` is.
-    """
-    if budget is not None:
-        delta = budget.project(delta)
-    values = before.values().inputs.to(delta.dtype)
-    if before.valid is not None:
-        delta = (values + delta).clamp(*before.valid) - values
-    if before.levels is None:
-        return replace(before, inputs=(values + delta).to(before.inputs.dtype))
-    wanted = delta.double() * before.levels
-    steps = (wanted + _ROUNDING * wanted.sign()).trunc()
-    if budget is not None:  # a budget just below a whole level: not that level then
-        over = budget.size(steps / before.levels) > budget.epsilon * (1 + 1e-9)
-        steps[over] = wanted[over].trunc()
-    levels = before.inputs.long() + steps.long().to(before.inputs.device)
-    return replace(before, inputs=levels.clamp(0, before.levels).to(torch.uint8))
 
 
 def craft(
@@ -132,6 +84,55 @@ def craft(
     )
 
 
+def craft_together(
+    task: Task,
+    data: Dataset,
+    chosen: Sequence[Int[Tensor, " k"]],
+    ihvps: Sequence[Params],
+    *,
+    budget: Budget,
+    steps: int = 50,
+    step_size: float | None = None,
+    ascent: Ascent = "sign",
+    delivery: Delivery = "realisable",
+    batch_size: int = 128,
+    on_step: Callable[[], None] = lambda: None,
+) -> list[Edits]:
+    """Do what :func:`craft` does for several measurements at once.
+
+    Args:
+        task: Model at the parameters the IHVPs were solved at.
+        data: The whole training set.
+        chosen: Documents to edit for each measurement, equally many.
+        ihvps: One per measurement.
+        budget: As in :func:`craft`, like all that follows.
+        steps: Gradient evaluations per document.
+        step_size: In values.
+        ascent: Sign or raw.
+        delivery: Realisable or as coded.
+        batch_size: Documents held at once, all measurements together.
+        on_step: Called after each step.
+
+    Returns:
+        Edits per measurement; they differ from those of :func:`craft` by rounding.
+
+    Raises:
+        InputError: As :func:`craft`, or numbers of documents differ.
+        DivergedError: A perturbation gradient is not finite.
+    """
+    climb = gradients_together(task, data, chosen, ihvps, batch_size=batch_size)
+    settings = AscentSettings(budget, steps, step_size, ascent, delivery)
+    settings.check(data)
+    like = first_parameter(task)
+    original = data.batch(torch.cat(list(chosen)), like=like).inputs
+    delta = settings.climbed(original, climb, data.valid, on_step=on_step)
+    parts = delta.split(len(chosen[0]))
+    return [
+        settings.delivered(data, each, part)
+        for each, part in zip(chosen, parts, strict=True)
+    ]
+
+
 def ascend(
     data: Dataset,
     chosen: Int[Tensor, " k"],
@@ -172,100 +173,17 @@ def ascend(
     Source:
         Madry et al. (2018), arXiv 1706.06083.
     """
-    check_choice("ascent", ascent, get_args(Ascent))
-    check_choice("delivery", delivery, get_args(Delivery))
     check_chosen(data, chosen)
-    check_whole("steps", steps)
-    _check_climb(climb, chosen, budget, step_size)
-    if delivery == "realisable":
-        check_reach("epsilon", budget.epsilon, data)
-    alpha = 2.5 * budget.epsilon / steps if step_size is None else step_size
-    original = data.batch(chosen, like=like).inputs
-    delta = torch.zeros_like(original)
-    for _ in range(steps):
-        gradient = climb(original + delta)
-        _check_gradient(gradient, original)
-        if not bool(torch.isfinite(gradient).all()):
-            raise DivergedError(
-                "a perturbation gradient must be finite, got NaN or infinity; check "
-                "the chosen documents and raise the damping"
-            )
-        delta = delta + alpha * _direction(gradient, budget, ascent)
-        if delivery == "realisable":
-            delta = budget.project(delta)
-        if delivery == "realisable" and data.valid is not None:
-            delta = (original + delta).clamp(*data.valid) - original
-        on_step()
-    before, delta = data.take(chosen), delta.cpu()
-    if delivery == "as_coded":
-        values = before.values()
-        after = replace(values, inputs=values.inputs + delta.to(values.inputs))
-    else:
-        after = deliver(before, delta, budget)
-        if torch.equal(after.inputs, before.inputs):
-            raise InputError(
-                f"an ascent must change a document, got none within {budget.name} "
-                f"{budget.epsilon:g} on this storage; raise epsilon or the step size"
-            )
-    asked = {
-        "norm": budget.name,
-        "epsilon": budget.epsilon,
-        "steps": steps,
-        "step_size": alpha,
-        "ascent": ascent,
-        "delivery": delivery,
-    }
-    return Edits(chosen, before, after, operator="ascent", asked=asked)
-
-
-def _check_climb(
-    climb: InputGradient, chosen: Tensor, budget: Budget, step_size: float | None
-) -> None:
-    if not isinstance(budget, (LInf, L2)):
-        raise InputError(
-            f"budget must be an infusion.LInf or L2, got {budget!r}; e.g. LInf(8 / 255)"
-        )
     if isinstance(climb, ChosenGradient) and not torch.equal(climb.documents, chosen):
         raise InputError(
             "a gradient must be of the chosen documents, got one of others; make it "
             "with the same documents"
         )
-    if step_size is not None and not 0 < step_size < math.inf:
-        raise InputError(
-            f"step_size must be > 0 and finite, got {step_size}; choose another"
-        )
-
-
-def _check_gradient(gradient: object, inputs: Tensor) -> None:
-    if not isinstance(gradient, Tensor) or gradient.shape != inputs.shape:
-        got = (
-            tuple(gradient.shape)
-            if isinstance(gradient, Tensor)
-            else type(gradient).__name__
-        )
-        raise InputError(
-            "a gradient to climb must be a tensor like the inputs, "
-            f"{tuple(inputs.shape)}, got {got}; return e.g. replay_gradient(…).gradient"
-        )
-
-
-def check_reach(name: str, reach: float, data: Dataset) -> None:
-    """Refuse a distance within which no stored document can change.
-
-    Args:
-        name: What sets the distance.
-        reach: Largest change, in values.
-        data: Gives the storage grid.
-
-    Raises:
-        InputError: It is below one storage level.
-    """
-    levels = data.levels
-    if levels is not None and reach * levels < 1 - 1e-6:  # 1/levels, rounded
-        raise InputError(
-            f"{name} must be at least one storage level, 1/{levels} = "
-            f"{1 / levels:.4g}, got {reach:.4g}: nothing could change; raise it"
-        )
+    settings = AscentSettings(budget, steps, step_size, ascent, delivery)
+    settings.check(data)
+    original = data.batch(chosen, like=like).inputs
+    delta = settings.climbed(original, climb, data.valid, on_step=on_step)
+    return settings.delivered(data, chosen, delta)
 
 
 def predicted_effect(

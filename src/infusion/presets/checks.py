@@ -6,8 +6,8 @@ import torch
 
 from infusion.configs import EditConfig, RunConfig
 from infusion.errors import InputError
+from infusion.perturb.ascent import check_reach
 from infusion.perturb.budget import BUDGETS
-from infusion.perturb.pixels import check_reach
 from infusion.presets import find_preset
 from infusion.presets.infuse import MOST_COPIES
 from infusion.records import Dataset

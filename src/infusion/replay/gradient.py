@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from infusion.attribution import check_measured
+from infusion.augmentation import disturbed
 from infusion.configs import TrainConfig
 from infusion.errors import DivergedError, InputError, check_type
 from infusion.params import Params
@@ -42,7 +43,6 @@ from infusion.training import (
     check_recipe,
     check_start,
     check_state,
-    disturbed,
     epoch_order,
 )
 

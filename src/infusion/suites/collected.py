@@ -7,8 +7,8 @@ from typing import Any
 
 from infusion.errors import InputError
 from infusion.presets import find_preset
-from infusion.suites.claims import read_rows
 from infusion.suites.curves import curves
+from infusion.suites.read import read_rows
 from infusion.suites.statistics import statistics
 from infusion.suites.summary import Row, effects, moved, units
 from infusion.suites.trials import NAMES

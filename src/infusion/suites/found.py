@@ -6,8 +6,10 @@ Every function here returns a function of the rows by trial, or is one.
 import math
 from collections.abc import Callable
 
-from infusion.measure import bootstrap_mean, rank_correlation
-from infusion.suites.summary import Row, flips, moved, share, units
+import numpy as np
+
+from infusion.measure import bootstrap_mean, rank_correlation, resamples
+from infusion.suites.summary import Row, by_pair, flips, moved, share, units
 
 Found = tuple[float | None, float | None, float | None, int]
 """Value, ends of its 95 % interval, pairs."""
@@ -198,3 +200,35 @@ def accuracy_lost(trials: Trials) -> Found:
     """Mean test accuracy lost, in points."""
     lost = lambda row: 100 * (row["clean_accuracy"] - row["accuracy"])  # noqa: E731
     return _mean(trials.get(PLAIN, []), lost)
+
+
+def times(one: str, other: str) -> Callable[[Trials], Found]:
+    """Mean Δ log p of some trials over that of others, on the same pairs.
+
+    Args:
+        one: How the names of the trials begin; those of several draws average.
+        other: Likewise.
+
+    Returns:
+        Function of the rows; the interval is the bootstrap's over pairs, and there is
+        none where the denominator's own interval reaches 0.
+    """
+
+    def ours(trials: Trials) -> Found:
+        sides = [
+            by_pair(_matching(trials, name), lambda row: moved(row, "log_p"))
+            for name in (one, other)
+        ]
+        shared = sorted(set(sides[0]) & set(sides[1]))
+        if not shared:
+            return None, None, None, 0
+        pairs = np.array([[side[pair] for side in sides] for pair in shared])
+        value = float(pairs[:, 0].mean() / pairs[:, 1].mean())
+        lowest = bootstrap_mean(pairs[:, 1].tolist(), seed=0).low
+        if lowest is None or lowest <= 0:
+            return value, None, None, len(shared)
+        means = pairs[resamples(len(shared), seed=0)].mean(1)
+        low, high = np.percentile(means[:, 0] / means[:, 1], [2.5, 97.5])
+        return value, float(low), float(high), len(shared)
+
+    return ours

@@ -56,7 +56,9 @@ def moved(row: Row, name: str = "p") -> float:
     return row["after"][name] - row["clean"][name]
 
 
-def units(rows: Iterable[Row], value: Callable[[Row], float]) -> list[float]:
+def by_pair(
+    rows: Iterable[Row], value: Callable[[Row], float]
+) -> dict[tuple[int, int], float]:
     """Average a value over what is not independent: draws and base models of a pair.
 
     Args:
@@ -69,7 +71,20 @@ def units(rows: Iterable[Row], value: Callable[[Row], float]) -> list[float]:
     groups: dict[tuple[int, int], list[float]] = {}
     for row in rows:
         groups.setdefault((row["probe"], row["target"]), []).append(value(row))
-    return [sum(values) / len(values) for values in groups.values()]
+    return {pair: sum(values) / len(values) for pair, values in groups.items()}
+
+
+def units(rows: Iterable[Row], value: Callable[[Row], float]) -> list[float]:
+    """Return the means of :func:`by_pair` alone, in the order of the rows.
+
+    Args:
+        rows: Likewise.
+        value: Likewise.
+
+    Returns:
+        One mean per probe and target.
+    """
+    return list(by_pair(rows, value).values())
 
 
 def interval(rows: Iterable[Row], value: Callable[[Row], float]) -> Interval:

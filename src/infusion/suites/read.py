@@ -1,0 +1,74 @@
+"""Rows of suites, from a run's folder or from committed results."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from infusion.errors import ArtefactError
+from infusion.rows import opened
+from infusion.suites.summary import Row
+from infusion.suites.trials import NAMES
+
+_READ = (
+    "preset", "scale", "suite", "trial", "place", "pair", "probe", "label", "target",
+    "seed", "change", "retraining", "before", "clean", "after", "accuracy",
+    "clean_accuracy", "predicted", "influence", "reached", "evaluations", "base_sha256",
+    "inputs_sha256", "gpu", "cores", "processor",
+)  # fmt: skip
+"""What a row must hold."""
+
+
+def read_rows(folder: Path) -> dict[tuple[str, str, str], list[Row]]:
+    """Read rows: ``PRESET-SCALE/SUITE*.jsonl`` of results, ``rows/`` of a run.
+
+    Args:
+        folder: Of results, or of a suite's run.
+
+    Returns:
+        By preset, scale and suite; one trial of one pair of one base model counts once,
+        whatever folder it was run in.
+
+    Raises:
+        ArtefactError: A line is not a row or was altered, or rows of one trial differ
+            in its settings or in their results.
+    """
+    found: dict[tuple[str, str, str], dict[Any, Row]] = defaultdict(dict)
+    settings: dict[Any, Any] = {}
+    paths = [*folder.glob("*-*/*.jsonl"), *folder.glob("rows/*.jsonl")]
+    for path in sorted(paths):
+        content = path.read_bytes().decode("utf-8", errors="replace")
+        for number, line in enumerate(content.splitlines(), 1):
+            row = _row(path, number, line)
+            group = row["preset"], row["scale"], row["suite"]
+            asked = {"change": row["change"], "retraining": row["retraining"]}
+            if settings.setdefault((*group, row["trial"]), asked) != asked:
+                raise ArtefactError(
+                    f"rows of one trial must share its settings, got others under "
+                    f"{row['trial']!r} in line {number} of {path}; keep them apart"
+                )
+            own = row["seed"], row["base_sha256"], row["probe"], row["target"]
+            before = found[group].setdefault((*own, row["trial"]), row)
+            if before["after"] != row["after"]:
+                raise ArtefactError(
+                    "one trial of one pair must have one result, got two of "
+                    f"{row['trial']!r} that differ, the second in line {number} of "
+                    f"{path}; remove one"
+                )
+    return {group: list(rows.values()) for group, rows in found.items()}
+
+
+def _row(path: Path, number: int, line: str) -> Row:
+    row: Row = {}
+    try:
+        row = opened(json.loads(line))
+        missing = [name for name in _READ if name not in row]
+        known = row["suite"] in NAMES and not missing
+    except (ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise ArtefactError(
+            f"{path} must hold rows of a suite, got an altered line {number}; restore "
+            "or remove it"
+        )
+    return row
