@@ -16,6 +16,7 @@ from infusion.data.hashing import dataset_hash, row_hashes
 from infusion.errors import DivergedError, InputError
 from infusion.params import Params
 from infusion.perturb.ascent import deliver
+from infusion.perturb.gradient import influence_gradient
 from infusion.records import Dataset, call_model
 
 from .oracles import gaussian_loss
@@ -233,6 +234,42 @@ def test_the_step_size_defaults_to_the_one_of_madry(scene: tuple) -> None:
     assert edits.asked["step_size"] == pytest.approx(2.5 * 3 / 16 / 4)
     same = craft(scene, steps=4, step_size=2.5 * 3 / 16 / 4)
     assert torch.equal(edits.after.inputs, same.after.inputs)
+
+
+def test_momentum_remembers_the_direction() -> None:
+    data = Dataset(torch.full((2, 3), 0.5), torch.zeros(2), valid=(0.0, 1.0))
+    slopes = iter([1.0, -1.0, -1.0, -1.0])
+
+    def climb(inputs: Tensor) -> Tensor:
+        return torch.full_like(inputs, next(slopes)) * torch.tensor([[1e-3], [1e3]])
+
+    edits = inf.ascend(
+        data,
+        torch.arange(2),
+        climb,
+        like=torch.zeros(1),
+        budget=inf.LInf(0.2),
+        steps=4,
+        step_size=0.01,
+        momentum=0.9,
+    )
+    # 1, then 0.9 − 1 = −0.1, then ever more negative; the size of a gradient is nothing
+    torch.testing.assert_close(edits.delta, torch.full((2, 3), -0.02))
+    assert edits.asked["momentum"] == 0.9
+
+
+def test_a_momentum_that_forgets_nothing_is_refused(scene: tuple) -> None:
+    task, train, chosen, ihvp = scene
+    climb = influence_gradient([(task, ihvp)], train, chosen)
+    with pytest.raises(InputError, match="momentum of an ascent must be in"):
+        inf.ascend(
+            train,
+            chosen,
+            climb,
+            like=torch.zeros(1),
+            budget=inf.LInf(0.2),
+            momentum=1.0,
+        )
 
 
 def test_as_coded_leaves_range_and_grid(scene: tuple) -> None:

@@ -104,6 +104,7 @@ def test_transfer_trains_each_architecture_by_its_own_recipe(home: Home) -> None
         ("selection", 6),
         ("budget", 8),
         ("horizon", 5),
+        ("surrogates", 2),
         ("fresh", 20),
         ("engines", 30),
         ("hardening", 5),

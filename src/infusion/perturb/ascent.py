@@ -36,6 +36,7 @@ class AscentSettings:
         step_size: Of one step, or None.
         ascent: Sign or raw.
         delivery: Realisable or as coded.
+        momentum: Share of the direction so far that stays.
     """
 
     budget: Budget
@@ -43,6 +44,7 @@ class AscentSettings:
     step_size: float | None
     ascent: Ascent
     delivery: Delivery
+    momentum: float = 0.0
 
     @property
     def alpha(self) -> float:
@@ -72,6 +74,11 @@ class AscentSettings:
                 f"step_size must be > 0 and finite, got {self.step_size}; choose "
                 "another"
             )
+        if not 0 <= self.momentum < 1:
+            raise InputError(
+                f"momentum of an ascent must be in [0, 1), got {self.momentum}; 0.9 is "
+                "usual"
+            )
         if self.delivery == "realisable":
             check_reach("epsilon", self.budget.epsilon, data)
 
@@ -98,10 +105,12 @@ class AscentSettings:
             InputError: The gradient has another shape.
             DivergedError: It is not finite.
         """
-        delta = torch.zeros_like(original)
+        delta, heading = torch.zeros_like(original), torch.zeros_like(original)
         for _ in range(self.steps):
             gradient = climb(original + delta)
             _check_gradient(gradient, original)
+            if self.momentum:
+                heading = gradient = self.momentum * heading + _of_mean_one(gradient)
             delta = delta + self.alpha * _direction(gradient, self.budget, self.ascent)
             if self.delivery == "realisable":
                 delta = self.budget.project(delta)
@@ -145,6 +154,7 @@ class AscentSettings:
             "step_size": self.alpha,
             "ascent": self.ascent,
             "delivery": self.delivery,
+            "momentum": self.momentum,
         }
         return Edits(chosen, before, after, operator="ascent", asked=asked)
 
@@ -152,8 +162,18 @@ class AscentSettings:
 def _direction(gradient: Tensor, budget: Budget, ascent: Ascent) -> Tensor:
     if ascent == "sign":
         return gradient.sign()
-    length = budget.size(gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
+    length = budget.size(gradient).clamp_min(_tiny(gradient))
     return gradient / per_document(length, gradient)
+
+
+def _of_mean_one(gradient: Tensor) -> Tensor:
+    """Scale each document's gradient to a mean absolute value of one."""
+    mean = gradient.flatten(1).abs().mean(1)
+    return gradient / per_document(mean.clamp_min(_tiny(gradient)), gradient)
+
+
+def _tiny(values: Tensor) -> float:
+    return torch.finfo(values.dtype).tiny
 
 
 def deliver(

@@ -144,6 +144,7 @@ def ascend(
     step_size: float | None = None,
     ascent: Ascent = "sign",
     delivery: Delivery = "realisable",
+    momentum: float = 0.0,
     on_step: Callable[[], None] = lambda: None,
 ) -> Edits:
     """Edit documents by projected gradient ascent on any gradient of their inputs.
@@ -161,6 +162,8 @@ def ascend(
             in the budget's norm, so that ``α`` keeps its unit.
         delivery: ``"realisable"``, or ``"as_coded"``: no budget, no clamp, no rounding,
             as the paper's code, whose ε never binds; the result is stored as floats.
+        momentum: Share of the direction so far that stays, each gradient over its mean
+            absolute value; for gradients that are noisy from step to step.
         on_step: Called after each step.
 
     Returns:
@@ -171,7 +174,8 @@ def ascend(
         DivergedError: A gradient is not finite.
 
     Source:
-        Madry et al. (2018), arXiv 1706.06083.
+        Madry et al. (2018), arXiv 1706.06083; Dong et al. (2018), arXiv 1710.06081, eq.
+        6, for the momentum.
     """
     check_chosen(data, chosen)
     if isinstance(climb, ChosenGradient) and not torch.equal(climb.documents, chosen):
@@ -179,7 +183,7 @@ def ascend(
             "a gradient must be of the chosen documents, got one of others; make it "
             "with the same documents"
         )
-    settings = AscentSettings(budget, steps, step_size, ascent, delivery)
+    settings = AscentSettings(budget, steps, step_size, ascent, delivery, momentum)
     settings.check(data)
     original = data.batch(chosen, like=like).inputs
     delta = settings.climbed(original, climb, data.valid, on_step=on_step)

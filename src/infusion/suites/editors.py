@@ -6,7 +6,8 @@ editor              gradient of a document's inputs
 ekfac               perturbation gradient at the base model
 ensemble            its mean over models of other last-epoch orders
 replay              exact derivative through the last epoch in the run's own order
-replay over orders  the same through another order at every step, none of them measured
+replay over orders  the same through another order at every step, none of them measured,
+                    with momentum: a running mean over orders
 matching            of the cosine between training and measurement gradients
 =================== ==================================================================
 """
@@ -120,3 +121,5 @@ COSTS: dict[Editor, int] = {
 }
 """Gradient evaluations per ascent step and document; each of a replay is a whole epoch,
 differentiated."""
+MOMENTA: dict[Editor, float] = {"replay over orders": 0.9}
+"""Momentum of an ascent whose gradients are those of one order at a time."""

@@ -17,6 +17,7 @@ from infusion.presets.context import Pair, Run
 from infusion.records import Task
 from infusion.seeding import derive, stream
 from infusion.selection import select, select_random
+from infusion.suites.editors import MOMENTA
 from infusion.suites.trials import Change, Selection
 from infusion.tasks import batches, first_parameter
 from infusion.training import epoch_order
@@ -112,6 +113,7 @@ def climbed(
         step_size=edit.step_size,
         ascent=edit.ascent,
         delivery=edit.delivery,
+        momentum=MOMENTA.get(change.editor, 0.0),
     )
     return replace(made, asked={**made.asked, "editor": change.editor})
 

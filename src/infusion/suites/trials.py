@@ -145,6 +145,16 @@ def _transfer(plain: Change, own: Retraining, others: tuple[str, ...]) -> list[T
     ]
 
 
+def _surrogates(plain: Change, own: Retraining, others: tuple[str, ...]) -> list[Trial]:
+    """Transfer again, crafted on several models of the architecture that is not met."""
+    several = replace(plain, editor="ensemble")
+    return [
+        replace(trial, name=f"ensemble, {trial.name}")
+        for trial in _transfer(several, own, others)
+        if trial.change.source != trial.retraining.architecture
+    ]
+
+
 def _budget(plain: Change, own: Retraining, levels: int) -> list[Trial]:
     numbers = {max(round(share * plain.edit.k), 1) for share in SHARES}
     counts = [
@@ -216,7 +226,7 @@ SUITES: dict[str, Callable[[Change, Retraining], list[Trial]]] = {
     "engines": _engines,
     "hardening": _hardening,
 }
-NAMES = (*SUITES, "budget", "horizon", "transfer")
+NAMES = (*SUITES, "budget", "horizon", "transfer", "surrogates")
 
 
 def trials(
@@ -246,4 +256,6 @@ def trials(
         return _horizon(plain, own, config.train.epochs)
     if suite == "transfer":
         return _transfer(plain, own, others)
+    if suite == "surrogates":
+        return _surrogates(plain, own, others)
     return SUITES[suite](plain, own)
