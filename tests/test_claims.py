@@ -195,6 +195,12 @@ def test_the_papers_scale_comes_first(judged: Any) -> None:
     )
     assert found["G1"]["ours"] == pytest.approx(0.5)
     assert found["G1"]["setting"] == "cifar10 paper"
+    assert (found["3"]["n"], found["3"]["verdict"]) == (0, "not measured")
+    few = [row("main", "as coded", i, 0.6, scale="paper") for i in range(12)]
+    many = [row("main", "as coded", i, 0.2) for i in range(30)]
+    judged(*few)
+    assert judged(*many)["3"]["setting"] == "cifar10 small", "the paper's are too few"
+    assert judged()["2"]["setting"] == "cifar10 paper"
 
 
 def test_a_row_that_was_copied_twice_counts_once(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def run(  # noqa: PLR0917
     Args:
         preset: digits or cifar10.
         suite: main, controls, copies, selection, fresh, engines, hardening, budget,
-            horizon, transfer or surrogates: many trials per pair of classes, row by row.
+            horizon, transfer or surrogates: many trials per pair, added row by row.
         config: Replay the config.yaml of a run folder instead of a preset.
         data: Folder of parquet, image folder or hub dataset, for cifar10.
         scale: small takes minutes on two cores, paper is the paper's size.
