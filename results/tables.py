@@ -326,8 +326,8 @@ def pairs() -> str:
         said.append(
             f"{row['scale']}: {row['edited']} of {row['documents']:,} documents edited "
             f"in {row['steps']} steps, a plain training epoch "
-            f"{row['epoch_seconds']:.1f} s, {here['gpu'] or here['processor']}, one "
-            f"thread, {row['together']} pairs together."
+            f"{row['epoch_seconds']:.1f} s, {here['gpu'] or 'CPU time of one thread'}, "
+            f"{row['together']} pairs together."
         )
         for stage in ("score", "craft", "retrain", "pair"):
             names = [f"{stage}, {mode}" for mode in ("one at a time", "together")]
