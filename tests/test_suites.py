@@ -149,7 +149,7 @@ def test_a_suite_refuses_what_it_would_ignore_or_lack(
     with pytest.raises(InputError, match=r"pairs must be ≤ \d+, the pairs of classes"):
         run_suite(replace(tiny(), pairs=91), "controls", home.root)
     based = replace(tiny(), base=str(home.root / "checkpoints"))
-    with pytest.raises(InputError, match="needs the checkpoints of every epoch"):
+    with pytest.raises(InputError, match="needs the checkpoints of all of them"):
         run_suite(based, "horizon", tmp_path)
     l2 = replace(tiny(), edit=replace(tiny().edit, norm="l2"))
     with pytest.raises(InputError, match="--norm of the suite budget must be one of"):
@@ -157,6 +157,19 @@ def test_a_suite_refuses_what_it_would_ignore_or_lack(
     few = replace(tiny(), data=replace(tiny().data, train=60))
     with pytest.raises(InputError, match=r"k must be a whole number in 1…60"):
         run_suite(few, "copies", tmp_path)
+
+
+def test_trials_can_be_run_one_by_one(home: Home, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    noise = run_suite(tiny(), "controls", root, only="noise*")
+    assert {row["trial"] for row in noise} == {"noise L∞", "noise L2"}
+    apart = {row["trial"]: row for row in run_suite(tiny(), "controls", root)}
+    whole = {row["trial"]: row for row in run_suite(tiny(1), "controls", home.root)}
+    for name, row in apart.items():
+        assert row["place"] == whole[name]["place"]
+        assert row["after"] == whole[name]["after"]
+    with pytest.raises(InputError, match="must match the name of a trial, got 'x'"):
+        run_suite(tiny(), "controls", root, only="x")
 
 
 def test_what_another_suite_has_done_is_not_done_again(home: Home) -> None:

@@ -26,6 +26,7 @@ JSON_KEYS = (
 def run(  # noqa: PLR0917
     preset: Positional[Annotated[str | None, arg(metavar="PRESET")]] = None,
     suite: str | None = None,
+    only: str | None = None,
     config: Path | None = None,
     data: str | None = None,
     scale: Literal["small", "paper"] | None = None,
@@ -55,6 +56,7 @@ def run(  # noqa: PLR0917
         preset: digits or cifar10.
         suite: main, controls, copies, selection, fresh, engines, hardening, budget,
             horizon, transfer or surrogates: many trials per pair, added row by row.
+        only: Pattern of the names of a suite's trials to run now, such as 'ekfac, *'.
         config: Replay the config.yaml of a run folder instead of a preset.
         data: Folder of parquet, image folder or hub dataset, for cifar10.
         scale: small takes minutes on two cores, paper is the paper's size.
@@ -90,6 +92,8 @@ def run(  # noqa: PLR0917
             "--suite must come without --probe and --target: it draws pairs of classes,"
             f" got {probe} and {target}; drop them"
         )
+    if only is not None and suite is None:
+        raise InputError(f"--only must come with --suite, got {only!r} alone; add it")
     if probe is not None and pairs is not None:
         raise InputError(
             f"--pairs must come without --probe, which is one, got {pairs} beside "
@@ -128,7 +132,7 @@ def run(  # noqa: PLR0917
         from infusion.suites.shown import show_suite
 
         root = out or _folder(replace(settings, pairs=0), "-suites")
-        show_suite(settings, suite, root, as_json=json)
+        show_suite(settings, suite, root, only=only or "*", as_json=json)
         return
     done = run_preset(settings, out or folder or _folder(settings))
     print_table = sys.stderr if json else sys.stdout

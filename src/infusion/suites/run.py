@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ Work = list[tuple[Pair, list[Trial]]]
 """Pairs with the trials that are still to do."""
 
 
-def run_suite(config: RunConfig, suite: str, root: Path) -> list[dict[str, Any]]:
+def run_suite(
+    config: RunConfig, suite: str, root: Path, *, only: str = "*"
+) -> list[dict[str, Any]]:
     """Run a suite on the first pairs and add what its folder does not hold yet.
 
     Args:
@@ -40,12 +43,14 @@ def run_suite(config: RunConfig, suite: str, root: Path) -> list[dict[str, Any]]
         suite: One of :data:`infusion.suites.trials.NAMES`.
         root: Suite folder, shared by all suites of these settings; refused if it was
             started with others.
+        only: Pattern of the names of trials to run now, like a file name's with ``*``.
 
     Returns:
         All rows of the suite in that folder.
 
     Raises:
-        InputError: Wrong settings, unusable data, or more pairs than there are.
+        InputError: Wrong settings, unusable data, more pairs than there are, or no
+            trial of such a name.
         ArtefactError: The folder was altered or holds other trials.
         DivergedError: A training, a score or an edit became NaN or infinite.
     """
@@ -56,11 +61,12 @@ def run_suite(config: RunConfig, suite: str, root: Path) -> list[dict[str, Any]]
             f"{config.probe} and target {config.target}; drop --probe and --target"
         )
     home = Home(root, replace(config, pairs=0))
-    listed = _checked(home, suite)
+    listed = _listed(home, suite)
+    wanted = _wanted(home, listed, only)
     refuse_other_config(root, to_yaml(home.config))
     refuse_other_environment(root)
     torch.set_num_threads(config.threads)
-    _prepare(home, listed)
+    _prepare(home, wanted)
     own = home.run(config.architecture)
     bases = {config.architecture: own.store.sha256(_last(own))}
     whole = class_pairs(*opened(home, config.architecture))
@@ -71,12 +77,12 @@ def run_suite(config: RunConfig, suite: str, root: Path) -> list[dict[str, Any]]
         )
     inputs = digest({"config": asdict(home.config), "bases": bases})
     rows = _rows(root, suite, inputs)
-    _replays(home, listed)
+    _replays(home, wanted)
     _refuse_other_trials(rows.path, rows.read(), listed)
     _take_over(root, suite, rows, listed, whole[: config.pairs])
     done = rows.read()
     left = [
-        (pair, [t for t in listed if (pair.index, t.name) not in done])
+        (pair, [t for t in wanted if (pair.index, t.name) not in done])
         for pair in whole[: config.pairs]
     ]
     left = [(pair, missing) for pair, missing in left if missing]
@@ -86,25 +92,36 @@ def run_suite(config: RunConfig, suite: str, root: Path) -> list[dict[str, Any]]
         if chunk:
             _craft(home, chunk, together)
             _retrain(home, suite, chunk, rows, [trial.name for trial in listed])
-    _write_manifests(home, listed)
+    _write_manifests(home, wanted)
     return list(rows.read().values())
 
 
-def _checked(home: Home, suite: str) -> list[Trial]:
-    """List the trials, and refuse what would only fail after hours of training."""
+def _listed(home: Home, suite: str) -> list[Trial]:
+    main = home.run(home.config.architecture)
+    return trials(
+        suite, home.config, tuple(main.preset.recipes), main.train.levels or 0
+    )
+
+
+def _wanted(home: Home, listed: list[Trial], only: str) -> list[Trial]:
+    """Take the trials asked for, and refuse what would only fail after hours."""
     config = home.config
     main = home.run(config.architecture)
-    levels = main.train.levels or 0
-    listed = trials(suite, config, tuple(main.preset.recipes), levels)
-    for edit in {trial.change.edit for trial in listed}:
+    wanted = [trial for trial in listed if fnmatchcase(trial.name, only)]
+    if not wanted:
+        names = "; ".join(trial.name for trial in listed)
+        raise InputError(
+            f"--only must match the name of a trial, got {only!r}; there are: {names}"
+        )
+    for edit in {trial.change.edit for trial in wanted}:
         check(replace(config, edit=edit), main.train, main.test)
-    longest = max(trial.retraining.epochs for trial in listed)
+    longest = max(trial.retraining.epochs for trial in wanted)
     if longest > 1 and config.base is not None:
         raise InputError(
-            f"the suite {suite} needs the checkpoints of every epoch, got a --base "
-            "that holds the last two; drop --base"
+            f"retraining of {longest} epochs needs the checkpoints of all of them, got "
+            "a --base that holds the last two; drop --base"
         )
-    return listed
+    return wanted
 
 
 def _rows(root: Path, suite: str, inputs_sha256: str) -> Rows:

@@ -14,16 +14,19 @@ from infusion.suites.summary import effects
 PAGE = "suites.html"
 
 
-def show_suite(config: RunConfig, suite: str, root: Path, *, as_json: bool) -> None:
+def show_suite(
+    config: RunConfig, suite: str, root: Path, *, only: str, as_json: bool
+) -> None:
     """Run a suite and show all its rows, the page with those of other suites too.
 
     Args:
         config: See :func:`infusion.suites.run.run_suite`.
         suite: Likewise.
         root: Likewise.
+        only: Likewise.
         as_json: Print one JSON object on standard output, the rest on standard error.
     """
-    rows = run_suite(config, suite, root)
+    rows = run_suite(config, suite, root, only=only)
     found = [asdict(effect) for effect in effects(rows)]
     screen = sys.stderr if as_json else sys.stdout
     suite_table(f"{config.preset} {config.scale}, suite {suite}", found, screen)
