@@ -24,7 +24,7 @@ import infusion as inf
 from infusion.configs import RunConfig
 from infusion.params import Params
 from infusion.presets import find_preset
-from infusion.records import Dataset
+from infusion.records import Dataset, Measurement
 from infusion.retrain import retrain
 from infusion.stacked import retrain_stacked
 from infusion.store import environment
@@ -49,6 +49,8 @@ class Scene:
     task: inf.Task
     train: Dataset
     start: Checkpoint
+    curvature: inf.Curvature
+    measurements: list[Measurement]
     ihvps: list[Params]
     epoch_seconds: float
 
@@ -76,15 +78,28 @@ def scene(
     few = torch.arange(512)
     curvature = inf.fit_ekfac(task, train, skip=config.curvature.skip, documents=few)
     probes = test.batch(torch.arange(TOGETHER)).inputs.to(device)
-    ihvps = [
-        curvature.solve(
-            inf.gradient(task, inf.log_prob(probe, int(label + 1) % 10)),
-            damping_ratio=0.1,
-        )
+    measurements = [
+        inf.log_prob(probe, int(label + 1) % 10)
         for probe, label in zip(probes, test.labels[:TOGETHER], strict=True)
     ]
-    epoch = min(after - before for before, after in pairwise(times))
-    return Scene(config, make_task, task, train, checkpoints[-2], ihvps, epoch)
+    return Scene(
+        config,
+        make_task,
+        task,
+        train,
+        checkpoints[-2],
+        curvature,
+        measurements,
+        [solved(task, curvature, each) for each in measurements],
+        statistics.median(after - before for before, after in pairwise(times)),
+    )
+
+
+def solved(
+    task: inf.Task, curvature: inf.Curvature, measurement: Measurement
+) -> Params:
+    """Solve for one measurement."""
+    return curvature.solve(inf.gradient(task, measurement), damping_ratio=0.1)
 
 
 def stages(on: Scene, device: str) -> dict[str, float]:
@@ -96,6 +111,7 @@ def stages(on: Scene, device: str) -> dict[str, float]:
     again: dict[str, Any] = {"seed": 0, "start": on.start}
     recipe = on.config.train
     alone: dict[str, Callable[[], object]] = {
+        "solve": lambda: solved(task, on.curvature, on.measurements[0]),
         "score": lambda: inf.influence(task, train, ihvps[0]),
         "craft": lambda: inf.craft(task, train, chosen[0], ihvps[0], **climb),
         "retrain": lambda: retrain(
@@ -103,6 +119,7 @@ def stages(on: Scene, device: str) -> dict[str, float]:
         ),
     }
     together: dict[str, Callable[[], object]] = {
+        "solve": lambda: [solved(task, on.curvature, m) for m in on.measurements],
         "score": lambda: inf.influences(task, train, ihvps),
         "craft": lambda: inf.craft_together(task, train, chosen, ihvps, **climb),
         "retrain": lambda: retrain_stacked(on.make_task, train, edits, recipe, **again),
@@ -121,7 +138,7 @@ def stages(on: Scene, device: str) -> dict[str, float]:
 def main(
     data: str,
     scale: Literal["small", "paper"] = "small",
-    epochs: int = 2,
+    epochs: int = 4,
     device: Literal["cpu", "cuda"] = "cpu",
 ) -> None:
     """Time every stage and keep it in results/pairs.json.
@@ -129,14 +146,16 @@ def main(
     Args:
         data: CIFAR-10 as in `infusion run cifar10`.
         scale: Of the preset.
-        epochs: Of the base model, two or more; times do not depend on it.
+        epochs: Of the base model, three or more; the median is compared with.
         device: Where to compute.
     """
     torch.set_num_threads(1)
     on = scene(data, scale, epochs, device)
     seconds = stages(on, device)
     row = {
+        "preset": on.config.preset,
         "scale": scale,
+        "device": device,
         "documents": len(on.train),
         "edited": on.config.edit.k,
         "steps": on.config.edit.steps,

@@ -6,8 +6,8 @@
 ``digits.json`` and ``cifar10-seed*.json`` are the ``results.json`` of finished runs,
 ``fidelity-*.json`` and ``flips-*.json`` those of ``infusion fidelity``,
 ``PRESET-SCALE/SUITE.jsonl`` are rows of ``infusion run --suite``,
-``bench.json`` is that of ``infusion bench``; ``ratios.json``, ``replay.json`` and
-``demo.json`` are what ``benchmarks/`` wrote.
+``bench.json`` is that of ``infusion bench``; ``ratios.json``, ``pairs.json``,
+``replay.json`` and ``demo.json`` are what ``benchmarks/`` wrote.
 """
 
 import json
@@ -319,17 +319,17 @@ def _mean_of(values: list[float]) -> str:
 
 
 def pairs() -> str:
-    """Return what one pair costs, one at a time and eight together."""
+    """Return what one pair costs, one at a time and several together."""
     lines, said = [], []
     for row in read("pairs.json").values():
-        here = row["environment"]
+        gpu = row["environment"]["gpu"] if row["device"] == "cuda" else None
         said.append(
             f"{row['scale']}: {row['edited']} of {row['documents']:,} documents edited "
             f"in {row['steps']} steps, a plain training epoch "
-            f"{row['epoch_seconds']:.1f} s, {here['gpu'] or 'CPU time of one thread'}, "
+            f"{row['epoch_seconds']:.1f} s, {gpu or 'CPU time of one thread'}, "
             f"{row['together']} pairs together."
         )
-        for stage in ("score", "craft", "retrain", "pair"):
+        for stage in ("solve", "score", "craft", "retrain", "pair"):
             names = [f"{stage}, {mode}" for mode in ("one at a time", "together")]
             cells = [
                 f"{row['seconds'][n]:.2f} s = {row['epochs'][n]:.2f}" for n in names

@@ -11,14 +11,16 @@ import pytest
 from scipy.stats import wilcoxon
 
 from infusion.errors import ArtefactError
+from infusion.presets import find_preset
 from infusion.report.suites import suite_figures, suite_rows
 from infusion.rows import sealed
-from infusion.suites.claims import CLAIMS, GOALS, claims
+from infusion.suites.claims import CLAIMS, GOALS, Claim, claims
 from infusion.suites.collected import collect
 from infusion.suites.curves import curves
 from infusion.suites.read import read_rows
 from infusion.suites.statistics import statistics
 from infusion.suites.summary import effects
+from infusion.suites.trials import trials
 
 
 def behaviour(p: float, top1: int) -> dict[str, Any]:
@@ -91,7 +93,7 @@ def test_main_in_closed_form(judged: Any) -> None:
     rows = [
         row("main", trial, pair, after)
         for trial in ("edit", "as coded")
-        for pair, after in enumerate([0.2, 0.4, 0.6, 0.8])
+        for pair, after in enumerate([0.2, 0.4, 0.6, 0.8] * 3)
     ]
     found = judged(*rows)
     assert found["1"]["ours"] == 1.0
@@ -101,7 +103,7 @@ def test_main_in_closed_form(judged: Any) -> None:
     assert found["3"]["ours"] == 0.5
     assert found["4"]["ours"] == pytest.approx(-0.4 / 9)
     assert found["8"]["ours"] == pytest.approx(-1)
-    assert found["8"]["verdict"] == "too few pairs", "four have no interval"
+    assert found["8"]["verdict"] == "too few pairs", "all alike have no interval"
     assert found["3"]["verdict"] == "too few pairs"
     assert found["10"]["verdict"] == "holds"
     assert (found["G1"]["ours"], found["G1"]["verdict"]) == (pytest.approx(0.4), "met")
@@ -110,7 +112,7 @@ def test_main_in_closed_form(judged: Any) -> None:
     assert found["G8"]["ours"] == pytest.approx(0.2)
     assert found["G8"]["verdict"] == "too few pairs"
     assert {found["2"][k] for k in ("n", "setting", "hardware", "source")} == {
-        4, "cifar10 small", "2 cores, AVX2", "cifar10-small/main.jsonl",
+        12, "cifar10 small", "2 cores, AVX2", "cifar10-small/main.jsonl",
     }  # fmt: skip
 
 
@@ -121,18 +123,25 @@ def test_a_probe_that_the_clean_replay_already_flips_never_counts(judged: Any) -
 
 
 def test_copies_and_selections(judged: Any) -> None:
+    found = judged(row("copies", "edit", 0, 0.5))
+    assert (found["5"]["verdict"], found["G12"]["n"]) == ("not measured", 0)
     found = judged(
-        row("copies", "edit", 0, 0.5),
         row("copies", "1 copies", 0, 0.3),
         row("copies", "5 copies", 0, 0.45),
         row("copies", "10 copies", 0, 0.7),
+        row("copies", "edit", 1, 0.9),  # a pair without copies
         row("selection", "supporting", 0, 0.5),
         row("selection", "absolute", 0, 0.4),
         row("selection", "random", 0, 0.2),
         row("selection", "gain", 0, 0.9),
     )
-    assert found["5"]["ours"] == 5
-    assert found["7"]["ours"] == pytest.approx(0.1)
+    assert (found["5"]["ours"], found["5"]["n"]) == (5, 1)
+    assert found["7"]["verdict"] == "not measured", "two of the paper's choices lack"
+    found = judged(
+        row("selection", "opposing", 0, 0.1),
+        row("selection", "last", 0, 0.3),
+    )
+    assert (found["7"]["ours"], found["7"]["n"]) == (pytest.approx(0.1), 1)
 
 
 def test_draws_of_a_pair_count_as_one(judged: Any) -> None:
@@ -198,9 +207,10 @@ def test_the_papers_scale_comes_first(judged: Any) -> None:
     assert (found["3"]["n"], found["3"]["verdict"]) == (0, "not measured")
     few = [row("main", "as coded", i, 0.6, scale="paper") for i in range(12)]
     many = [row("main", "as coded", i, 0.2) for i in range(30)]
-    judged(*few)
-    assert judged(*many)["3"]["setting"] == "cifar10 small", "the paper's are too few"
-    assert judged()["2"]["setting"] == "cifar10 paper"
+    assert judged(*many, *few[:11])["2"]["setting"] == "cifar10 small"
+    found = judged(few[11])
+    assert found["2"]["setting"] == "cifar10 paper"
+    assert found["3"]["setting"] == "cifar10 small", "it needs thirty"
 
 
 def test_a_row_that_was_copied_twice_counts_once(tmp_path: Path) -> None:
@@ -276,14 +286,18 @@ def test_horizon_and_budget_have_two_curves_each() -> None:
     longer, after = curves("horizon", rows)
     assert [p["at"] for p in longer["points"]] == [1, 3]
     assert [p["at"] for p in after["points"]] == [0, 2]
-    sizes = {"k = 10": (10, 0.05), "L∞ = 8/255": (100, 8 / 255)}
+    sizes = {
+        "k = 10": (10, 0.05),
+        "L∞ = 8/255": (100, 8 / 255),
+        "L∞ = 12.75/255": (100, 0.05),
+    }
     rows = [
         row("budget", name, 0, 0.2, change={"edit": {"k": k, "epsilon": epsilon}})
         for name, (k, epsilon) in sizes.items()
     ]
     number, distance = curves("budget", rows)
-    assert [p["at"] for p in number["points"]] == [10]
-    assert [p["at"] for p in distance["points"]] == [8 / 255]
+    assert [p["at"] for p in number["points"]] == [10, 100]
+    assert [p["at"] for p in distance["points"]] == [8 / 255, 0.05]
 
 
 def test_costs_and_sizes_are_shown_where_trials_differ_in_them(tmp_path: Path) -> None:
@@ -318,29 +332,51 @@ def test_costs_and_sizes_are_shown_where_trials_differ_in_them(tmp_path: Path) -
 
 def test_several_models_are_compared_with_one_on_the_same_pairs(judged: Any) -> None:
     digits = {"preset": "digits"}
-    one = [row("engines", "ekfac, fresh 0", i, 0.2, **digits) for i in range(3)]
+    one = [row("engines", "ekfac, fresh 0", i, 0.2, **digits) for i in range(12)]
     many = [
         row("engines", f"ensemble, fresh {draw}", i, 0.3 + draw / 5, **digits)
-        for i in range(4)
+        for i in range(13)
         for draw in range(2)
     ]
     found = judged(*one, *many)["G11"]
-    assert found["n"] == 3
+    assert found["n"] == 12
     assert found["ours"] == pytest.approx(3.0)  # mean of 0.2 and 0.4, over 0.1
     assert found["low"] == found["high"] == pytest.approx(3.0)
     assert (found["verdict"], found["setting"]) == ("met", "digits small")
+    falls = [row("engines", "ekfac, fresh 1", i, -0.4, **digits) for i in range(12)]
+    assert judged(*falls)["G11"]["verdict"] == "not measured", "over a negative number"
 
 
 def test_seconds_on_a_gpu_are_read_from_the_benchmark(tmp_path: Path) -> None:
     timed = {
+        "preset": "cifar10",
+        "device": "cuda",
         "seconds": {"pair, together": 2.5},
         "together": 8,
         "scale": "paper",
         "environment": {"gpu": "a GPU"},
     }
-    alone = {**timed, "environment": {"gpu": None}}
+    alone = {**timed, "device": "cpu"}  # on a machine that has a GPU
     (tmp_path / "pairs.json").write_text(json.dumps({"paper": alone}), encoding="utf-8")
     assert claims(tmp_path)[-1]["verdict"] == "not measured"
     (tmp_path / "pairs.json").write_text(json.dumps({"paper": timed}), encoding="utf-8")
     found = claims(tmp_path)[-1]
     assert (found["id"], found["ours"], found["verdict"]) == ("G13", 2.5, "met")
+
+
+@pytest.mark.parametrize("claim", [*CLAIMS, *GOALS], ids=lambda claim: claim.number)
+def test_every_claim_reads_trials_that_there_are(claim: Claim) -> None:
+    preset = find_preset(claim.preset or "cifar10")
+    config = preset.configs["small"]
+    levels = 16 if claim.preset == "digits" else 255
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for trial in trials(claim.suite, config, tuple(preset.recipes), levels):
+        more = {"change": dataclasses.asdict(trial.change)}
+        effect = 0.2 + len(rows) / 100
+        rows[trial.name] = [
+            row(claim.suite, trial.name, i, effect + i / 100, target=1 + i, **more)
+            for i in range(5)
+        ]
+    value, _, _, n = claim.ours(rows)
+    assert value is not None
+    assert n >= 5

@@ -1,4 +1,4 @@
-"""What a recipe does to a batch before the model sees it: mirror, move, blur."""
+"""What a recipe does to a batch before the model sees it: mirror, move, add noise."""
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ def disturbed(batch: Batch, config: TrainConfig) -> Batch:
         config: Its ``flip``, ``shift`` and ``noise``; nothing is drawn for what is off.
 
     Returns:
-        The batch itself where nothing is asked.
+        The same inputs where nothing is asked.
 
     Raises:
         InputError: The documents are no pictures.

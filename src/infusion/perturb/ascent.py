@@ -1,6 +1,7 @@
 """The loop of a projected gradient ascent, and how its result is stored.
 
-    δ ← Π_budget(δ + α·u),   u = sign(∂f/∂x)  or  ∂f/∂x over its norm
+    δ ← Π_budget(δ + α·u),   u = sign(g)  or  g over its norm,   g = ∂f/∂x
+    with momentum μ:         g ← μ·g + ∂f/∂x over its mean absolute value
 
 then the valid range, then the storage grid: levels are rounded towards the original,
 so that neither projection can push an edit out of its budget.
@@ -26,7 +27,7 @@ _ROUNDING = 1e-3
 """Levels: how far below a whole level float32 arithmetic may leave one."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AscentSettings:
     """How an ascent goes; see :func:`ascend` for each.
 

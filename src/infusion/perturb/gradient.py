@@ -90,7 +90,8 @@ def influence_gradient(
         What :func:`ascend` climbs.
 
     Raises:
-        InputError: There is no model.
+        InputError: There is no model, one does not fit the documents, these cannot be
+            edited, or the batch size is not positive.
     """
     check_whole("batch_size", batch_size)
     check_chosen(data, chosen)
@@ -122,16 +123,6 @@ def influence_gradient(
     return ChosenGradient(chosen, climb)
 
 
-def _same(task: Task, ihvp: Params, params: Params) -> Params:
-    """Refuse an IHVP over other parameters than the first one's."""
-    if set(along(task, ihvp)) != set(params):
-        raise InputError(
-            "IHVPs climbed together must cover the same parameters, got "
-            f"{len(ihvp)} and {len(params)}; solve them with one curvature"
-        )
-    return ihvp
-
-
 def gradients_together(
     task: Task,
     data: Dataset,
@@ -157,13 +148,19 @@ def gradients_together(
         their gradients.
 
     Raises:
-        InputError: Numbers differ, or an IHVP does not fit the model.
+        InputError: Numbers differ, documents cannot be edited, the batch size is not
+            positive, or an IHVP does not fit the model.
     """
     check_whole("batch_size", batch_size)
-    if not chosen or len(chosen) != len(ihvps):
+    lists = isinstance(chosen, (list, tuple)) and isinstance(ihvps, (list, tuple))
+    if not lists or not chosen or len(chosen) != len(ihvps):
+        got = [
+            len(each) if isinstance(each, (list, tuple)) else type(each).__name__
+            for each in (chosen, ihvps)
+        ]
         raise InputError(
-            "several measurements need documents and an IHVP each, got "
-            f"{len(chosen)} and {len(ihvps)}; give one of each per measurement"
+            "several measurements need a list of documents and one of IHVPs, equally "
+            f"long, got {got[0]} and {got[1]}; give one of each per measurement"
         )
     for each in chosen:
         check_chosen(data, each)
@@ -174,10 +171,14 @@ def gradients_together(
         )
     check_task(task, data)
     params = along(task, ihvps[0])
-    stacked = {
-        name: torch.stack([_same(task, ihvp, params)[name] for ihvp in ihvps])
-        for name in params
-    }
+    for ihvp in ihvps:
+        if along(task, ihvp).keys() != params.keys():
+            raise InputError(
+                "IHVPs climbed together must cover the same parameters, got others: "
+                f"{sorted(params.keys() ^ ihvp.keys())[0]}; solve them with one "
+                "curvature"
+            )
+    stacked = {name: torch.stack([ihvp[name] for ihvp in ihvps]) for name in params}
     labels = torch.stack([data.labels[each] for each in chosen])
 
     def total(inputs: Tensor, own: Tensor, ihvp: Params) -> Tensor:

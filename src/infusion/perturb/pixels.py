@@ -11,7 +11,6 @@ from infusion.configs import Ascent, Delivery
 from infusion.data.edits import Edits
 from infusion.errors import (
     InputError,
-    check_whole,
 )
 from infusion.params import Params
 from infusion.perturb.ascent import AscentSettings
@@ -67,8 +66,6 @@ def craft(
     Source:
         arXiv 2602.09987, §3; Madry et al. (2018), arXiv 1706.06083.
     """
-    check_whole("batch_size", batch_size)
-    check_chosen(data, chosen)
     climb = influence_gradient([(task, ihvp)], data, chosen, batch_size=batch_size)
     return ascend(
         data,
@@ -121,7 +118,13 @@ def craft_together(
         DivergedError: A perturbation gradient is not finite.
     """
     climb = gradients_together(task, data, chosen, ihvps, batch_size=batch_size)
-    settings = AscentSettings(budget, steps, step_size, ascent, delivery)
+    settings = AscentSettings(
+        budget=budget,
+        steps=steps,
+        step_size=step_size,
+        ascent=ascent,
+        delivery=delivery,
+    )
     settings.check(data)
     like = first_parameter(task)
     original = data.batch(torch.cat(list(chosen)), like=like).inputs
@@ -183,7 +186,14 @@ def ascend(
             "a gradient must be of the chosen documents, got one of others; make it "
             "with the same documents"
         )
-    settings = AscentSettings(budget, steps, step_size, ascent, delivery, momentum)
+    settings = AscentSettings(
+        budget=budget,
+        steps=steps,
+        step_size=step_size,
+        ascent=ascent,
+        delivery=delivery,
+        momentum=momentum,
+    )
     settings.check(data)
     original = data.batch(chosen, like=like).inputs
     delta = settings.climbed(original, climb, data.valid, on_step=on_step)

@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from infusion.report.numbers import significant
+from infusion.report.numbers import fixed, significant
 
 INK, MUTED, LINE, ACCENT = "#010101", "#020202", "#030303", "#040404"
 _VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", ACCENT: "--accent"}
@@ -45,6 +45,7 @@ _STYLE: Any = {
 }
 _POINTS_PER_INCH = 72
 _MOST_NUMBERED = 12
+_DARKEST = 0.6
 
 
 def _axes(width: int, height: int) -> tuple[Figure, Axes]:
@@ -112,8 +113,8 @@ def effects(
 
     Args:
         names: Arms, from top to bottom.
-        intervals: ``mean``, ``low`` and ``high`` of each, in nats; a dot alone where
-            there are no ends.
+        intervals: ``mean``, ``low`` and ``high`` of each, in the unit of ``measured``;
+            a dot alone where there are no ends.
         accented: Which arms are the edit rather than something it is compared with.
         measured: What is on the axis, with its unit.
 
@@ -262,11 +263,11 @@ def cells(
         for (row, column), value in values.items():
             place, size = (column - 0.48, row - 0.48), 0.96
             colour = ACCENT if value > 0 else INK
-            share = min(abs(value) / largest, 1.0)
+            share = _DARKEST * abs(value) / largest  # so that its text can be read
             axes.add_patch(
                 Rectangle(place, size, size, color=colour, alpha=share, linewidth=0)
             )
-            text = f"{value:.1f}".replace("-", "−")
+            text = fixed(value, 2)
             axes.text(column, row, text, ha="center", va="center", fontsize=7)
         axes.set_xlim(-0.5, len(names) - 0.5)
         axes.set_ylim(len(names) - 0.5, -0.5)

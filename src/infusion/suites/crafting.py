@@ -17,7 +17,7 @@ from infusion.presets.context import Pair, Run, checkpoint_file
 from infusion.presets.infuse import measurement, score_file, solve_pair
 from infusion.records import Task
 from infusion.store import digest
-from infusion.suites.editors import COSTS, EDITORS, Models, Subject
+from infusion.suites.editors import COSTS, EDITORS, MOMENTA, Models, Subject
 from infusion.suites.edits import attainable_gains, choose, climbed, noise_of, reach
 from infusion.suites.retrainings import MEMBERS, member, replay_file, replayed
 from infusion.suites.subjects import Home, fitted, opened
@@ -60,6 +60,7 @@ def edit_inputs(run: Run, pair: Pair, change: Change) -> dict[str, Any]:
     return {
         "scores": run.store.sha256(score_file(pair)),
         "change": asdict(change),
+        "momentum": MOMENTA.get(change.editor, 0.0),
         "test": run.data_sha256["test"],
         "seed": run.config.seed,
         "models": [
@@ -207,6 +208,7 @@ def _facts(desk: _Desk, change: Change, edits: Edits) -> dict[str, Any]:
         "documents": len(edits),
         "reached": reached,
         "predicted": predicted_effect(task, run.train, edits, ihvp),
+        "momentum": MOMENTA.get(change.editor, 0.0),
         "evaluations": 0 if change.operator == "copies" else ascended,
         "influence": float(desk.scores[edits.documents].mean()),
         "target_share": float(same.double().mean()),

@@ -1,6 +1,6 @@
 """Trials that vary one number, as points of a curve."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,12 +20,14 @@ class Curve:
         at: Of a row.
         logarithmic: Whether the axis is.
         beside: Trial that the points are compared with, if any.
+        held: Number that is the same in all its points: the most frequent one.
     """
 
     along: str
     at: Coordinate
     logarithmic: bool = False
     beside: str | None = None
+    held: Coordinate | None = None
 
 
 def _copies(row: Row) -> float | None:
@@ -44,13 +46,11 @@ def _further(row: Row) -> float | None:
 
 
 def _number(row: Row) -> float | None:
-    named = row["trial"].startswith("k = ")
-    return float(row["change"]["edit"]["k"]) if named else None
+    return float(row["change"]["edit"]["k"])
 
 
 def _distance(row: Row) -> float | None:
-    named = row["trial"].startswith("L∞ = ")
-    return row["change"]["edit"]["epsilon"] if named else None
+    return float(row["change"]["edit"]["epsilon"])
 
 
 CURVES: dict[str, tuple[Curve, ...]] = {
@@ -62,8 +62,8 @@ CURVES: dict[str, tuple[Curve, ...]] = {
         Curve("clean epochs after the edited one", _further),
     ),
     "budget": (
-        Curve("documents edited", _number, logarithmic=True),
-        Curve("budget in L∞, values", _distance),
+        Curve("documents edited", _number, logarithmic=True, held=_distance),
+        Curve("budget in L∞, values", _distance, held=_number),
     ),
 }
 
@@ -85,7 +85,11 @@ def curves(suite: str, rows: list[Row]) -> list[dict[str, Any]]:
 
 def _drawn(curve: Curve, rows: list[Row]) -> dict[str, Any]:
     groups: dict[float, list[Row]] = defaultdict(list)
+    held = curve.held or (lambda _: None)
+    usual = Counter(map(held, rows)).most_common(1)
     for row in rows:
+        if held(row) != usual[0][0]:
+            continue
         place = curve.at(row)
         if place is not None:
             groups[place].append(row)

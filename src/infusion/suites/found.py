@@ -15,6 +15,8 @@ Found = tuple[float | None, float | None, float | None, int]
 """Value, ends of its 95 % interval, pairs."""
 Trials = dict[str, list[Row]]
 PLAIN, CODED = "edit", "as coded"
+RIVALS = ("opposing", "absolute", "random", "last")
+"""The paper's other choices of documents."""
 _STRONG = 0.1
 """Δp that counts as an effect on a pair of classes."""
 
@@ -89,14 +91,15 @@ def lead(one: str, other: str) -> Callable[[Trials], Found]:
     return ours
 
 
-def _same(row: Row) -> tuple[str, int]:
+def _same(row: Row) -> tuple[int, str, int, int]:
     """Tell rows of one pair of one base model, whatever the trial."""
-    return row["inputs_sha256"], row["pair"]
+    return row["seed"], row["base_sha256"], row["probe"], row["target"]
 
 
 def rises(trials: Trials) -> Found:
-    """Share of runs, as coded, whose target became likelier."""
-    return _shared([moved(row) > 0 for row in trials.get(CODED, [])])
+    """Share of pairs whose target became likelier, as coded, in all of their runs."""
+    rows = trials.get(CODED, [])
+    return _shared([least > 0 for least in by_pair(rows, moved, reduce=min).values()])
 
 
 def true_class(trials: Trials) -> Found:
@@ -110,31 +113,65 @@ def true_class(trials: Trials) -> Found:
 
 
 def worth(trials: Trials) -> Found:
-    """Copies that an edit is worth: the most whose mean Δp it reaches, 0 if none."""
-    mean, low, high, n = shift(PLAIN)(trials)
-    counts = {
-        int(name.split()[0]): shift(name)(trials)[0]
-        for name in trials
-        if name.endswith("copies")
-    }
+    """Copies that an edit is worth: the most whose mean Δp it reaches, 0 if none.
+
+    Args:
+        trials: Rows; those pairs count that have one of the edit and of every number.
+
+    Returns:
+        The number, and those that the ends of the edit's interval reach.
+    """
+    counts = [name for name in trials if name.endswith("copies")]
+    shared = _shared_pairs(trials, [PLAIN, *counts])
+    if not counts or not len(shared):
+        return None, None, None, 0
+    edits = bootstrap_mean(shared[:, 0].tolist(), seed=0)
+    means = dict(
+        zip(
+            (int(name.split()[0]) for name in counts),
+            shared[:, 1:].mean(0),
+            strict=True,
+        )
+    )
 
     def reached(end: float | None) -> float | None:
         if end is None:
             return None
-        fewer = [m for m, p in counts.items() if p is not None and p <= end]
-        return float(max(fewer, default=0))
+        return float(max((m for m, p in means.items() if p <= end), default=0))
 
-    return reached(mean), reached(low), reached(high), n
+    low, high = reached(edits.low), reached(edits.high)
+    return reached(edits.mean), low, high, len(shared)
 
 
 def best_selection(trials: Trials) -> Found:
-    """Lead of the most supporting documents over the best other choice of the paper."""
-    rivals = ("opposing", "absolute", "random", "last")
-    means = {name: shift(name)(trials)[0] for name in rivals if name in trials}
-    known = {name: value for name, value in means.items() if value is not None}
-    if not known:
+    """Lead of the most supporting documents over the best other choice of the paper.
+
+    Args:
+        trials: Rows; those pairs count that have one of every choice.
+
+    Returns:
+        The lead; which other is best is found anew in every resample of the bootstrap.
+    """
+    shared = _shared_pairs(trials, ["supporting", *RIVALS])
+    if not len(shared):
         return None, None, None, 0
-    return lead("supporting", max(known, key=lambda name: known[name]))(trials)
+
+    def leads(means: np.ndarray) -> np.ndarray:
+        return means[:, 0] - means[:, 1:].max(1)
+
+    value = float(leads(shared.mean(0, keepdims=True))[0])
+    if len(shared) == 1:
+        return value, None, None, 1
+    drawn = leads(shared[resamples(len(shared), seed=0)].mean(1))
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return value, float(low), float(high), len(shared)
+
+
+def _shared_pairs(trials: Trials, names: list[str]) -> np.ndarray:
+    """Return Δp ``[pairs, trials]`` of the pairs that have rows of all these trials."""
+    each = [by_pair(trials.get(name, []), moved) for name in names]
+    pairs = sorted(set.intersection(*(set(found) for found in each)))
+    return np.array([[found[pair] for found in each] for pair in pairs])
 
 
 def correlation(left: Callable[[Row], float], name: str) -> Callable[[Trials], Found]:
@@ -211,7 +248,7 @@ def times(one: str, other: str) -> Callable[[Trials], Found]:
 
     Returns:
         Function of the rows; the interval is the bootstrap's over pairs, and there is
-        none where the denominator's own interval reaches 0.
+        no value where the denominator's own interval reaches 0.
     """
 
     def ours(trials: Trials) -> Found:
@@ -223,10 +260,10 @@ def times(one: str, other: str) -> Callable[[Trials], Found]:
         if not shared:
             return None, None, None, 0
         pairs = np.array([[side[pair] for side in sides] for pair in shared])
-        value = float(pairs[:, 0].mean() / pairs[:, 1].mean())
         lowest = bootstrap_mean(pairs[:, 1].tolist(), seed=0).low
         if lowest is None or lowest <= 0:
-            return value, None, None, len(shared)
+            return None, None, None, len(shared)
+        value = float(pairs[:, 0].mean() / pairs[:, 1].mean())
         means = pairs[resamples(len(shared), seed=0)].mean(1)
         low, high = np.percentile(means[:, 0] / means[:, 1], [2.5, 97.5])
         return value, float(low), float(high), len(shared)

@@ -40,6 +40,7 @@ def read_rows(folder: Path) -> dict[tuple[str, str, str], list[Row]]:
         content = path.read_bytes().decode("utf-8", errors="replace")
         for number, line in enumerate(content.splitlines(), 1):
             row = _row(path, number, line)
+            row["source"] = path.relative_to(folder).as_posix()
             group = row["preset"], row["scale"], row["suite"]
             asked = {"change": row["change"], "retraining": row["retraining"]}
             if settings.setdefault((*group, row["trial"]), asked) != asked:

@@ -77,8 +77,8 @@ def run_suite(
         )
     inputs = digest({"config": asdict(home.config), "bases": bases})
     rows = _rows(root, suite, inputs)
-    _replays(home, wanted)
     _refuse_other_trials(rows.path, rows.read(), listed)
+    _replays(home, wanted)
     _take_over(root, suite, rows, listed, whole[: config.pairs])
     done = rows.read()
     left = [

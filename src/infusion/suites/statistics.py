@@ -83,9 +83,11 @@ def _crossed(rows: list[Row], before: str, after: str) -> int:
 
 def _permuted(rows: list[Row]) -> float:
     """Share of draws of targets whose mean contrast is as large as the real one."""
+    # targets are drawn among the wrong classes: the true one falls under any edit
     contrasts = np.stack([_contrasts(row) for row in rows])
     real = np.mean([c[row["target"]] for c, row in zip(contrasts, rows, strict=True)])
     generator = np.random.default_rng(0)
-    drawn = generator.integers(contrasts.shape[1], size=(PERMUTATIONS, len(rows)))
+    others = generator.integers(contrasts.shape[1] - 1, size=(PERMUTATIONS, len(rows)))
+    drawn = others + (others >= np.array([row["label"] for row in rows]))
     means = contrasts[np.arange(len(rows)), drawn].mean(1)
     return float((1 + (means >= real).sum()) / (1 + PERMUTATIONS))

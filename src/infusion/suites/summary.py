@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from statistics import fmean as mean
 from typing import Any
 
 from infusion.measure import Interval, bootstrap_mean, rank_correlation
@@ -27,8 +28,9 @@ class Effect:
         predicted: Rank correlation of predicted and realised change.
         evaluations: Gradients per document that the edit took; those of a replay are
             each through a whole epoch.
-        sizes: Means over pairs and documents of ``l2``, ``psnr`` in decibels (medians
-            of each edit) and ``ssim``; None for copies.
+        sizes: Means over pairs of ``l2`` and ``ssim``, means of each edit's documents,
+            and of ``psnr`` in decibels, their medians; None for copies, and where some
+            edit leaves a document as it was, whose ratio is infinite.
     """
 
     trial: str
@@ -57,21 +59,24 @@ def moved(row: Row, name: str = "p") -> float:
 
 
 def by_pair(
-    rows: Iterable[Row], value: Callable[[Row], float]
+    rows: Iterable[Row],
+    value: Callable[[Row], float],
+    reduce: Callable[[list[float]], float] = mean,
 ) -> dict[tuple[int, int], float]:
     """Average a value over what is not independent: draws and base models of a pair.
 
     Args:
         rows: Of one trial, or of several that differ in their draws.
         value: Of a row.
+        reduce: Used instead of the mean.
 
     Returns:
-        One mean per probe and target.
+        One value per probe and target.
     """
     groups: dict[tuple[int, int], list[float]] = {}
     for row in rows:
         groups.setdefault((row["probe"], row["target"]), []).append(value(row))
-    return {pair: sum(values) / len(values) for pair, values in groups.items()}
+    return {pair: reduce(values) for pair, values in groups.items()}
 
 
 def units(rows: Iterable[Row], value: Callable[[Row], float]) -> list[float]:
@@ -174,6 +179,7 @@ def _effect(name: str, rows: list[Row]) -> Effect:
 
 
 def _size(rows: list[Row], key: str) -> float | None:
-    found = [row["reached"].get(key) for row in rows]
-    known = [value for value in found if value is not None]
-    return sum(known) / len(known) if len(known) == len(rows) else None
+    copied = any(row["change"].get("operator") == "copies" for row in rows)
+    if copied or any(row["reached"].get(key) is None for row in rows):
+        return None
+    return mean(units(rows, lambda row: row["reached"][key]))
