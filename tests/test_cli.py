@@ -283,3 +283,15 @@ def test_flags_reach_the_settings(tmp_path: Path, call: Call):
     assert (got.edit.epsilon, got.edit.steps, got.edit.k) == (0.2, 7, 4)
     assert (got.edit.delivery, got.curvature.fisher) == ("as_coded", "exact")
     assert (got.seed, got.pairs, got.train) == (3, 0, tiny_config().train)
+
+
+def test_a_suite_runs_the_trials_it_is_asked_for(
+    tmp_path: Path, call: Call, capfd: pytest.CaptureFixture[str]
+):
+    config = write_config(tmp_path / "asked", tiny_config(pairs=1))
+    words = ["run", "--config", config, "--suite", "controls", "--only", "noise*"]
+    assert call(*words, "--out", tmp_path / "run", "--json") == 0
+    last = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert {effect["trial"] for effect in last["effects"]} == {"noise L∞", "noise L2"}
+    assert call("run", "--config", config, "--only", "noise*") == 2
+    assert "--only must come with --suite, got 'noise*' alone" in capfd.readouterr().err

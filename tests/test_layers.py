@@ -33,6 +33,7 @@ LAYERS = [
     "rows",
     "data",
     "models",
+    "augmentation",
     "training",
     "checkpoints",
     "measure",

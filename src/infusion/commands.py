@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from infusion.configs import Ascent, Delivery, Fisher, FittedKind, RunConfig
+from infusion.configs import Ascent, Delivery, Fisher, FittedKind
 from infusion.errors import InputError
 
 JSON_KEYS = (
@@ -83,58 +83,21 @@ def run(  # noqa: PLR0917
     Raises:
         InputError: Settings contradict each other or do not exist.
     """
-    from infusion.presets import find_class
+    flags = {k: v for k, v in locals().items() if k not in ("json", "out", "only")}
+    from infusion.presets.asked_run import asked_run, named_folder
     from infusion.presets.run import run as run_preset
     from infusion.report.tables import effects_table
 
-    if suite is not None and (probe is not None or target is not None):
-        raise InputError(
-            "--suite must come without --probe and --target: it draws pairs of classes,"
-            f" got {probe} and {target}; drop them"
-        )
     if only is not None and suite is None:
         raise InputError(f"--only must come with --suite, got {only!r} alone; add it")
-    if probe is not None and pairs is not None:
-        raise InputError(
-            f"--pairs must come without --probe, which is one, got {pairs} beside "
-            f"probe {probe}; drop one of them"
-        )
-    settings, folder = _settings(preset, config, scale)
-    settings = _override(
-        settings,
-        {
-            "pairs": pairs,
-            "seed": seed,
-            "probe": probe,
-            "base": base,
-            "device": device,
-            "threads": threads,
-            "target": None if target is None else find_class(settings.preset, target),
-            "data": {"source": data},
-            "edit": {
-                "k": k,
-                "norm": norm,
-                "epsilon": epsilon,
-                "steps": steps,
-                "step_size": step_size,
-                "ascent": ascent,
-                "delivery": delivery,
-            },
-            "curvature": {"fisher": fisher},
-        },
-    )
-    if damping is not None or damping_ratio is not None:
-        curvature = replace(
-            settings.curvature, damping=damping, damping_ratio=damping_ratio
-        )
-        settings = replace(settings, curvature=curvature)
+    settings, folder = asked_run(**flags)
     if suite is not None:
         from infusion.suites.shown import show_suite
 
-        root = out or _folder(replace(settings, pairs=0), "-suites")
+        root = out or named_folder(replace(settings, pairs=0), "-suites")
         show_suite(settings, suite, root, only=only or "*", as_json=json)
         return
-    done = run_preset(settings, out or folder or _folder(settings))
+    done = run_preset(settings, out or folder)
     print_table = sys.stderr if json else sys.stdout
     effects_table(done.results, print_table)
     print_table.write(f"page: {done.page}\n")
@@ -377,55 +340,6 @@ COMMANDS = {
     "fidelity": fidelity,
     "bench": bench,
 }
-
-
-def _settings(
-    preset: str | None, config: Path | None, scale: str | None
-) -> tuple[RunConfig, Path | None]:
-    """Return the settings to start from, and the run folder of a replay.
-
-    Raises:
-        InputError: Not exactly one of preset and config is given, or no such file.
-    """
-    from infusion.config_files import from_yaml
-    from infusion.presets import find_preset
-
-    if (preset is None) == (config is None):
-        raise InputError(
-            f"exactly one of PRESET and --config must be given, got {preset} and "
-            f"{config}; try `infusion run digits`"
-        )
-    if config is None:
-        assert preset is not None
-        return find_preset(preset).configs[scale or "small"], None
-    if scale is not None:
-        raise InputError(
-            f"--scale must come with a PRESET, got {scale} beside --config; drop it"
-        )
-    if not config.is_file():
-        raise InputError(
-            f"--config must name a file, got {config}; use RUN/config.yaml"
-        )
-    replay = Path(f"{config.resolve().parent}-replay")
-    return from_yaml(config.read_text("utf-8", errors="replace")), replay
-
-
-def _override(settings: Any, given: dict[str, Any]) -> Any:
-    values = {
-        name: _override(getattr(settings, name), value)
-        if isinstance(value, dict)
-        else value
-        for name, value in given.items()
-        if value is not None
-    }
-    return replace(settings, **values)
-
-
-def _folder(settings: RunConfig, ending: str = "") -> Path:
-    from infusion.store import digest
-
-    name = f"{settings.preset}-{settings.scale}-seed{settings.seed}{ending}"
-    return Path("runs") / f"{name}-{digest(settings)[:8]}"
 
 
 def _print_json(results: dict[str, Any], page: Path) -> None:
