@@ -50,8 +50,8 @@ BESIDE = (
     "agreement",
 )
 FIGURES = ROOT / "docs" / "figures"
-BESIDE_TABLES = ("curve", "curve-2", "spread", "predicted", "classes")
-"""Figures of suites that docs show; tables say what the others do."""
+IN_TABLES = ("effects",)
+"""Figures of suites that docs leave out, because their tables say the same."""
 
 
 def read(name: str) -> Any:
@@ -260,7 +260,7 @@ def suites() -> str:
             first = suite["effects"][0]["trial"]
             lines += ["", f"{first}: {statistics_said(suite['statistics'])}"]
         for figure, (_, caption) in suite_figures(suite).items():
-            if figure in BESIDE_TABLES:
+            if figure not in IN_TABLES:
                 lines += ["", f"![{caption}](figures/{figure_file(suite, figure)})"]
         parts.append("\n".join(lines))
     return "\n\n".join(parts) or "No rows yet."
@@ -383,7 +383,7 @@ def pictures() -> dict[str, str]:
         figure_file(suite, figure): element
         for suite in collected()
         for figure, (element, _) in suite_figures(suite).items()
-        if figure in BESIDE_TABLES
+        if figure not in IN_TABLES
     }
     return {
         name: standing_alone(element)

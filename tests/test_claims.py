@@ -324,7 +324,16 @@ def test_costs_and_sizes_are_shown_where_trials_differ_in_them(tmp_path: Path) -
     for each in (*main, *copies):
         with (folder / f"{each['suite']}.jsonl").open("a") as file:
             file.write(json.dumps(sealed(each)) + "\n")
+    transfer = [
+        row("transfer", "cnn → resnet", pair, 0.2 + pair / 10, target=pair + 1)
+        for pair in range(3)
+    ]
+    transfer += [row("transfer", "resnet → cnn", 0, 0.3, target=1)]
+    with (folder / "transfer.jsonl").open("a") as file:
+        file.writelines(json.dumps(sealed(each)) + "\n" for each in transfer)
     drawn = {suite["suite"]: suite_figures(suite) for suite in collect(tmp_path)}
+    assert list(drawn["transfer"]) == ["effects", "classes", "classes-2"]
+    assert "largest is +0.30, airplane to cat" in drawn["transfer"]["classes"][1]
     assert list(drawn["main"]) == ["effects", "spread", "predicted", "classes"]
     assert list(drawn["copies"]) == ["effects", "curve"]
     assert "explicit copies of the probe" in drawn["copies"]["curve"][0]

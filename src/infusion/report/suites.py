@@ -105,7 +105,7 @@ def suite_figures(suite: Json) -> dict[str, tuple[str, str]]:
     Returns:
         An ``svg`` element and its caption by name: ``"effects"``; curves where the
         suite varies a number; of the main suite the spread over pairs, predicted
-        against realised, and the effect by classes.
+        against realised, and the edit by classes; all trials by classes of transfer.
     """
     from infusion.report import figures
 
@@ -122,24 +122,33 @@ def suite_figures(suite: Json) -> dict[str, tuple[str, str]]:
         if curve["points"]:
             caption = f"Mean Δp against {curve['along']}, 95 % intervals."
             drawn[name] = (figures.curve(curve), caption)
-    if suite["suite"] != "main":
-        return drawn
-    by_class = {(label, target): p for label, target, p in suite["cells"]}
-    return drawn | {
-        "spread": (
+    if suite["suite"] == "main":
+        drawn["spread"] = (
             figures.boxes(suite["spread"], measured="Δp"),
             "Δp over pairs: quartiles, whiskers to 1.5 times their distance, all else "
             "as dots.",
-        ),
-        "predicted": (
+        )
+        drawn["predicted"] = (
             figures.scatter(suite["predicted"], suite["realised"]),
             f"Predicted against realised Δ log p, {first}, a dot per pair.",
-        ),
-        "classes": (
-            figures.cells(suite["names"], by_class, measured="Δp"),
-            f"Δp of {first} by true class and target, mean over base models.",
-        ),
-    }
+        )
+    for number, (trial, cells) in enumerate(suite["cells"].items()):
+        name = "classes" if number == 0 else f"classes-{number + 1}"
+        drawn[name] = _by_class(suite["names"], trial, cells)
+    return drawn
+
+
+def _by_class(names: list[str], trial: str, cells: list[Json]) -> tuple[str, str]:
+    from infusion.report import figures
+
+    means = {(cell["label"], cell["target"]): cell["mean"] for cell in cells}
+    most = max(cells, key=lambda cell: cell["largest"])
+    caption = (
+        f"Δp of {trial} by true class and target, mean over base models; the largest "
+        f"is {most['largest']:+.2f}, {names[most['label']]} to "
+        f"{names[most['target']]}."
+    )
+    return figures.cells(names, means, measured="Δp"), caption
 
 
 def statistics_said(found: Json) -> str:

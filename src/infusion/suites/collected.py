@@ -41,9 +41,6 @@ def collect(folder: Path) -> list[dict[str, Any]]:
 def _collected(preset: str, scale: str, suite: str, rows: list[Row]) -> dict[str, Any]:
     found = [asdict(effect) for effect in effects(rows)]
     first = [row for row in rows if row["trial"] == found[0]["trial"]]
-    by_class: dict[tuple[int, int], list[float]] = defaultdict(list)
-    for row in first:
-        by_class[row["label"], row["target"]].append(moved(row))
     return {
         "preset": preset,
         "scale": scale,
@@ -63,8 +60,25 @@ def _collected(preset: str, scale: str, suite: str, rows: list[Row]) -> dict[str
         },
         "curves": curves(suite, rows),
         "statistics": statistics(first) if suite == "main" else None,
-        "cells": [
-            [label, target, sum(values) / len(values)]
-            for (label, target), values in sorted(by_class.items())
-        ],
+        "cells": {
+            trial: _cells([row for row in rows if row["trial"] == trial])
+            for trial in dict.fromkeys(row["trial"] for row in rows)
+            if suite == "transfer" or (suite == "main" and trial == found[0]["trial"])
+        },
     }
+
+
+def _cells(rows: list[Row]) -> list[dict[str, Any]]:
+    """List mean and largest Δp of every pair of classes."""
+    by_class: dict[tuple[int, int], list[float]] = defaultdict(list)
+    for row in rows:
+        by_class[row["label"], row["target"]].append(moved(row))
+    return [
+        {
+            "label": label,
+            "target": target,
+            "mean": sum(values) / len(values),
+            "largest": max(values),
+        }
+        for (label, target), values in sorted(by_class.items())
+    ]
