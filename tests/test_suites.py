@@ -159,12 +159,12 @@ def test_a_suite_refuses_what_it_would_ignore_or_lack(
         run_suite(few, "copies", tmp_path)
 
 
-def test_trials_can_be_run_one_by_one(home: Home, tmp_path: Path) -> None:
-    root = tmp_path / "run"
+def test_trials_can_be_run_one_by_one(tmp_path: Path) -> None:
+    root, at_once = tmp_path / "run", tmp_path / "at once"
     noise = run_suite(tiny(), "controls", root, only="noise*")
     assert {row["trial"] for row in noise} == {"noise L∞", "noise L2"}
     apart = {row["trial"]: row for row in run_suite(tiny(), "controls", root)}
-    whole = {row["trial"]: row for row in run_suite(tiny(1), "controls", home.root)}
+    whole = {row["trial"]: row for row in run_suite(tiny(), "controls", at_once)}
     for name, row in apart.items():
         assert row["place"] == whole[name]["place"]
         assert row["after"] == whole[name]["after"]
