@@ -259,22 +259,24 @@ def suites() -> str:
         if suite["statistics"] is not None:
             first = suite["effects"][0]["trial"]
             lines += ["", f"{first}: {statistics_said(suite['statistics'])}"]
-        for figure, (_, caption) in suite_figures(suite).items():
-            if figure not in IN_TABLES:
-                lines += ["", f"![{caption}](figures/{figure_file(suite, figure)})"]
+        for file, (_, caption) in suite["files"].items():
+            lines += ["", f"![{caption}](figures/{file})"]
         parts.append("\n".join(lines))
     return "\n\n".join(parts) or "No rows yet."
 
 
 @cache
 def collected() -> list[Any]:
-    """Summarise every suite that has rows."""
-    return collect(HERE) if read_rows(HERE) else []
-
-
-def figure_file(suite: Any, figure: str) -> str:
-    """Name the file of a figure."""
-    return f"{suite['preset']}-{suite['scale']}-{suite['suite']}-{figure}.svg"
+    """Summarise every suite that has rows, with its figures and captions by file."""
+    found = collect(HERE) if read_rows(HERE) else []
+    for suite in found:
+        name = f"{suite['preset']}-{suite['scale']}-{suite['suite']}"
+        suite["files"] = {
+            f"{name}-{figure}.svg": drawing
+            for figure, drawing in suite_figures(suite).items()
+            if figure not in IN_TABLES
+        }
+    return found
 
 
 def replay() -> str:
@@ -387,10 +389,9 @@ def pictures() -> dict[str, str]:
         [arm == "edit" for arm in NAMES],
     )
     drawn = {
-        figure_file(suite, figure): element
+        file: element
         for suite in collected()
-        for figure, (element, _) in suite_figures(suite).items()
-        if figure not in IN_TABLES
+        for file, (element, _) in suite["files"].items()
     }
     return {
         name: standing_alone(element)

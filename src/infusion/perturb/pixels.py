@@ -125,15 +125,8 @@ def craft_together(
         ascent=ascent,
         delivery=delivery,
     )
-    settings.check(data)
     like = first_parameter(task)
-    original = data.batch(torch.cat(list(chosen)), like=like).inputs
-    delta = settings.climbed(original, climb, data.valid, on_step=on_step)
-    parts = delta.split(len(chosen[0]))
-    return [
-        settings.delivered(data, each, part)
-        for each, part in zip(chosen, parts, strict=True)
-    ]
+    return _edited(settings, data, chosen, climb, like=like, on_step=on_step)
 
 
 def ascend(
@@ -194,10 +187,28 @@ def ascend(
         delivery=delivery,
         momentum=momentum,
     )
+    (edits,) = _edited(settings, data, [chosen], climb, like=like, on_step=on_step)
+    return edits
+
+
+def _edited(
+    settings: AscentSettings,
+    data: Dataset,
+    chosen: Sequence[Int[Tensor, " k"]],
+    climb: InputGradient,
+    *,
+    like: Tensor,
+    on_step: Callable[[], None],
+) -> list[Edits]:
+    """Climb for all measurements at once and store the edits of each."""
     settings.check(data)
-    original = data.batch(chosen, like=like).inputs
+    original = data.batch(torch.cat(list(chosen)), like=like).inputs
     delta = settings.climbed(original, climb, data.valid, on_step=on_step)
-    return settings.delivered(data, chosen, delta)
+    parts = delta.split([len(each) for each in chosen])
+    return [
+        settings.delivered(data, each, part)
+        for each, part in zip(chosen, parts, strict=True)
+    ]
 
 
 def predicted_effect(
