@@ -13,9 +13,15 @@ from infusion.configs import TrainConfig
 from infusion.errors import ArtefactError, DivergedError, InputError
 from infusion.records import Dataset
 from infusion.replay import gradient as replay
-from infusion.replay.gradient import replay_gradient
+from infusion.replay.gradient import Replay, replay_gradient
 from infusion.retrain import retrain
-from infusion.training import Checkpoint, init_model, train, train_epochs
+from infusion.training import (
+    Checkpoint,
+    epoch_order,
+    init_model,
+    train,
+    train_epochs,
+)
 
 RECIPES: dict[str, dict[str, Any]] = {
     "sgd": {"lr": 0.1},
@@ -290,11 +296,31 @@ def test_states_grow_with_the_square_root_of_the_steps(
         config = TrainConfig(epochs=epochs, batch_size=14, lr=0.01)
         first = replace(config, epochs=1)
         start = train(make_task(), values, first, seed=0)
+        everything = torch.arange(len(values))
         found = replay_gradient(
-            make_task(), values, DOCUMENTS, MEASUREMENT, config, seed=0, start=start
+            make_task(), values, everything, MEASUREMENT, config, seed=0, start=start
         )
         held[found.steps] = found.states
     assert held == {4: 3, 16: 7, 64: 15}
+
+
+def test_only_steps_after_the_first_visit_are_differentiated(
+    make_task: Callable[[], inf.Task], values: Dataset
+) -> None:
+    config = TrainConfig(epochs=2, batch_size=4, lr=0.1)
+    start = train(make_task(), values, replace(config, epochs=1), seed=0)
+    order = epoch_order(0, 1, len(values), config)
+
+    def through(documents: Tensor) -> Replay:
+        return replay_gradient(
+            make_task(), values, documents, MEASUREMENT, config, seed=0, start=start
+        )
+
+    whole, late = through(order), through(order[-3:])
+    assert whole.differentiated == whole.steps == late.steps
+    assert late.differentiated == 1 + (len(values) % 4 in (1, 2))  # three documents
+    assert torch.equal(late.gradient, whole.gradient[-3:])
+    assert late.value == whole.value
 
 
 def test_adam_where_a_second_moment_is_zero(

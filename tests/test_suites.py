@@ -11,22 +11,28 @@ import torch
 from torch import Tensor, nn
 
 import infusion as inf
+from infusion.checkpoints import from_tensors
 from infusion.configs import RunConfig, TrainConfig
 from infusion.errors import ArtefactError, InputError
 from infusion.params import params_sha256
-from infusion.perturb.gradient import influence_gradient
+from infusion.perturb.gradient import influence_gradient, perturbation_gradient
 from infusion.perturb.matching import matching_gradient
 from infusion.perturb.similarity import psnr, ssim
 from infusion.presets import find_preset
+from infusion.presets.context import checkpoint_file
+from infusion.presets.infuse import measurement
 from infusion.records import Batch, Dataset
+from infusion.replay.gradient import replay_gradient
 from infusion.rows import opened as opened_row
 from infusion.rows import sealed
-from infusion.suites.edits import choose
+from infusion.suites.crafting import solved
+from infusion.suites.editors import ENGINES, Subject
+from infusion.suites.edits import attainable_gains, choose
 from infusion.suites.retrainings import HARDENED, retrained
 from infusion.suites.run import run_suite
 from infusion.suites.subjects import Home, class_pairs, opened
 from infusion.suites.summary import effects
-from infusion.suites.trials import NAMES, Retraining, trials
+from infusion.suites.trials import NAMES, Editor, Retraining, trials
 from infusion.training import epoch_order
 
 PRESET = find_preset("digits")
@@ -106,7 +112,7 @@ def test_transfer_trains_each_architecture_by_its_own_recipe(home: Home) -> None
         ("horizon", 5),
         ("surrogates", 2),
         ("fresh", 20),
-        ("engines", 30),
+        ("engines", 36),
         ("hardening", 5),
     ],
 )
@@ -179,6 +185,47 @@ def test_what_another_suite_has_done_is_not_done_again(home: Home) -> None:
     assert mine["seconds"] == theirs["seconds"], "the same retraining"
     own = {"suite": "selection", "trial": "supporting", "place": 0}
     assert mine == {**theirs, **own}
+
+
+@pytest.mark.parametrize("editor", ["ekfac", "replay"])
+def test_gains_are_those_of_the_editors_own_gradient(
+    editor: Editor, home: Home
+) -> None:
+    run, task = opened(home, "resnet")
+    pair = class_pairs(run, task)[0]
+    ihvp = solved(home, run, task, pair)
+    wanted = measurement(run, task, pair)
+    everything = torch.arange(len(run.train))
+    subject = Subject(run, wanted, everything[:0], lambda _: [(task, ihvp)])
+    if editor == "ekfac":
+        batch = run.train.batch(everything)
+        gradient = perturbation_gradient(
+            task, batch, ihvp, num_documents=len(run.train)
+        )
+    else:
+        start = from_tensors(run.store.read_tensors(checkpoint_file(1)))
+        gradient = replay_gradient(
+            task,
+            run.train,
+            everything,
+            wanted,
+            run.config.train,
+            seed=run.config.seed,
+            start=start,
+        ).gradient
+    largest = run.config.edit.epsilon * gradient.flatten(1).abs().sum(1)
+    found = attainable_gains(ENGINES[editor], subject)
+    torch.testing.assert_close(found, largest)
+    assert found.std() > 0
+
+
+def test_editors_that_differentiate_an_epoch_take_few_long_steps() -> None:
+    edits = {t.name: t.change.edit for t in trials("engines", tiny(), (), 16)}
+    assert edits["ekfac, own 0"] == tiny().edit
+    for name in ("replay, own 0", "replay by gain, own 0"):
+        assert edits[name].steps == 8
+        reach = edits[name].step_size * 8
+        assert reach == pytest.approx(tiny().edit.step_size * tiny().edit.steps)
 
 
 def test_rows_of_a_trial_that_has_changed_are_refused(home: Home) -> None:

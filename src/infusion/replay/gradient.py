@@ -14,10 +14,8 @@ for the segments.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -30,24 +28,26 @@ from infusion.errors import DivergedError, InputError, check_type
 from infusion.params import Params
 from infusion.perturb.gradient import check_chosen
 from infusion.records import Batch, Dataset, Measurement, Task
+from infusion.replay.states import (
+    State,
+    Step,
+    draw_again,
+    drawn,
+    first_state,
+    steps_after,
+)
 from infusion.replay.statistics import (
     differentiable_statistics,
     moved_statistics,
     statistics_seen,
 )
 from infusion.replay.updates import UPDATES, clipped
-from infusion.seeding import derive
 from infusion.tasks import check_task, first_parameter, functional_outputs, losses
 from infusion.training import (
     Checkpoint,
     check_recipe,
     check_start,
-    check_state,
-    epoch_order,
 )
-
-_PICTURES = 4
-"""Axes of what has a channels-last layout."""
 
 
 @dataclass(frozen=True)
@@ -57,30 +57,17 @@ class Replay:
     Attributes:
         value: The measurement after it.
         gradient: ``∂f/∂x`` of the named documents.
-        steps: Optimiser steps differentiated.
+        steps: Optimiser steps taken.
+        differentiated: Of these; those before the first visit of a named document do
+            not depend on it.
         states: Most states of the training held at once.
     """
 
     value: float
     gradient: Float[Tensor, "k ..."]
     steps: int
+    differentiated: int
     states: int
-
-
-class _State(NamedTuple):
-    """A training run between two steps."""
-
-    params: Params
-    buffers: Params
-    slots: Params
-    random: list[Tensor]
-
-
-class _Step(NamedTuple):
-    documents: Tensor
-    learning_rate: float
-    noise: int | None
-    """Seed of dropout and the like where an epoch begins."""
 
 
 def replay_gradient(
@@ -122,7 +109,7 @@ def replay_gradient(
     check_recipe(config)
     check_start(start, config, seed=seed, size=len(data))
     check_chosen(data, documents)
-    steps = list(_steps(config, seed, len(data), start))
+    steps = list(steps_after(config, seed, len(data), start))
     if not steps:
         raise InputError(
             f"a replay must train at least one epoch, got a start at epoch "
@@ -136,7 +123,9 @@ def replay_gradient(
     modes = {module: module.training for module in task.model.modules()}
     try:
         with torch.random.fork_rng(), torch.enable_grad():
-            return _replay(trainer, steps, _first(task, start, config), measurement)
+            return _replay(
+                trainer, steps, first_state(task, start, config), measurement
+            )
     finally:
         for module, mode in modes.items():
             module.training = mode
@@ -154,8 +143,12 @@ def _check_inputs(inputs: Tensor, stored: Tensor) -> None:
 
 
 def _replay(
-    trainer: "_Trainer", steps: list[_Step], state: _State, measurement: Measurement
+    trainer: "_Trainer", steps: list[Step], state: State, measurement: Measurement
 ) -> Replay:
+    first_visit = next(i for i, step in enumerate(steps) if trainer.visits(step))
+    for step in steps[:first_visit]:
+        state = trainer.step(state, step)
+    taken, steps = len(steps), steps[first_visit:]
     length = math.isqrt(len(steps) - 1) + 1
     edges = [*range(0, len(steps), length), len(steps)]
     kept = []
@@ -181,58 +174,7 @@ def _replay(
             "a replay gradient must be finite, got NaN or infinity; lower the learning "
             "rate or differentiate fewer steps"
         )
-    return Replay(value, gradient, len(steps), held)
-
-
-def _steps(
-    config: TrainConfig, seed: int, size: int, start: Checkpoint
-) -> Iterator[_Step]:
-    """List the steps of :func:`infusion.training.train_epochs` after a checkpoint."""
-    rate = start.learning_rate
-    for epoch in range(start.epoch, config.epochs):
-        order = epoch_order(seed, epoch, size, config)
-        for place, documents in enumerate(order.split(config.batch_size)):
-            noise = derive(seed, "train", "noise", epoch) if place == 0 else None
-            yield _Step(documents, rate, noise)
-        if epoch + 1 in config.milestones:
-            rate *= config.gamma
-
-
-def _first(task: Task, start: Checkpoint, config: TrainConfig) -> _State:
-    """Split a checkpoint into parameters, buffers and the optimiser's slots."""
-    check_state(task.model, start.model)
-    like = first_parameter(task)
-
-    def placed(value: Tensor) -> Tensor:
-        value = value.to(like.device)
-        if config.channels_last and value.ndim == _PICTURES:  # as training lays it out
-            value = value.contiguous(memory_format=torch.channels_last)
-        return value
-
-    named = [name for name, _ in task.model.named_parameters()]
-    own = dict(task.model.named_buffers())  # those that are not stored are constants
-    slots = {}
-    for key, value in start.optimiser.items():
-        index, slot = key.split(".", 1)
-        slots[f"{named[int(index)]}.{slot}"] = placed(value)
-    return _State(
-        {name: placed(start.model[name]) for name in named},
-        {name: start.model.get(name, value).to(value) for name, value in own.items()},
-        slots,
-        _drawn(),
-    )
-
-
-def _drawn() -> list[Tensor]:
-    """Return the state of torch's generators."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return [torch.get_rng_state(), *cuda]
-
-
-def _draw_again(state: list[Tensor]) -> None:
-    torch.set_rng_state(state[0])
-    if len(state) > 1:
-        torch.cuda.set_rng_state_all(state[1:])
+    return Replay(value, gradient, taken, len(steps), held)
 
 
 class _Trainer:
@@ -253,14 +195,22 @@ class _Trainer:
         ]
         self.trained = [name for name, _ in trainable]
 
-    def step(self, state: _State, step: _Step) -> _State:
-        """Take one step; nothing of its graph is kept."""
+    def visits(self, step: Step) -> bool:
+        """Tell whether a step sees a named document."""
+        return bool(self._edited(step.documents)[0])
+
+    def step(self, state: State, step: Step) -> State:
+        """Take one step as training does; nothing of its graph is kept."""
+        params = {n: p.detach().requires_grad_() for n, p in state.params.items()}
+        buffers = {name: b.detach().clone() for name, b in state.buffers.items()}
         places, rows = self._edited(step.documents)
         batch = self._batch(step.documents, rows, self.inputs[places])
-        return _detached(self._next(state, step, batch, keep_graph=False))
+        pulled = self._pulled({**params, **buffers}, state, step, batch)
+        moved = self._updated(state, step, pulled)
+        return moved._replace(buffers=buffers, random=drawn()).detached()
 
     def pull_back(
-        self, state: _State, step: _Step, adjoint: Params, gradient: Tensor
+        self, state: State, step: Step, adjoint: Params, gradient: Tensor
     ) -> Params:
         """Take one step again, with its graph, and pull the adjoint back through it.
 
@@ -275,21 +225,29 @@ class _Trainer:
         """
         leaves = {
             key: value.detach().requires_grad_()
-            for key, value in _flat(state).items()
+            for key, value in state.flat().items()
             if value.is_floating_point()
         }
         places, rows = self._edited(step.documents)
         own = self.inputs[places].detach().requires_grad_()
         batch = self._batch(step.documents, rows, own)
-        after = _flat(self._next(_with(state, leaves), step, batch, keep_graph=True))
+        before = state.using(leaves)
+        buffers = {name: b.detach().clone() for name, b in state.buffers.items()}
+        model = self.task.model
+        with statistics_seen(model) as seen:
+            named = {**before.params, **buffers}
+            pulled = self._pulled(named, state, step, batch, twice=True)
+        stepped = self._updated(before, step, pulled)
+        moved = moved_statistics(model, before.buffers, buffers, seen)
+        after = stepped._replace(buffers=moved).flat()
         pairs = [
             (after[key], pulled)
             for key, pulled in adjoint.items()
             if key in after and after[key].requires_grad
         ]
-        outputs, pulled = zip(*pairs, strict=True)
+        ends, adjoints = zip(*pairs, strict=True)
         found = torch.autograd.grad(
-            outputs, [*leaves.values(), own], pulled, allow_unused=True
+            ends, [*leaves.values(), own], adjoints, allow_unused=True
         )
         if found[-1] is not None:
             gradient.index_add_(0, torch.tensor(places, device=own.device), found[-1])
@@ -315,38 +273,41 @@ class _Trainer:
         index = torch.tensor(rows, device=own.device)
         return batch._replace(inputs=batch.inputs.index_copy(0, index, own))
 
-    def _next(
-        self, state: _State, step: _Step, batch: Batch, *, keep_graph: bool
-    ) -> _State:
-        """Run one step of the training loop as a function of the state before it."""
-        _draw_again(state.random)
+    def _pulled(
+        self,
+        named: Params,
+        state: State,
+        step: Step,
+        batch: Batch,
+        *,
+        twice: bool = False,
+    ) -> Params:
+        """Return the gradient of a step's loss as its update takes it."""
+        draw_again(state.random)
         if step.noise is not None:
             torch.manual_seed(step.noise)
         self.task.model.train()
+        batch = disturbed(batch, self.config)
+        loss = losses(
+            self.task, functional_outputs(self.task, named, batch), batch
+        ).mean()
+        wanted = [named[name] for name in self.trained]
+        each = torch.autograd.grad(loss, wanted, create_graph=twice, allow_unused=True)
+        found = {
+            name: gradient
+            for name, gradient in zip(self.trained, each, strict=True)
+            if gradient is not None
+        }
+        return found if self.config.clip is None else clipped(found, self.config.clip)
+
+    def _updated(self, state: State, step: Step, gradients: Params) -> State:
+        """Apply the optimiser's update; buffers stay."""
         update = UPDATES[self.config.optimiser]
         recipe = replace(self.config, lr=step.learning_rate)
-        params = state.params
-        if not keep_graph:
-            params = {n: p.detach().requires_grad_() for n, p in params.items()}
-        buffers = {name: b.detach().clone() for name, b in state.buffers.items()}
-        with statistics_seen(self.task.model) as seen:
-            batch = disturbed(batch, self.config)
-            outputs = functional_outputs(self.task, {**params, **buffers}, batch)
-            loss = losses(self.task, outputs, batch).mean()
-            wanted = [params[name] for name in self.trained]
-            pulled = torch.autograd.grad(
-                loss, wanted, create_graph=keep_graph, allow_unused=True
-            )
-            if self.config.clip is not None:
-                pulled = clipped(pulled, self.config.clip)
-            if not keep_graph:
-                params = {n: p.detach() for n, p in params.items()}
-            moved, slots = dict(params), dict(state.slots)
-            for name, found in zip(self.trained, pulled, strict=True):
-                if found is not None:
-                    moved[name] = update(name, params[name], found, slots, recipe)
-            buffers = moved_statistics(self.task.model, state.buffers, buffers, seen)
-        return _State(moved, buffers, slots, _drawn())
+        moved, slots = dict(state.params), dict(state.slots)
+        for name, found in gradients.items():
+            moved[name] = update(name, state.params[name], found, slots, recipe)
+        return state._replace(params=moved, slots=slots)
 
 
 class _Measured(nn.Module):
@@ -361,16 +322,16 @@ class _Measured(nn.Module):
 
 
 def _measured(
-    task: Task, state: _State, measurement: Measurement
+    task: Task, state: State, measurement: Measurement
 ) -> tuple[float, Params]:
     """Return the measurement and its derivative in parameters and statistics."""
     task.model.eval()
     flat = {
         key: value.detach().requires_grad_()
-        for key, value in _flat(state).items()
+        for key, value in state.flat().items()
         if value.is_floating_point() and not key.startswith("slots/")
     }
-    whole = _with(state, flat)
+    whole = state.using(flat)
     named = {f"model.{n}": v for n, v in {**whole.params, **whole.buffers}.items()}
     with differentiable_statistics(task.model):
         value = torch.func.functional_call(
@@ -380,31 +341,3 @@ def _measured(
         found = torch.autograd.grad(value, list(flat.values()), allow_unused=True)
     pulled = {k: g for k, g in zip(flat, found, strict=True) if g is not None}
     return float(value.detach()), pulled
-
-
-_FIELDS = ("params", "buffers", "slots")
-
-
-def _flat(state: _State) -> Params:
-    return {
-        f"{part}/{name}": value
-        for part in _FIELDS
-        for name, value in getattr(state, part).items()
-    }
-
-
-def _with(state: _State, flat: Params) -> _State:
-    """Put tensors of :func:`_flat`'s names in place of a state's own."""
-    return state._replace(
-        **{
-            part: {
-                name: flat.get(f"{part}/{name}", value)
-                for name, value in getattr(state, part).items()
-            }
-            for part in _FIELDS
-        }
-    )
-
-
-def _detached(state: _State) -> _State:
-    return _with(state, {key: value.detach() for key, value in _flat(state).items()})

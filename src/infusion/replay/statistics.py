@@ -33,38 +33,32 @@ def _norms(model: nn.Module) -> dict[str, _BatchNorm]:
 
 @contextmanager
 def statistics_seen(model: nn.Module) -> Iterator[Seen]:
-    """Note mean and variance of what each BatchNorm sees in train mode, with graph.
+    """Normalise in train mode by operations with cheap second derivatives.
+
+    torch's own BatchNorm takes half as long again to differentiate twice.
 
     Args:
-        model: Run once inside the block.
+        model: In train mode; run once inside the block, where it moves no statistics.
 
     Yields:
-        Filled while the model runs.
+        Mean and unbiased variance of what each BatchNorm saw, with graph; filled while
+        the model runs.
     """
     seen: Seen = {}
 
-    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if name in seen:
-                raise InputError(
-                    "a BatchNorm must run once per step to be differentiated, got more "
-                    f"calls of {name}; give each place a module of its own"
-                )
-            axes = [0, *range(2, inputs[0].ndim)]
-            variance, mean = torch.var_mean(inputs[0], axes)
-            seen[name] = mean, variance
+    def run(name: str, module: _BatchNorm, x: Tensor) -> Tensor:
+        if name in seen:
+            raise InputError(
+                "a BatchNorm must run once per step to be differentiated, got more "
+                f"calls of {name}; give each place a module of its own"
+            )
+        biased, mean = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)
+        count = x.numel() // x.shape[1]
+        seen[name] = mean, biased * (count / (count - 1))
+        return _normalised(module, x, mean, biased)
 
-        return hook
-
-    hooks = [
-        module.register_forward_pre_hook(note(name))
-        for name, module in _norms(model).items()
-    ]
-    try:
+    with _running(model, run):
         yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def moved_statistics(
@@ -116,24 +110,40 @@ def differentiable_statistics(model: nn.Module) -> Iterator[None]:
     Yields:
         Nothing.
     """
-    norms = _norms(model).values()
-    for module in norms:
-        setattr(module, "forward", partial(_normalised, module))  # noqa: B010
+
+    def run(_: str, module: _BatchNorm, x: Tensor) -> Tensor:
+        assert module.running_mean is not None
+        assert module.running_var is not None
+        return _normalised(module, x, module.running_mean, module.running_var)
+
+    with _running(model, run):
+        yield
+
+
+@contextmanager
+def _running(
+    model: nn.Module, run: Callable[[str, _BatchNorm, Tensor], Tensor]
+) -> Iterator[None]:
+    """Run every BatchNorm by another function."""
+    norms = _norms(model)
+    for name, module in norms.items():
+        setattr(module, "forward", partial(run, name, module))  # noqa: B010
     try:
         yield
     finally:
-        for module in norms:
+        for module in norms.values():
             del module.forward
 
 
-def _normalised(module: _BatchNorm, x: Tensor) -> Tensor:
-    assert module.running_mean is not None
-    assert module.running_var is not None
+def _normalised(
+    module: _BatchNorm, x: Tensor, mean: Tensor, variance: Tensor
+) -> Tensor:
+    """``x · scale + shift``: two operations of the size of ``x``, not six."""
     shape = [1, -1, *[1] * (x.ndim - 2)]
-    scale = (module.running_var + module.eps).rsqrt()
-    out = (x - module.running_mean.view(shape)) * scale.view(shape)
+    scale = (variance + module.eps).rsqrt()
     if module.weight is not None:
-        out = out * module.weight.view(shape)
+        scale = scale * module.weight
+    shift = -mean * scale
     if module.bias is not None:
-        out = out + module.bias.view(shape)
-    return out
+        shift = shift + module.bias
+    return torch.addcmul(shift.view(shape), x, scale.view(shape))

@@ -16,22 +16,19 @@ _BETAS, _EPS = (0.9, 0.999), 1e-8
 """Of torch's Adam, which recipes do not change."""
 
 
-def clipped(
-    gradients: tuple[Tensor | None, ...], largest: float
-) -> tuple[Tensor | None, ...]:
+def clipped(gradients: Params, largest: float) -> Params:
     """Shorten gradients together, as ``torch.nn.utils.clip_grad_norm_`` does.
 
     Args:
-        gradients: Of all parameters; None where there is none.
+        gradients: Of all parameters that have one.
         largest: Norm that they may have together.
 
     Returns:
         The gradients, scaled alike.
     """
-    found = [g for g in gradients if g is not None]
-    norm = torch.stack([g.norm() for g in found]).norm()
+    norm = torch.stack([g.norm() for g in gradients.values()]).norm()
     scale = (largest / (norm + 1e-6)).clamp(max=1.0)
-    return tuple(None if g is None else g * scale for g in gradients)
+    return {name: g * scale for name, g in gradients.items()}
 
 
 def _sgd(

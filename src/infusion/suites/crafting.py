@@ -17,7 +17,7 @@ from infusion.presets.context import Pair, Run, checkpoint_file
 from infusion.presets.infuse import measurement, score_file, solve_pair
 from infusion.records import Task
 from infusion.store import digest
-from infusion.suites.editors import COSTS, EDITORS, MOMENTA, Models, Subject
+from infusion.suites.editors import ENGINES, Models, Subject
 from infusion.suites.edits import attainable_gains, choose, climbed, noise_of, reach
 from infusion.suites.retrainings import MEMBERS, member, replay_file, replayed
 from infusion.suites.subjects import Home, fitted, opened
@@ -60,7 +60,7 @@ def edit_inputs(run: Run, pair: Pair, change: Change) -> dict[str, Any]:
     return {
         "scores": run.store.sha256(score_file(pair)),
         "change": asdict(change),
-        "momentum": MOMENTA.get(change.editor, 0.0),
+        "momentum": ENGINES[change.editor].momentum,
         "test": run.data_sha256["test"],
         "seed": run.config.seed,
         "models": [
@@ -119,7 +119,6 @@ class _Desk:
     run: Run
     pair: Pair
     scores: Tensor
-    gains: Callable[[], Tensor]
     models: Callable[[int], Models]
 
 
@@ -140,13 +139,9 @@ def craft(home: Home, pair: Pair, changes: list[Change]) -> None:
         tasks = [replayed(run, member(i, source)) for i in range(members)] or [task]
         return [(each, solved(home, run, each, pair)) for each in tasks]
 
-    @cache
-    def gains() -> Tensor:
-        return attainable_gains(run, *models(0)[0])
-
     scores = run.store.read_tensors(score_file(pair))["influence"]
     for change in changes:
-        _store(_Desk(run, pair, scores, gains, models), change)
+        _store(_Desk(run, pair, scores, models), change)
 
 
 def _store(desk: _Desk, change: Change) -> None:
@@ -178,15 +173,21 @@ def _made(desk: _Desk, change: Change) -> Edits:
         ascent = replace(change, operator="ascent")
         _store(desk, ascent)
         return noise_of(run, pair, change, read_edits(run, pair, ascent))
+    engine, task = ENGINES[change.editor], desk.models(0)[0][0]
+    nobody = torch.empty(0, dtype=torch.int64)
+    subject = Subject(run, measurement(run, task, pair), nobody, desk.models)
     chosen = choose(
-        run, pair, desk.scores, desk.gains, selection=change.selection, k=change.edit.k
+        run,
+        pair,
+        desk.scores,
+        lambda: attainable_gains(engine, subject),
+        selection=change.selection,
+        k=change.edit.k,
     )
     if change.operator == "copies":
         probe = run.test.take(pair.row)
         return copies(run.train, chosen, probe, pair.target)
-    climb = EDITORS[change.editor](
-        Subject(run, measurement(run, desk.models(0)[0][0], pair), chosen, desk.models)
-    )
+    climb = engine.climb(replace(subject, chosen=chosen))
     return climbed(run, change, chosen, climb)
 
 
@@ -202,13 +203,13 @@ def _facts(desk: _Desk, change: Change, edits: Edits) -> dict[str, Any]:
             "psnr": float(alike.median()) if bool(alike.isfinite().all()) else None,
             "ssim": float(ssim(*values, span=high - low).mean()),
         }
-    ascended = change.edit.steps * COSTS[change.editor]
+    ascended = change.edit.steps * ENGINES[change.editor].evaluations
     same = edits.before.labels == desk.pair.target
     return {
         "documents": len(edits),
         "reached": reached,
         "predicted": predicted_effect(task, run.train, edits, ihvp),
-        "momentum": MOMENTA.get(change.editor, 0.0),
+        "momentum": ENGINES[change.editor].momentum,
         "evaluations": 0 if change.operator == "copies" else ascended,
         "influence": float(desk.scores[edits.documents].mean()),
         "target_share": float(same.double().mean()),

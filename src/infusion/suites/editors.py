@@ -32,6 +32,8 @@ from infusion.suites.retrainings import FIRST_MEMBER, MEMBERS
 from infusion.suites.trials import Editor
 from infusion.training import reordered
 
+_HELD = 128
+"""Documents held at once while the gradients of all are computed."""
 Models = list[tuple[Task, Params]]
 """Tasks, and the IHVPs solved at them."""
 
@@ -105,21 +107,29 @@ def _matching(subject: Subject) -> InputGradient:
     return matching_gradient(subject.base, subject.run.train, subject.chosen, wanted)
 
 
-EDITORS: dict[Editor, Callable[[Subject], InputGradient]] = {
-    "ekfac": _influence(0),
-    "ensemble": _influence(MEMBERS),
-    "replay": _replay,
-    "replay over orders": _over_orders,
-    "matching": _matching,
+@dataclass(frozen=True)
+class Engine:
+    """An editor: what it climbs, and what that costs.
+
+    Attributes:
+        climb: Makes the gradient of a subject's chosen documents.
+        evaluations: Gradients per ascent step and document; each of a replay is a whole
+            epoch, differentiated.
+        momentum: Of the ascent, where each step's gradient is one draw of several.
+        at_once: Documents whose gradients are taken together when those of all are
+            wanted; a replay gives all of them in one pass.
+    """
+
+    climb: Callable[[Subject], InputGradient]
+    evaluations: int = 1
+    momentum: float = 0.0
+    at_once: int | None = _HELD
+
+
+ENGINES: dict[Editor, Engine] = {
+    "ekfac": Engine(_influence(0)),
+    "ensemble": Engine(_influence(MEMBERS), evaluations=MEMBERS),
+    "replay": Engine(_replay, at_once=None),
+    "replay over orders": Engine(_over_orders, momentum=0.9, at_once=None),
+    "matching": Engine(_matching, evaluations=2),
 }
-COSTS: dict[Editor, int] = {
-    "ekfac": 1,
-    "ensemble": MEMBERS,
-    "replay": 1,
-    "replay over orders": 1,
-    "matching": 2,
-}
-"""Gradient evaluations per ascent step and document; each of a replay is a whole epoch,
-differentiated."""
-MOMENTA: dict[Editor, float] = {"replay over orders": 0.9}
-"""Momentum of an ascent whose gradients are those of one order at a time."""

@@ -8,22 +8,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from infusion.data.edits import Edits
-from infusion.params import Params
 from infusion.perturb.budget import BUDGETS
 from infusion.perturb.controls import noise_like
-from infusion.perturb.gradient import InputGradient, perturbation_gradient
+from infusion.perturb.gradient import InputGradient
 from infusion.perturb.pixels import ascend
 from infusion.presets.context import Pair, Run
-from infusion.records import Task
 from infusion.seeding import derive, stream
 from infusion.selection import select, select_random
-from infusion.suites.editors import MOMENTA
+from infusion.suites.editors import ENGINES, Engine, Subject
 from infusion.suites.trials import Change, Selection
-from infusion.tasks import batches, first_parameter
+from infusion.tasks import first_parameter
 from infusion.training import epoch_order
-
-_HELD = 128
-"""Documents held at once while all gains are computed."""
 
 
 def choose(
@@ -44,7 +39,7 @@ def choose(
         gains: Largest attainable gain of every document, computed when asked.
         selection: ``"supporting"``, ``"opposing"`` or ``"absolute"`` influence,
             ``"random"``, the ``"last"`` ones that the last epoch visits, or those of
-            the largest ``"gain"``.
+            the largest ``"gain"`` by the editor's own gradient.
         k: How many.
 
     Returns:
@@ -65,26 +60,25 @@ def choose(
     return select(by[selection](), k=k)
 
 
-def attainable_gains(run: Run, task: Task, ihvp: Params) -> Float[Tensor, " n"]:
+def attainable_gains(engine: Engine, subject: Subject) -> Float[Tensor, " n"]:
     """First-order gain of every document within the budget: ``ε`` times a dual norm.
 
     Args:
-        run: Settings and documents.
-        task: Base model.
-        ihvp: Of the pair.
+        engine: Whose gradient it is of.
+        subject: What is edited, and for what; whichever documents it chose.
 
     Returns:
         ``ε ‖G‖₁`` for a budget in L∞, ``ε ‖G‖₂`` for one in L2.
     """
+    run = subject.run
     edit, size = run.config.edit, len(run.train)
     order = 1 if edit.norm == "linf" else 2
-    gains = [
-        perturbation_gradient(task, batch, ihvp, num_documents=size)
-        .flatten(1)
-        .norm(order, dim=1)
-        .cpu()
-        for _, batch in batches(task, run.train, _HELD)
-    ]
+    like = first_parameter(subject.base)
+    gains = []
+    for documents in torch.arange(size).split(engine.at_once or size):
+        climb = engine.climb(replace(subject, chosen=documents))
+        gradient = climb(run.train.batch(documents, like=like).inputs)
+        gains.append(gradient.flatten(1).norm(order, dim=1).cpu())
     return edit.epsilon * torch.cat(gains)
 
 
@@ -113,7 +107,7 @@ def climbed(
         step_size=edit.step_size,
         ascent=edit.ascent,
         delivery=edit.delivery,
-        momentum=MOMENTA.get(change.editor, 0.0),
+        momentum=ENGINES[change.editor].momentum,
     )
     return replace(made, asked={**made.asked, "editor": change.editor})
 

@@ -21,6 +21,8 @@ FURTHER = (1, 2, 5)
 SHARES = (0.1, 0.25, 0.5, 2.0, 4.5)
 """Numbers of edited documents, over the setting's own: 10 to 450 at the paper's 100;
 the usual number is among the budgets in L∞."""
+STEPS: dict[Editor, int] = {"replay": 8, "replay over orders": 24}
+"""Ascent steps of editors that differentiate a whole epoch for each."""
 LEVELS = {255: (2, 4, 8, 12.75, 16), 16: (1, 2, 3, 4)}
 """Budgets in L∞, in levels of each storage grid."""
 
@@ -194,13 +196,23 @@ def _fresh(plain: Change, own: Retraining) -> list[Trial]:
 
 def _engines(plain: Change, own: Retraining) -> list[Trial]:
     orders = [own, *(replace(own, order="fresh", draw=draw) for draw in range(DRAWS))]
+    changes = {editor: _by(editor, plain) for editor in get_args(Editor)}
+    changes["replay by gain"] = replace(changes["replay"], selection="gain")
     return [
-        Trial(
-            f"{editor}, {mode.order} {mode.draw}", replace(plain, editor=editor), mode
-        )
-        for editor in get_args(Editor)
+        Trial(f"{name}, {mode.order} {mode.draw}", change, mode)
+        for name, change in changes.items()
         for mode in orders
     ]
+
+
+def _by(editor: Editor, plain: Change) -> Change:
+    """Give an editor whose gradients are dear fewer steps, each longer."""
+    if editor not in STEPS:
+        return replace(plain, editor=editor)
+    edit, steps = plain.edit, STEPS[editor]
+    longer = edit.step_size * edit.steps / steps
+    edit = replace(edit, steps=steps, step_size=longer)
+    return replace(plain, editor=editor, edit=edit)
 
 
 def _hardening(plain: Change, own: Retraining) -> list[Trial]:
