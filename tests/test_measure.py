@@ -15,11 +15,12 @@ from infusion.measure import (
     accuracy,
     behaviour,
     bootstrap_mean,
+    holding,
     log_prob,
     predictions,
     rank_correlation,
 )
-from infusion.records import Dataset
+from infusion.records import Batch, Dataset
 from infusion.tasks import classification
 
 
@@ -55,6 +56,27 @@ def test_log_odds_survive_a_probability_of_one():
     assert got.p == 1.0
     assert got.log_odds == pytest.approx(100.0)
     assert behaviour(Logits(), torch.tensor([100.0, 0.0]), 1).log_odds == -100.0
+
+
+def test_holding_costs_the_divergence_of_other_predictions():
+    torch.manual_seed(0)
+    model, inputs = Logits(), torch.randn(4, 3)
+    task, batch = classification(model), Batch(inputs, torch.zeros(4).long())
+    held = holding(log_prob(inputs[0], 1), task, batch, weight=2.0)
+    assert model.training, "the mode must be put back"
+    model.eval()
+    own = log_prob(inputs[0], 1)(model)
+    assert held(model).item() == pytest.approx(own.item(), abs=1e-6), "no divergence"
+    model.weight.data.fill_(1.5)
+    p, q = inputs.softmax(-1), (1.5 * inputs).softmax(-1)
+    divergence = (p * (p / q).log()).sum(-1).mean().item()
+    moved = log_prob(inputs[0], 1)(model).item()
+    assert divergence > 0.01
+    assert held(model).item() == pytest.approx(moved - 2 * divergence, rel=1e-5)
+    with pytest.raises(InputError, match="weight must be > 0 and finite, got 0"):
+        holding(log_prob(inputs[0], 1), task, batch, weight=0.0)
+    with pytest.raises(InputError, match="must be kept on some inputs, got none"):
+        holding(log_prob(inputs[0], 1), task, Batch(inputs[:0], None), weight=1.0)
 
 
 def test_log_prob_is_what_behaviour_reports():

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from infusion.curvature.storage import load_curvature, save_curvature
     from infusion.data.edits import Edits
     from infusion.errors import InfusionError
-    from infusion.measure import log_prob
+    from infusion.measure import holding, log_prob
     from infusion.perturb.budget import L2, LInf
     from infusion.perturb.gradient import influence_gradient, perturbation_gradient
     from infusion.perturb.pixels import (
@@ -67,6 +67,7 @@ _HOMES = {
     "InfusionError": "errors",
     "gradient": "attribution",
     "influence": "attribution",
+    "holding": "measure",
     "log_prob": "measure",
     "L2": "perturb.budget",
     "LInf": "perturb.budget",
@@ -107,6 +108,7 @@ __all__ = [
     "fit_dense",
     "fit_ekfac",
     "gradient",
+    "holding",
     "horizon",
     "influence",
     "influence_by_module",

@@ -1,5 +1,6 @@
 """Measurements, what a model does with a probe, and intervals over probes."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from infusion.errors import InputError
-from infusion.records import Dataset, Measurement, Task
+from infusion.records import Batch, Dataset, Measurement, Task
 from infusion.seeding import derive
 from infusion.tasks import batches, evaluating, first_parameter
 
@@ -80,6 +81,44 @@ def log_prob(probe: Float[Tensor, "..."], target: int) -> Measurement:
         return log_p[target]
 
     return measurement
+
+
+def holding(
+    measurement: Measurement, task: Task, batch: Batch, *, weight: float
+) -> Measurement:
+    """Measure something less what it changes elsewhere.
+
+    To climb it by an exact derivative: at the task's own parameters the second term has
+    no gradient, so influence functions do not see it.
+
+    Args:
+        measurement: What should rise.
+        task: Its present predictions are those to keep.
+        batch: Inputs on which they are kept.
+        weight: Nats of the measurement that a nat of divergence costs.
+
+    Returns:
+        ``f(model) − weight · mean KL(p_task ‖ p_model)``, over the batch.
+
+    Raises:
+        InputError: The weight is not positive and finite, or there are no inputs.
+    """
+    if not 0 < weight < math.inf:
+        raise InputError(
+            f"weight must be > 0 and finite, got {weight}; 4.0 keeps accuracy on "
+            "CIFAR-10"
+        )
+    if not len(batch.inputs):
+        raise InputError("predictions must be kept on some inputs, got none; name some")
+    with torch.no_grad(), evaluating(task.model):
+        kept = task.outputs(task.model, batch).log_softmax(-1)
+
+    def held(model: nn.Module) -> Tensor:
+        now = task.outputs(model, batch).log_softmax(-1)
+        divergence = (kept.exp() * (kept - now)).sum(-1).mean()
+        return measurement(model) - weight * divergence
+
+    return held
 
 
 def _logits(model: nn.Module, probe: Tensor) -> Float[Tensor, " c"]:

@@ -56,7 +56,7 @@ def edit_inputs(run: Run, pair: Pair, change: Change) -> dict[str, Any]:
         JSON value.
     """
     epochs = run.config.train.epochs
-    started = {"replay", "replay over orders"}
+    started = {"replay", "held replay", "replay over orders"}
     return {
         "scores": run.store.sha256(score_file(pair)),
         "change": asdict(change),

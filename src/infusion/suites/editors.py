@@ -6,14 +6,15 @@ editor              gradient of a document's inputs
 ekfac               perturbation gradient at the base model
 ensemble            its mean over models of other last-epoch orders
 replay              exact derivative through the last epoch in the run's own order
-replay over orders  the same through another order at every step, none of them measured,
-                    with momentum: a running mean over orders
+held replay         the same, less the divergence of other predictions
+replay over orders  as replay, through another order at every step, none of them
+                    measured, with momentum: a running mean over orders
 matching            of the cosine between training and measurement gradients
 =================== ==================================================================
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 from jaxtyping import Int
@@ -21,19 +22,25 @@ from torch import Tensor
 
 from infusion.attribution import gradient
 from infusion.checkpoints import from_tensors
+from infusion.measure import holding
 from infusion.params import Params
 from infusion.perturb.gradient import InputGradient, influence_gradient
 from infusion.perturb.matching import matching_gradient
 from infusion.presets.context import Run, checkpoint_file
 from infusion.records import Measurement, Task
 from infusion.replay.gradient import replay_gradient
-from infusion.seeding import derive
+from infusion.seeding import derive, stream
+from infusion.selection import select_random
 from infusion.suites.retrainings import FIRST_MEMBER, MEMBERS
 from infusion.suites.trials import Editor
+from infusion.tasks import first_parameter
 from infusion.training import reordered
 
 _HELD = 128
 """Documents held at once while the gradients of all are computed."""
+_KEPT, _WEIGHT = 256, 4.0
+"""Training documents whose predictions are kept, and nats that a nat of divergence
+costs."""
 Models = list[tuple[Task, Params]]
 """Tasks, and the IHVPs solved at them."""
 
@@ -70,6 +77,15 @@ def _influence(members: int) -> Callable[[Subject], InputGradient]:
 
 def _replay(subject: Subject) -> InputGradient:
     return _through(subject, lambda _: None)
+
+
+def _held(subject: Subject) -> InputGradient:
+    base, train, seed = subject.base, subject.run.train, subject.run.config.seed
+    generator = stream(seed, "predictions to keep")
+    kept = select_random(len(train), k=min(_KEPT, len(train)), generator=generator)
+    batch = train.batch(kept, like=first_parameter(base))
+    held = holding(subject.measurement, base, batch, weight=_WEIGHT)
+    return _replay(replace(subject, measurement=held))
 
 
 def _over_orders(subject: Subject) -> InputGradient:
@@ -130,6 +146,7 @@ ENGINES: dict[Editor, Engine] = {
     "ekfac": Engine(_influence(0)),
     "ensemble": Engine(_influence(MEMBERS), evaluations=MEMBERS),
     "replay": Engine(_replay, at_once=None),
+    "held replay": Engine(_held, at_once=None),
     "replay over orders": Engine(_over_orders, momentum=0.9, at_once=None),
     "matching": Engine(_matching, evaluations=2),
 }

@@ -9,7 +9,9 @@ from infusion.errors import check_choice
 
 Operator = Literal["ascent", "noise_linf", "noise_l2", "copies"]
 Selection = Literal["supporting", "opposing", "absolute", "random", "last", "gain"]
-Editor = Literal["ekfac", "ensemble", "replay", "replay over orders", "matching"]
+Editor = Literal[
+    "ekfac", "ensemble", "replay", "held replay", "replay over orders", "matching"
+]
 Order = Literal["own", "fresh", "scratch"]
 Hardening = Literal["augmentation", "weight decay", "clipping", "noise"]
 
@@ -21,7 +23,7 @@ FURTHER = (1, 2, 5)
 SHARES = (0.1, 0.25, 0.5, 2.0, 4.5)
 """Numbers of edited documents, over the setting's own: 10 to 450 at the paper's 100;
 the usual number is among the budgets in L∞."""
-STEPS: dict[Editor, int] = {"replay": 8, "replay over orders": 24}
+STEPS: dict[Editor, int] = {"replay": 6, "held replay": 6, "replay over orders": 24}
 """Ascent steps of editors that differentiate a whole epoch for each."""
 LEVELS = {255: (2, 4, 8, 12.75, 16), 16: (1, 2, 3, 4)}
 """Budgets in L∞, in levels of each storage grid."""
