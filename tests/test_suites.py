@@ -219,13 +219,16 @@ def test_gains_are_those_of_the_editors_own_gradient(
     assert found.std() > 0
 
 
-def test_editors_that_differentiate_an_epoch_take_few_long_steps() -> None:
-    edits = {t.name: t.change.edit for t in trials("engines", tiny(), (), 16)}
-    assert edits["ekfac, own 0"] == tiny().edit
+def test_editors_that_differentiate_a_long_epoch_take_few_long_steps() -> None:
+    config = find_preset("cifar10").configs["small"]
+    edits = {t.name: t.change.edit for t in trials("engines", config, (), 255)}
+    assert edits["ekfac, own 0"] == config.edit
     for name in ("replay, own 0", "held replay, own 0", "replay by gain, own 0"):
         assert edits[name].steps == 6
         reach = edits[name].step_size * 6
-        assert reach == pytest.approx(tiny().edit.step_size * tiny().edit.steps)
+        assert reach == pytest.approx(config.edit.step_size * config.edit.steps)
+    short = trials("engines", tiny(), (), 16)
+    assert {trial.change.edit for trial in short} == {tiny().edit}
 
 
 def test_rows_of_a_trial_that_has_changed_are_refused(home: Home) -> None:

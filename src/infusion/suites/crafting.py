@@ -21,7 +21,7 @@ from infusion.suites.editors import ENGINES, Models, Subject
 from infusion.suites.edits import attainable_gains, choose, climbed, noise_of, reach
 from infusion.suites.retrainings import MEMBERS, member, replay_file, replayed
 from infusion.suites.subjects import Home, fitted, opened
-from infusion.suites.trials import Change
+from infusion.suites.trials import REPLAYS, Change
 
 
 def solved(home: Home, run: Run, task: Task, pair: Pair) -> Params:
@@ -56,7 +56,6 @@ def edit_inputs(run: Run, pair: Pair, change: Change) -> dict[str, Any]:
         JSON value.
     """
     epochs = run.config.train.epochs
-    started = {"replay", "held replay", "replay over orders"}
     return {
         "scores": run.store.sha256(score_file(pair)),
         "change": asdict(change),
@@ -68,7 +67,7 @@ def edit_inputs(run: Run, pair: Pair, change: Change) -> dict[str, Any]:
             for i in range(MEMBERS if change.editor == "ensemble" else 0)
         ],
         "start": run.store.sha256(checkpoint_file(epochs - 1))
-        if change.editor in started
+        if change.editor in REPLAYS
         else None,
     }
 

@@ -23,8 +23,10 @@ FURTHER = (1, 2, 5)
 SHARES = (0.1, 0.25, 0.5, 2.0, 4.5)
 """Numbers of edited documents, over the setting's own: 10 to 450 at the paper's 100;
 the usual number is among the budgets in L∞."""
-STEPS: dict[Editor, int] = {"replay": 6, "held replay": 6, "replay over orders": 24}
-"""Ascent steps of editors that differentiate a whole epoch for each."""
+REPLAYS: tuple[Editor, ...] = ("replay", "held replay", "replay over orders")
+"""Editors that differentiate a whole epoch at each step."""
+STEPS = {"cifar10": 6}
+"""Their steps where an epoch is long; elsewhere as many as any editor takes."""
 LEVELS = {255: (2, 4, 8, 12.75, 16), 16: (1, 2, 3, 4)}
 """Budgets in L∞, in levels of each storage grid."""
 
@@ -196,25 +198,22 @@ def _fresh(plain: Change, own: Retraining) -> list[Trial]:
     ]
 
 
-def _engines(plain: Change, own: Retraining) -> list[Trial]:
+def _engines(plain: Change, own: Retraining, steps: int) -> list[Trial]:
     orders = [own, *(replace(own, order="fresh", draw=draw) for draw in range(DRAWS))]
-    changes = {editor: _by(editor, plain) for editor in get_args(Editor)}
+    long = plain.edit.step_size * plain.edit.steps / steps
+    few = replace(plain.edit, steps=steps, step_size=long)
+    changes = {
+        editor: replace(
+            plain, editor=editor, edit=few if editor in REPLAYS else plain.edit
+        )
+        for editor in get_args(Editor)
+    }
     changes["replay by gain"] = replace(changes["replay"], selection="gain")
     return [
         Trial(f"{name}, {mode.order} {mode.draw}", change, mode)
         for name, change in changes.items()
         for mode in orders
     ]
-
-
-def _by(editor: Editor, plain: Change) -> Change:
-    """Give an editor whose gradients are dear fewer steps, each longer."""
-    if editor not in STEPS:
-        return replace(plain, editor=editor)
-    edit, steps = plain.edit, STEPS[editor]
-    longer = edit.step_size * edit.steps / steps
-    edit = replace(edit, steps=steps, step_size=longer)
-    return replace(plain, editor=editor, edit=edit)
 
 
 def _hardening(plain: Change, own: Retraining) -> list[Trial]:
@@ -237,10 +236,9 @@ SUITES: dict[str, Callable[[Change, Retraining], list[Trial]]] = {
     "copies": _copies,
     "selection": _selection,
     "fresh": _fresh,
-    "engines": _engines,
     "hardening": _hardening,
 }
-NAMES = (*SUITES, "budget", "horizon", "transfer", "surrogates")
+NAMES = (*SUITES, "engines", "budget", "horizon", "transfer", "surrogates")
 
 
 def trials(
@@ -268,6 +266,9 @@ def trials(
         return _budget(plain, own, levels)
     if suite == "horizon":
         return _horizon(plain, own, config.train.epochs)
+    if suite == "engines":
+        steps = STEPS.get(config.preset, config.edit.steps)
+        return _engines(plain, own, steps)
     if suite == "transfer":
         return _transfer(plain, own, others)
     if suite == "surrogates":
