@@ -145,3 +145,32 @@ def derivative(function: Callable[[float], float], step: float) -> float:
     near = function(step) - function(-step)
     far = function(2 * step) - function(-2 * step)
     return (8 * near - far) / (12 * step)
+
+
+def simplex_row_by_row(row: list[float], gini: float | None) -> list[float]:
+    """Nearest point of the simplex to one row, or of its rows of at most this index.
+
+    The simplex by sorting; more peaked rows by bisection for ``μ`` in
+    ``max(0, y − μ) / Σ max(0, y − μ)``.
+    """
+
+    def at(level: float) -> list[float]:
+        above = [max(0.0, y - level) for y in row]
+        return [a / sum(above) for a in above]
+
+    total, level = 0.0, 0.0
+    for count, y in enumerate(sorted(row, reverse=True), start=1):
+        total += y
+        if y > (total - 1) / count:
+            level = (total - 1) / count
+    nearest = [max(0.0, y - level) for y in row]
+    if gini is None or 1 - sum(x * x for x in nearest) <= gini:
+        return nearest
+    low, high = level, max(row)
+    for _ in range(60):
+        middle = (low + high) / 2
+        if 1 - sum(x * x for x in at(middle)) > gini:
+            low = middle
+        else:
+            high = middle
+    return at(low)
