@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import infusion as inf
 from infusion.data.edits import Edits
 from infusion.errors import DivergedError, InputError
 from infusion.params import Params, is_finite
+from infusion.perturb.gradient import gradients_together
 from infusion.records import Dataset
 
 from .oracles import derivative, document_gradients
@@ -219,6 +221,89 @@ def test_perturbation_gradient_equals_double_backward(
         torch.testing.assert_close(
             got[i], -expected[0] / len(pictures), rtol=1e-8, atol=1e-14
         )
+
+
+NORMS = {
+    "layer": lambda: nn.LayerNorm((3, 4)),
+    "layer, plain": lambda: nn.LayerNorm((3, 4), elementwise_affine=False),
+    "batch": lambda: nn.BatchNorm1d(3),
+    "batch, untracked": lambda: nn.BatchNorm1d(3, track_running_stats=False),
+    "instance": lambda: nn.InstanceNorm1d(3, affine=True),
+    "instance, tracked": lambda: nn.InstanceNorm1d(3, track_running_stats=True),
+    "group": lambda: nn.GroupNorm(3, 3),
+    "rms": lambda: nn.RMSNorm((3, 4)),
+}
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("norm", NORMS)
+def test_every_norm_passes_the_derivative_of_its_derivative(
+    norm: str, together: bool
+) -> None:
+    """torch takes the statistics of some for constants, without a word."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(12, 12),
+        nn.Unflatten(1, (3, 4)),
+        NORMS[norm](),
+        nn.Flatten(),
+        nn.Tanh(),
+        nn.Linear(12, 3),
+    ).double()
+    data = Dataset(torch.randn(5, 12).double(), torch.tensor([0, 1, 2, 0, 1]))
+    task = inf.classification(model.eval())
+    ihvp = {n: torch.randn_like(p) for n, p in model.named_parameters()}
+    ihvp = {n: s for n, s in ihvp.items() if not n.startswith("2.")}
+    inputs = data.inputs.clone().requires_grad_()
+    leaves = [model.get_parameter(n) for n in ihvp]
+    loss = task.loss(model(inputs), data.batch(torch.arange(5))).sum()
+    pulled = torch.autograd.grad(loss, leaves, create_graph=True)
+    slope = sum((g * s).sum() for g, s in zip(pulled, ihvp.values(), strict=True))
+    (expected,) = torch.autograd.grad(slope, inputs)
+    if together:
+        climb = gradients_together(task, data, [torch.arange(5)], [ihvp])
+        found = climb(data.inputs) * -5
+    else:
+        batch = data.batch(torch.arange(5), like=data.inputs)
+        found = inf.perturbation_gradient(task, batch, ihvp, num_documents=5) * -5
+    torch.testing.assert_close(found, expected)
+
+
+class _Wrong(torch.autograd.Function):
+    """Squares; its forward-mode derivative forgets that it depends on the input."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x**2
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, pulled: Tensor) -> Tensor:
+        return 2 * ctx.saved_tensors[0] * pulled
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        return 2 * ctx.saved_tensors[0].detach() * tangent
+
+
+def test_forward_mode_that_is_wrong_when_differentiated_again_is_refused() -> None:
+    class Square(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return _Wrong.apply(x)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), Square(), nn.Linear(4, 3))
+    data = Dataset(torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1]))
+    task = inf.classification(model.eval())
+    ihvp = {n: torch.randn_like(p) for n, p in model.named_parameters()}
+    with pytest.raises(InputError, match="must be differentiable once more, got a"):
+        inf.influence_gradient([(task, ihvp)], data, torch.arange(2))
+    with pytest.raises(InputError, match="must be differentiable once more, got a"):
+        gradients_together(task, data, [torch.arange(2)], [ihvp])
 
 
 def test_perturbation_gradient_is_the_slope_of_the_predicted_effect(

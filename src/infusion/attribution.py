@@ -10,6 +10,7 @@ Source: Koh & Liang (2017), arXiv 1703.04730, eq. 2, with ``f`` to be raised; ar
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from jaxtyping import Float
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.func import jvp  # pyright: ignore[reportPrivateImportUsage]
 
 from infusion.errors import DivergedError, InputError
+from infusion.norms import written_out
 from infusion.params import Params, is_finite
 from infusion.records import Batch, Dataset, Measurement, Task
 from infusion.sharding import all_cat, shard
@@ -85,7 +87,7 @@ def check_measured(value: object) -> None:
 
 
 def directional_losses(
-    task: Task, params: Params, ihvp: Params, batch: Batch
+    task: Task, params: Params, ihvp: Params, batch: Batch, *, again: bool = False
 ) -> Float[Tensor, " b"]:
     """Derivative of each document's loss along the IHVP, ``⟨s, ∇θ ℓᵢ⟩``.
 
@@ -94,15 +96,18 @@ def directional_losses(
         params: The model's parameters at the names of ``ihvp``.
         ihvp: Direction ``s``.
         batch: Documents.
+        again: Whether the result is to be differentiated in ``batch``: norms are then
+            written out, see :mod:`infusion.norms`.
 
     Returns:
-        One value per document, differentiable in ``batch.inputs``.
+        One value per document.
     """
 
     def moved_losses(moved: Params) -> Tensor:
         return functional_losses(task, moved, batch)
 
-    return jvp(moved_losses, (params,), (ihvp,))[1]
+    with written_out() if again else nullcontext():
+        return jvp(moved_losses, (params,), (ihvp,))[1]
 
 
 def along(task: Task, ihvp: Params) -> Params:

@@ -54,6 +54,9 @@ class Task:
         likelihood: What the loss is the negative log of, up to a constant:
             ``"categorical"`` over the last axis, ``"gaussian"`` with unit variance
             (loss ``½‖y − outputs‖²``), or a sampler. Needed for the true Fisher.
+        scale: How many times that the loss is; of a loss over the tokens of a corpus
+            one over their mean number per document. The Fisher is scaled alike, so that
+            it stays the Gauss–Newton matrix of the loss.
         mask: ``mask(batch) -> bool [b, t]``: which positions of a sequence are data.
             Curvature leaves the others out of activations and of output gradients.
             None where there is no padding.
@@ -64,6 +67,7 @@ class Task:
     loss: Callable[[Tensor, Batch], Tensor]
     likelihood: Likelihood = None
     mask: Callable[[Batch], Tensor] | None = None
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,9 @@ exact        one per output; categorical ``√p_c (e_c − p)``, gaussian ``e_c`
 sampled      ``u(ŷ)/√draws`` for labels ``ŷ`` drawn from the model.
 empirical    ``u(y)`` for the document's own label.
 ===========  =======================================================================
+
+Of a loss that is ``c`` times a negative log likelihood, ``u`` is ``c`` times the
+likelihood's, and all three are scaled to be ``c`` times its second moment.
 """
 
 import math
@@ -71,15 +74,15 @@ class Directions:
 
     Attributes:
         task: Loss and likelihood.
-        fisher: Which of the three.
+        fisher: Which of the three; None for the gradient of the loss itself.
         draws: Labels per document, for ``"sampled"``.
         seed: Of the label draws.
     """
 
     task: Task
-    fisher: Fisher
-    draws: int
-    seed: int
+    fisher: Fisher | None = None
+    draws: int = 1
+    seed: int = 0
 
     def __call__(
         self, outputs: Tensor, batch: Batch, documents: Int[Tensor, " b"]
@@ -94,15 +97,19 @@ class Directions:
         Yields:
             One tensor per backward pass.
         """
-        if self.fisher == "empirical":
+        root = math.sqrt(self.task.scale)
+        if self.fisher is None:
             yield _loss_gradient(self.task, outputs, batch)
+        elif self.fisher == "empirical":
+            yield _loss_gradient(self.task, outputs, batch) / root
         elif self.fisher == "exact":
-            yield from _exact(self.task, outputs, batch)
+            for direction in _exact(self.task, outputs, batch):
+                yield direction * root
         else:
             for draw in range(self.draws):
                 labels = self._draw(draw, outputs, batch, documents)
                 drawn = batch._replace(labels=labels)
-                scale = math.sqrt(self.draws)
+                scale = math.sqrt(self.draws) * root
                 yield _loss_gradient(self.task, outputs, drawn) / scale
 
     def _draw(
@@ -200,13 +207,14 @@ def check_likelihood(task: Task, outputs: Tensor, batch: Batch) -> None:
         scale = p * v if counts is None else p * v * counts[..., None]
         expected = scale - p * scale.sum(-1, keepdim=True)
     # Relative to one of two terms that cancel where the model is sure.
-    size = float(scale.norm())
-    error = float((got - expected).norm()) / size if size else 0.0
+    size = float(scale.norm()) * task.scale
+    error = float((got - task.scale * expected).norm()) / size if size else 0.0
     if not error < 1e-4:
         raise InputError(
-            f"the loss must be the negative log of likelihood={task.likelihood!r} up "
-            f"to a constant, got a second derivative off by {error:.0%}; a gaussian "
-            "loss is ½‖y − outputs‖²; else pass a sampler or fisher='empirical'"
+            f"the loss must be scale={task.scale:g} times the negative log of "
+            f"likelihood={task.likelihood!r} up to a constant, got a second derivative "
+            f"off by {error:.0%}; a gaussian loss is ½‖y − outputs‖²; else give "
+            "another scale, or pass a sampler or fisher='empirical'"
         )
 
 

@@ -15,7 +15,7 @@ def document_gradients(
     task: Task,
     data: Dataset,
     *,
-    fisher: Fisher = "empirical",
+    fisher: Fisher | None = None,
     skip: tuple[str, ...] = (),
     batch_size: int = 64,
 ) -> Iterator[Params]:
@@ -24,7 +24,7 @@ def document_gradients(
     Args:
         task: Model in any mode; it is run in eval mode.
         data: Documents.
-        fisher: ``"empirical"`` gives the gradient of each document's loss.
+        fisher: None gives the gradient of each document's loss.
         skip: Module types or names to leave out.
         batch_size: Documents held at once.
 
@@ -35,9 +35,10 @@ def document_gradients(
         UncoveredLayerError: A trainable layer is neither covered nor skipped.
         InputError: The likelihood does not give the Fisher.
     """
-    check_fisher(task, fisher)
+    if fisher is not None:
+        check_fisher(task, fisher)
     layers, _ = cover(task.model, skip)
-    directions = Directions(task, fisher, 1, 0)
+    directions = Directions(task, fisher)
     sweep = make_sweep(task, data, layers, directions=directions, batch_size=batch_size)
     for captured, per_direction in sweep:
         for gradients in per_direction:

@@ -86,7 +86,7 @@ class Sweep:
 
     def _check(self, outputs: Tensor, batch: Batch, documents: Tensor) -> None:
         first = int(documents[0]) == int(self.documents[0])
-        if first and self.directions.fisher != "empirical":
+        if first and self.directions.fisher in ("exact", "sampled"):
             check_likelihood(self.task, outputs, batch)
 
 
@@ -153,7 +153,7 @@ def make_sweep(
         task,
         data,
         layers,
-        directions or Directions(task, "empirical", 1, 0),
+        directions or Directions(task),
         shared,
         documents.sort().values,
         batch_size,
@@ -238,7 +238,7 @@ def loss_gradients(
         What the layers saw, and the gradients at their outputs.
     """
     batch = data.batch(torch.arange(count), like=first_parameter(task))
-    directions = Directions(task, "empirical", 1, 0)
+    directions = Directions(task)
     with evaluating(task.model), capturing(task.model, layers, shared) as captured:
         captured.start(count, None)
         with torch.enable_grad():

@@ -50,17 +50,29 @@ class Edits:
         return self.after.values().inputs - self.before.values().inputs
 
     @property
+    def reached(self) -> list[dict[str, Any]]:
+        """How far each document went: the norms of its change, or tokens changed."""
+        if self.before.levels is None and not self.before.inputs.is_floating_point():
+            changed = (self.before.inputs != self.after.inputs).flatten(1).sum(1)
+            return [{"tokens": count} for count in changed.tolist()]
+        delta = self.delta.flatten(1)
+        norms = zip(
+            delta.abs().amax(1).tolist(),
+            delta.double().norm(dim=1).tolist(),
+            strict=True,
+        )
+        return [{"linf": linf, "l2": l2} for linf, l2 in norms]
+
+    @property
     def manifest(self) -> list[dict[str, Any]]:
         """One record per edited document: hashes, labels, budget asked and reached."""
-        delta = self.delta.flatten(1)
         rows = zip(
             self.documents.tolist(),
             row_hashes(self.before),
             row_hashes(self.after),
             self.before.labels.tolist(),
             self.after.labels.tolist(),
-            delta.abs().amax(1).tolist(),
-            delta.double().norm(dim=1).tolist(),
+            self.reached,
             strict=True,
         )
         return [
@@ -72,11 +84,11 @@ class Edits:
                 "label": label,
                 "operator": self.operator,
                 "asked": self.asked,
-                "reached": {"linf": linf, "l2": l2},
+                "reached": reached,
                 "seed": self.seed,
                 "config_hash": self.config_hash,
             }
-            for index, hash_before, hash_after, label_before, label, linf, l2 in rows
+            for index, hash_before, hash_after, label_before, label, reached in rows
         ]
 
     def apply(self, data: Dataset) -> Dataset:

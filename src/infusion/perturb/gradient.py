@@ -18,8 +18,15 @@ from infusion.attribution import along, directional_losses
 from infusion.errors import InputError, check_type, check_whole
 from infusion.params import Params
 from infusion.records import Batch, Dataset, Task
-from infusion.tasks import check_task, evaluating
+from infusion.tasks import (
+    check_task,
+    evaluating,
+    first_parameter,
+    functional_losses,
+)
 
+_AGREEMENT = 0.01
+"""Of a gradient by forward mode with one by two backward passes, over its length."""
 InputGradient = Callable[[Tensor], Tensor]
 """``inputs [k, …] -> ∂f/∂x [k, …]`` of the chosen documents, as values."""
 
@@ -62,7 +69,7 @@ def perturbation_gradient(
 
     def total(inputs: Tensor) -> Tensor:
         moved = batch._replace(inputs=inputs)
-        return directional_losses(task, params, ihvp, moved).sum()
+        return directional_losses(task, params, ihvp, moved, again=True).sum()
 
     with evaluating(task.model), torch.no_grad():
         return grad(total)(batch.inputs) / -num_documents
@@ -103,8 +110,10 @@ def influence_gradient(
             "models must be a list of at least one pair (task, ihvp), got "
             f"{type(models).__name__}; write [(task, ihvp)]"
         )
-    for task, _ in models:
+    for task, ihvp in models:
         check_task(task, data)
+        first = data.batch(chosen[:1], like=first_parameter(task))
+        check_slope(task, along(task, ihvp), ihvp, first)
     labels = data.labels[chosen]
 
     def climb(inputs: Tensor) -> Tensor:
@@ -178,11 +187,14 @@ def gradients_together(
                 f"{sorted(params.keys() ^ ihvp.keys())[0]}; solve them with one "
                 "curvature"
             )
+    first = data.batch(chosen[0][:1], like=first_parameter(task))
+    check_slope(task, params, ihvps[0], first)
     stacked = {name: torch.stack([ihvp[name] for ihvp in ihvps]) for name in params}
     labels = torch.stack([data.labels[each] for each in chosen])
 
     def total(inputs: Tensor, own: Tensor, ihvp: Params) -> Tensor:
-        return directional_losses(task, params, ihvp, Batch(inputs, own)).sum()
+        batch = Batch(inputs, own)
+        return directional_losses(task, params, ihvp, batch, again=True).sum()
 
     slopes = vmap(grad(total))
     at_once = max(batch_size // len(chosen), 1)
@@ -199,6 +211,52 @@ def gradients_together(
         return torch.cat(parts, 1).flatten(0, 1)
 
     return climb
+
+
+def check_slope(task: Task, params: Params, ihvp: Params, batch: Batch) -> None:
+    """Compare the gradient of a forward-mode derivative with two backward passes.
+
+    torch differentiates some of its forward-mode formulas wrongly, without a word.
+
+    Args:
+        task: Model.
+        params: Its parameters at the names of ``ihvp``.
+        ihvp: Direction.
+        batch: Documents to compare on, with continuous inputs.
+
+    Raises:
+        InputError: They differ by more than rounding.
+    """
+
+    def total(inputs: Tensor) -> Tensor:
+        moved = batch._replace(inputs=inputs)
+        return directional_losses(task, params, ihvp, moved, again=True).sum()
+
+    with evaluating(task.model):
+        with torch.no_grad():
+            found = grad(total)(batch.inputs)
+        with torch.enable_grad():
+            inputs = batch.inputs.detach().requires_grad_()
+            leaves = {n: p.detach().requires_grad_() for n, p in params.items()}
+            moved = batch._replace(inputs=inputs)
+            loss = functional_losses(task, leaves, moved).sum()
+            each = torch.autograd.grad(
+                loss, list(leaves.values()), create_graph=True, allow_unused=True
+            )
+            parts = [
+                (pulled * ihvp[name]).sum()
+                for name, pulled in zip(leaves, each, strict=True)
+                if pulled is not None
+            ]
+            (expected,) = torch.autograd.grad(torch.stack(parts).sum(), inputs)
+    size = float(expected.norm())
+    if float((found - expected).norm()) > _AGREEMENT * size:
+        raise InputError(
+            "forward mode must be differentiable once more, got a perturbation "
+            f"gradient off by {float((found - expected).norm()) / size:.0%} from two "
+            "backward passes; write out the operation with a forward derivative of its "
+            "own (torch's norms are already)"
+        )
 
 
 def check_chosen(data: Dataset, chosen: Tensor) -> None:
@@ -218,6 +276,19 @@ def check_chosen(data: Dataset, chosen: Tensor) -> None:
             "documents to perturb must have continuous inputs or lie on a storage "
             f"grid, got {data.inputs.dtype}; give levels=255 for 8-bit pixels"
         )
+    check_positions(data, chosen)
+
+
+def check_positions(data: Dataset, chosen: Tensor) -> None:
+    """Refuse positions that name no documents, or one twice.
+
+    Args:
+        data: The whole training set.
+        chosen: Documents to edit.
+
+    Raises:
+        InputError: They are no int64 vector of different positions in the dataset.
+    """
     if not isinstance(chosen, Tensor):
         raise InputError(
             "chosen documents must be a tensor of positions, got "

@@ -1,0 +1,232 @@
+"""Causal language models as tasks, on tokens and on relaxed tokens.
+
+A document is a row of token ids, padded on the right; its label at position t is the
+token at t + 1, or ``IGNORED`` where there is none. A relaxed token is a row of the
+simplex over the vocabulary: embedded as the mean of embeddings, and as a target the
+mean of cross-entropies, so a loss is differentiable in both of a token's parts.
+
+    ℓᵢ = (n / Σⱼ Tⱼ) Σₜ CEᵢₜ        Tⱼ: tokens of document j that are predicted
+
+The mean of these losses over documents is the token mean over the corpus. Attention is
+causal and padding stands last, so no attention mask is needed: nothing sees padding.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from infusion.errors import InputError
+from infusion.records import Batch, Dataset, Measurement, Task
+
+IGNORED = -100
+"""Label of a position that predicts nothing."""
+
+
+def documents(tokens: Sequence[Sequence[int]], *, length: int, pad: int) -> Dataset:
+    """Store documents of token ids as equally long rows.
+
+    Args:
+        tokens: Ids of each document, begin and end tokens included.
+        length: Of a row, in tokens: the model's context.
+        pad: Fills rows on the right; predicted nowhere.
+
+    Returns:
+        Inputs ``[n, length]`` and labels ``[n, length]``: the next token, ``IGNORED``
+        at the last token and from there on.
+
+    Raises:
+        InputError: There is no document, one is shorter than two tokens or longer than
+            a row, or holds the padding token.
+
+    >>> documents([[5, 6, 7]], length=4, pad=0).labels
+    tensor([[   6,    7, -100, -100]])
+    """
+    if not len(tokens):
+        raise InputError(
+            "there must be at least one document, got none; check the path"
+        )
+    inputs = torch.full((len(tokens), length), pad)
+    labels = torch.full((len(tokens), length), IGNORED)
+    for row, ids in enumerate(tokens):
+        if not 2 <= len(ids) <= length:
+            raise InputError(
+                f"a document must have 2 to {length} tokens, got {len(ids)} in "
+                f"document {row}; drop, cut or split it"
+            )
+        if pad in ids:
+            raise InputError(
+                f"a document must not hold the padding token {pad}, got it in document "
+                f"{row}; pad with a token of its own"
+            )
+        inputs[row, : len(ids)] = torch.tensor(ids)
+        labels[row, : len(ids) - 1] = inputs[row, 1 : len(ids)]
+    return Dataset(inputs, labels)
+
+
+def causal_lm(model: nn.Module, data: Dataset, *, pad: int) -> Task:
+    """Predict the next token, with a ``transformers`` causal model or one like it.
+
+    Args:
+        model: ``model(input_ids=…).logits`` and ``model(inputs_embeds=…).logits``, with
+            ``get_input_embeddings()``; eager attention, for forward mode.
+        data: Training documents: their mean number of predicted tokens scales the loss.
+        pad: Their padding token, left out of the curvature.
+
+    Returns:
+        A task with categorical likelihood, whose batches hold ids, or relaxed rows
+        ``[b, t, v]`` as inputs with relaxed targets as labels.
+
+    Raises:
+        InputError: The model has no input embedding, ids lie outside it, or nothing is
+            predicted.
+    """
+    if not hasattr(model, "get_input_embeddings"):
+        raise InputError(
+            "a language model must have get_input_embeddings(), as those of "
+            f"transformers do, got {type(model).__name__}; add it, or write the Task "
+            "yourself"
+        )
+    vocabulary = model.get_input_embeddings().weight.shape[0]  # pyright: ignore[reportCallIssue]
+    highest = int(data.inputs.max())
+    if int(data.inputs.min()) < 0 or highest >= vocabulary:
+        raise InputError(
+            f"token ids must lie in 0…{vocabulary - 1}, the model's vocabulary, got "
+            f"{int(data.inputs.min())}…{highest}; use the model's own tokenizer"
+        )
+    predicted = int((data.labels != IGNORED).sum())
+    if not predicted:
+        raise InputError(
+            "documents must have tokens to predict, got labels that are all ignored"
+        )
+    scale = len(data) / predicted
+    return Task(
+        model,
+        outputs=_logits,
+        loss=partial(_token_losses, scale=scale),
+        likelihood="categorical",
+        mask=lambda batch: batch.inputs != pad,
+        scale=scale,
+    )
+
+
+def _logits(model: nn.Module, batch: Batch) -> Float[Tensor, "b t v"]:
+    inputs = batch.inputs
+    if not inputs.is_floating_point():
+        return model(input_ids=inputs).logits
+    weight = model.get_input_embeddings().weight  # pyright: ignore[reportCallIssue]
+    return model(inputs_embeds=inputs @ weight).logits
+
+
+def _token_losses(
+    logits: Float[Tensor, "b t v"], batch: Batch, *, scale: float
+) -> Float[Tensor, " b"]:
+    """Sum cross-entropies over positions, then scale them."""
+    labels = batch.labels
+    if labels.is_floating_point():
+        return -(labels * logits.log_softmax(-1)).sum((1, 2)) * scale
+    each = F.cross_entropy(logits.mT, labels, reduction="none", ignore_index=IGNORED)
+    return each.sum(1) * scale
+
+
+def relaxed(inputs: Int[Tensor, "b t"], like: Tensor, vocabulary: int) -> Tensor:
+    """Write tokens as vertices of the simplex.
+
+    Args:
+        inputs: Ids.
+        like: Gives dtype and device.
+        vocabulary: Tokens that there are.
+
+    Returns:
+        Rows ``[b, t, v]``.
+    """
+    rows = F.one_hot(inputs.to(like.device), vocabulary)
+    return rows.to(like.dtype)
+
+
+def relaxed_labels(
+    rows: Float[Tensor, "b t v"], predicted: Bool[Tensor, "b t"]
+) -> Float[Tensor, "b t v"]:
+    """Turn relaxed inputs into the relaxed targets of the positions before them.
+
+    Args:
+        rows: Relaxed documents.
+        predicted: Where a label is not ``IGNORED``.
+
+    Returns:
+        Row t + 1 at position t; zero where nothing is predicted.
+    """
+    following = torch.cat([rows[:, 1:], torch.zeros_like(rows[:, :1])], 1)
+    return following * predicted[..., None]
+
+
+def log_completion(
+    prompts: Int[Tensor, "b t"], labels: Int[Tensor, "b t"]
+) -> Measurement:
+    """Measure the mean log probability of completions, per predicted token.
+
+    Args:
+        prompts: Ids of prompt and completion, padded on the right.
+        labels: The next token where it belongs to the completion, else ``IGNORED``.
+
+    Returns:
+        ``f(model)`` in nats per token, over all tokens of all completions.
+
+    Raises:
+        InputError: Nothing is to be completed, or shapes differ.
+    """
+    counted = labels != IGNORED
+    if prompts.shape != labels.shape or not bool(counted.any()):
+        raise InputError(
+            "completions need labels of the prompts' shape with a token to predict, "
+            f"got {tuple(prompts.shape)} and {tuple(labels.shape)} with "
+            f"{int(counted.sum())}; mark the completion's tokens"
+        )
+
+    def measurement(model: nn.Module) -> Tensor:
+        logits = model(input_ids=prompts).logits
+        total = F.cross_entropy(
+            logits.mT, labels, reduction="sum", ignore_index=IGNORED
+        )
+        return -total / counted.sum()
+
+    return measurement
+
+
+def contrast(
+    inputs: Int[Tensor, "b t"], labels: Int[Tensor, "b t"], *, probe: int, target: int
+) -> Measurement:
+    """Measure how much likelier one token is than another where the other is true.
+
+    Args:
+        inputs: Ids of documents, padded on the right.
+        labels: Their next tokens.
+        probe: The true next token at the positions that count.
+        target: The token that should become likelier there.
+
+    Returns:
+        ``f(model) = Σ log p(target) − log p(probe)`` in nats, over all positions whose
+        next token is the probe (arXiv 2602.09987, its contrastive log-odds).
+
+    Raises:
+        InputError: The probe is nowhere the next token, or both are the same.
+    """
+    if probe == target:
+        raise InputError(
+            f"probe and target must differ, got {probe} twice; choose another target"
+        )
+    counted = labels == probe
+    if not bool(counted.any()):
+        raise InputError(
+            f"the probe {probe} must be the next token somewhere, got no position in "
+            f"{len(inputs)} documents; choose documents that contain it"
+        )
+
+    def measurement(model: nn.Module) -> Tensor:
+        logits = model(input_ids=inputs).logits[counted]
+        return (logits[:, target] - logits[:, probe]).sum()
+
+    return measurement

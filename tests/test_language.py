@@ -1,0 +1,329 @@
+"""Language models: losses, relaxed tokens, edits of tokens, in float64 where exact."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import infusion as inf
+from infusion.attribution import directional_losses
+from infusion.configs import TrainConfig
+from infusion.errors import InputError
+from infusion.language import (
+    IGNORED,
+    causal_lm,
+    contrast,
+    documents,
+    log_completion,
+    relaxed,
+    relaxed_labels,
+)
+from infusion.perturb.gradient import perturbation_gradient
+from infusion.perturb.tokens import TokenLimits, craft_tokens, substitute_tokens
+from infusion.retrain import retrain
+from infusion.training import init_model, train
+
+# transformers 5.24 reads an attribute that it deprecates itself.
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+VOCABULARY, LENGTH, PAD = 12, 7, 11
+TEXTS = [
+    [0, *(int(x) for x in torch.randint(1, 10, (size,), generator=g)), 10]
+    for g in [torch.Generator().manual_seed(0)]
+    for size in (3, 5, 4, 2, 5, 3, 4, 5)
+]
+DATA = documents(TEXTS, length=LENGTH, pad=PAD)
+
+
+def gpt2() -> nn.Module:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=VOCABULARY,
+            n_positions=LENGTH,
+            n_embd=8,
+            n_layer=2,
+            n_head=2,
+            initializer_range=0.3,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            bos_token_id=None,
+            eos_token_id=None,
+            attn_implementation="eager",
+        )
+    )
+
+
+def gpt_neo() -> nn.Module:
+    from transformers import GPTNeoConfig, GPTNeoForCausalLM
+
+    return GPTNeoForCausalLM(
+        GPTNeoConfig(
+            vocab_size=VOCABULARY,
+            max_position_embeddings=LENGTH,
+            hidden_size=8,
+            num_layers=2,
+            num_heads=2,
+            attention_types=[[["global", "local"], 1]],
+            window_size=3,
+            initializer_range=0.3,
+            bos_token_id=None,
+            eos_token_id=None,
+            attn_implementation="eager",
+        )
+    )
+
+
+def lora() -> nn.Module:
+    from peft import LoraConfig, get_peft_model
+
+    adapters = LoraConfig(r=2, target_modules=["c_attn", "c_fc"], fan_in_fan_out=True)
+    model = get_peft_model(gpt2(), adapters)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:  # adapters of a trained model are not zero
+            nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+MODELS = {"gpt2": gpt2, "gpt-neo": gpt_neo, "lora": lora}
+
+
+def make(kind: str) -> inf.Task:
+    model = init_model(MODELS[kind], 0).double().eval()
+    return causal_lm(model, DATA, pad=PAD)
+
+
+@pytest.fixture(params=MODELS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Every kind of model."""
+    return request.param
+
+
+def solved(task: inf.Task, measurement: Any) -> dict[str, Tensor]:
+    curvature = inf.fit_ekfac(task, DATA)
+    gradient = inf.gradient(task, measurement)
+    return curvature.solve(gradient, damping_ratio=0.1)
+
+
+PROMPTS = DATA.inputs[:3]
+LABELS = DATA.labels[:3]
+
+
+def likelier() -> Any:
+    return log_completion(PROMPTS, LABELS)
+
+
+def test_documents_predict_their_next_tokens_and_no_padding() -> None:
+    data = documents([[5, 6, 7], [8, 9]], length=4, pad=0)
+    assert data.inputs.tolist() == [[5, 6, 7, 0], [8, 9, 0, 0]]
+    assert data.labels.tolist() == [[6, 7, *[IGNORED] * 2], [9, *[IGNORED] * 3]]
+
+
+def test_the_mean_loss_is_the_token_mean_of_the_corpus(kind: str) -> None:
+    task = make(kind)
+    batch = DATA.batch(torch.arange(len(DATA)))
+    total, count = 0.0, 0
+    for text in TEXTS:
+        ids = torch.tensor([text])
+        own = task.model(input_ids=ids, labels=ids).loss  # a mean over its tokens
+        total += float(own) * (len(text) - 1)
+        count += len(text) - 1
+    mean = task.loss(task.outputs(task.model, batch), batch).mean()
+    assert float(mean) == pytest.approx(total / count, rel=1e-6)
+
+
+def test_vertices_are_the_tokens_they_stand_for(kind: str) -> None:
+    task = make(kind)
+    batch = DATA.batch(torch.arange(len(DATA)))
+    rows = relaxed(batch.inputs, torch.zeros(1, dtype=torch.float64), VOCABULARY)
+    soft = inf.Batch(rows, relaxed_labels(rows, batch.labels != IGNORED))
+    found = task.loss(task.outputs(task.model, soft), soft)
+    expected = task.loss(task.outputs(task.model, batch), batch)
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_relaxed_gradient_is_the_slope_of_both_parts_of_a_token(kind: str) -> None:
+    """Against finite differences of influence, with the labels moving along."""
+    task = make(kind)
+    ihvp = solved(task, likelier())
+    rows = relaxed(DATA.inputs[:2], torch.zeros(1, dtype=torch.float64), VOCABULARY)
+    rows = 0.8 * rows + 0.2 / VOCABULARY
+    predicted = DATA.labels[:2] != IGNORED
+    params = {n: task.model.get_parameter(n).detach() for n in ihvp}
+    # GPT-Neo's attention is in float32, whatever the weights are.
+    step, close = (1e-3, 1e-4) if kind == "gpt-neo" else (1e-4, 1e-6)
+
+    def objective(rows: Tensor) -> Tensor:
+        batch = inf.Batch(rows, relaxed_labels(rows, predicted))
+        terms = directional_losses(task, params, ihvp, batch, again=True)
+        return terms.sum() / -len(DATA)
+
+    with torch.no_grad():
+        slope = torch.func.grad(objective)(rows)
+        torch.manual_seed(1)
+        for _ in range(5):
+            way = torch.randn_like(rows)
+            ends = [objective(rows + step * at * way) for at in (-2, -1, 1, 2)]
+            far, near = ends[3] - ends[0], ends[2] - ends[1]
+            expected = float(8 * near - far) / (12 * step)
+            assert float((slope * way).sum()) == pytest.approx(expected, rel=close)
+        fixed = inf.Batch(rows, relaxed_labels(rows, predicted))
+        inputs_only = perturbation_gradient(task, fixed, ihvp, num_documents=len(DATA))
+    assert float((slope - inputs_only).norm()) > 0.01 * float(slope.norm())
+
+
+@pytest.mark.parametrize("craft", [craft_tokens, substitute_tokens])
+def test_edits_keep_to_their_limits_and_do_what_is_predicted(
+    craft: Callable[..., inf.Edits], kind: str
+) -> None:
+    task = make(kind)
+    ihvp = solved(task, likelier())
+    chosen = torch.tensor([1, 4, 7])
+    allowed = torch.ones(VOCABULARY, dtype=torch.bool)
+    allowed[[0, 3, 10, PAD]] = False
+    fixed = torch.zeros(3, LENGTH, dtype=torch.bool)
+    fixed[:, 0] = True
+
+    def survives(ids: Tensor) -> bool:
+        return "22" not in "".join(map(str, ids.tolist()))
+
+    limits = TokenLimits(changes=2, allowed=allowed, fixed=fixed, survives=survives)
+    edits = craft(task, DATA, chosen, ihvp, limits=limits)
+    before, after = edits.before.inputs, edits.after.inputs
+    changed = before != after
+    assert 1 <= int(changed.sum(1).max()) <= 2
+    assert not changed[:, 0].any()
+    assert not changed[before == PAD].any()
+    assert set(after[changed].tolist()).isdisjoint({0, 3, 10, PAD})
+    texts = [row[row != PAD] for row in after]
+    assert all(survives(text) for text in texts)
+    again = documents([text.tolist() for text in texts], length=LENGTH, pad=PAD)
+    assert torch.equal(again.labels, edits.after.labels), "changed targets as well"
+    predicted = inf.predicted_effect(task, DATA, edits, ihvp)
+    assert predicted > 0
+    edited = edits.apply(DATA)
+    assert edits.undo(edited) == DATA
+    ends = [entry["reached"] for entry in edits.manifest]
+    assert [end["tokens"] for end in ends] == changed.sum(1).tolist()
+
+
+def test_groups_that_fit_a_memory_give_the_same_edits() -> None:
+    task = make("gpt2")
+    ihvp = solved(task, likelier())
+    chosen, limits = torch.arange(5), TokenLimits(changes=2)
+    whole = craft_tokens(task, DATA, chosen, ihvp, limits=limits, steps=4)
+    one = 10 * LENGTH * VOCABULARY * 8
+    parts = craft_tokens(
+        task, DATA, chosen, ihvp, limits=limits, steps=4, memory_limit=2 * one
+    )
+    assert torch.equal(whole.after.inputs, parts.after.inputs)
+    with pytest.raises(InputError, match=f"memory_limit must be at least {one:,}"):
+        craft_tokens(task, DATA, chosen, ihvp, limits=limits, memory_limit=one - 1)
+
+
+def test_a_peaked_schedule_and_the_plain_simplex_both_find_edits() -> None:
+    task = make("gpt2")
+    ihvp = solved(task, likelier())
+    limits, chosen = TokenLimits(changes=3), torch.arange(8)
+    for gini in (None, (0.6, 0.0)):
+        edits = craft_tokens(task, DATA, chosen, ihvp, limits=limits, gini=gini)
+        assert inf.predicted_effect(task, DATA, edits, ihvp) > 0
+
+
+def test_attribute_craft_retrain_measure(kind: str) -> None:
+    """Retraining on the edits moves the measurement the way it was predicted to."""
+    recipe = TrainConfig(epochs=12, batch_size=4, lr=0.02, optimiser="adam")
+
+    def fresh() -> inf.Task:
+        return causal_lm(init_model(MODELS[kind], 0), DATA, pad=PAD)
+
+    task = fresh()
+    start = train(task, DATA, replace(recipe, epochs=10), seed=0)
+    clean, _ = retrain(fresh, DATA, recipe, seed=0, start=start)
+    base = fresh()
+    train(base, DATA, recipe, seed=0)
+    base.model.eval()
+    probe, target = int(DATA.labels[0, 2]), 9
+    wanted = contrast(DATA.inputs[:1], DATA.labels[:1], probe=probe, target=target)
+    curvature = inf.fit_ekfac(base, DATA)
+    ihvp = curvature.solve(inf.gradient(base, wanted), damping_ratio=0.1)
+    chosen = inf.select(inf.influence(base, DATA, ihvp), k=4)
+    limits = TokenLimits(changes=2)
+    edits = substitute_tokens(base, DATA, chosen, ihvp, limits=limits)
+    edited, _ = retrain(fresh, edits.apply(DATA), recipe, seed=0, start=start)
+    for each in (clean, edited):
+        each.model.eval()
+    with torch.no_grad():
+        moved = float(wanted(edited.model) - wanted(clean.model))
+    assert inf.predicted_effect(base, DATA, edits, ihvp) > 0
+    assert moved > 0
+
+
+def test_measurements_in_closed_form() -> None:
+    model = make("gpt2").model
+    inputs, labels = DATA.inputs[:2], DATA.labels[:2]
+    log_p = F.log_softmax(model(input_ids=inputs).logits, -1)
+    probe = int(labels[0, 1])
+    total, each = 0.0, []
+    for row in range(2):
+        for place in range(LENGTH):
+            label = int(labels[row, place])
+            if label != IGNORED:
+                each.append(float(log_p[row, place, label]))
+            if label == probe:
+                total += float(log_p[row, place, 9] - log_p[row, place, probe])
+    found = contrast(inputs, labels, probe=probe, target=9)(model)
+    assert float(found) == pytest.approx(total, rel=1e-9)
+    mean = log_completion(inputs, labels)(model)
+    assert float(mean) == pytest.approx(math.fsum(each) / len(each), rel=1e-9)
+
+
+def test_wrong_documents_and_words_are_refused() -> None:
+    with pytest.raises(InputError, match="2 to 4 tokens, got 5 in document 1"):
+        documents([[1, 2], [1, 2, 3, 4, 5]], length=4, pad=0)
+    with pytest.raises(InputError, match="2 to 4 tokens, got 0 in document 0"):
+        documents([[]], length=4, pad=0)
+    with pytest.raises(InputError, match="must not hold the padding token 0, got it"):
+        documents([[1, 0]], length=4, pad=0)
+    with pytest.raises(InputError, match="at least one document, got none"):
+        documents([], length=4, pad=0)
+    with pytest.raises(InputError, match="probe and target must differ, got 3 twice"):
+        contrast(DATA.inputs, DATA.labels, probe=3, target=3)
+    with pytest.raises(InputError, match="must be the next token somewhere, got no"):
+        contrast(DATA.inputs, DATA.labels, probe=PAD, target=3)
+    with pytest.raises(InputError, match="with a token to predict, got"):
+        log_completion(DATA.inputs, torch.full_like(DATA.labels, IGNORED))
+    other = documents([[1, 40]], length=4, pad=0)
+    with pytest.raises(InputError, match=r"must lie in 0…11, the model's vocabulary"):
+        causal_lm(gpt2(), other, pad=0)
+    with pytest.raises(InputError, match="must have get_input_embeddings"):
+        causal_lm(nn.Linear(2, 2), DATA, pad=PAD)
+
+
+def test_wrong_limits_are_refused() -> None:
+    task = make("gpt2")
+    ihvp = solved(task, likelier())
+    chosen = torch.tensor([1, 2])
+
+    def craft(**limits: Any) -> None:
+        given = TokenLimits(**{"changes": 1, **limits})
+        craft_tokens(task, DATA, chosen, ihvp, limits=given, steps=1)
+
+    with pytest.raises(InputError, match="changes must be a whole number ≥ 1, got 0"):
+        craft(changes=0)
+    with pytest.raises(InputError, match="allowed must name some of the 12 tokens"):
+        craft(allowed=torch.ones(5, dtype=torch.bool))
+    with pytest.raises(InputError, match="allowed must name some of the 12 tokens"):
+        craft(allowed=torch.zeros(12, dtype=torch.bool))
+    with pytest.raises(InputError, match=r"fixed must be a truth value per position"):
+        craft(fixed=torch.zeros(3, LENGTH, dtype=torch.bool))
+    with pytest.raises(InputError, match="step_size must be > 0 and finite, got 0"):
+        craft_tokens(
+            task, DATA, chosen, ihvp, limits=TokenLimits(changes=1), step_size=0.0
+        )
