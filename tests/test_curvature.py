@@ -731,3 +731,45 @@ def test_outputs_of_another_model_are_refused(generator: torch.Generator) -> Non
     apart = replace(task, outputs=lambda m, batch: m(batch.inputs).detach())
     with pytest.raises(InputError, match="outputs must depend on the task's model"):
         inf.fit_ekfac(apart, data, fisher="empirical")
+
+
+@pytest.mark.parametrize("fisher", ["exact", "sampled", "empirical"])
+def test_a_multiple_of_a_loss_has_that_multiple_of_its_curvature(fisher: Any) -> None:
+    """So the inverse of a Fisher answers to the loss's scale as that of a Hessian."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    labels = torch.tensor([0, 1, 2, 0, 1, 1, 2, 0])
+    data = Dataset(torch.randn(8, 4, **FLOAT64), labels)
+    plain = inf.classification(model)
+
+    def tripled(outputs: Tensor, batch: Batch) -> Tensor:
+        return 3 * cross_entropy(outputs, batch)
+
+    scaled = replace(plain, loss=tripled, scale=3.0)
+    ours, threefold = (
+        inf.fit_ekfac(task, data, fisher=fisher) for task in (plain, scaled)
+    )
+    for mine, theirs in zip(
+        ours.blocks.values(), threefold.blocks.values(), strict=True
+    ):
+        torch.testing.assert_close(theirs.eigenvalues, 3 * mine.eigenvalues)
+    if fisher == "exact":
+        matrices = [inf.fit_dense(task, data) for task in (plain, scaled)]
+        largest = [
+            next(iter(fit.blocks.values())).eigenvalues.max() for fit in matrices
+        ]
+        torch.testing.assert_close(largest[1], 3 * largest[0])
+        gradient = inf.gradient(plain, inf.log_prob(data.inputs[0], 1))
+        scores = [
+            inf.influence(task, data, fit.solve(gradient, damping_ratio=0.1))
+            for task, fit in ((plain, ours), (scaled, threefold))
+        ]
+        torch.testing.assert_close(*scores)
+
+
+def test_a_wrong_scale_is_refused() -> None:
+    model = nn.Linear(4, 3)
+    data = Dataset(torch.randn(8, 4), torch.tensor([0, 1, 2, 0, 1, 1, 2, 0]))
+    task = replace(inf.classification(model), scale=2.0)
+    with pytest.raises(InputError, match="must be scale=2 times the negative log of"):
+        inf.fit_ekfac(task, data)
