@@ -111,6 +111,8 @@ def solved(task: inf.Task, measurement: Any) -> dict[str, Tensor]:
     return curvature.solve(gradient, damping_ratio=0.1)
 
 
+ORDINARY = torch.ones(VOCABULARY, dtype=torch.bool)
+ORDINARY[[0, 10, PAD]] = False
 PROMPTS = DATA.inputs[:3]
 LABELS = DATA.labels[:3]
 
@@ -185,8 +187,8 @@ def test_edits_keep_to_their_limits_and_do_what_is_predicted(
     task = make(kind)
     ihvp = solved(task, likelier())
     chosen = torch.tensor([1, 4, 7])
-    allowed = torch.ones(VOCABULARY, dtype=torch.bool)
-    allowed[[0, 3, 10, PAD]] = False
+    allowed = ORDINARY.clone()
+    allowed[3] = False
     fixed = torch.zeros(3, LENGTH, dtype=torch.bool)
     fixed[:, 0] = True
 
@@ -216,7 +218,7 @@ def test_edits_keep_to_their_limits_and_do_what_is_predicted(
 def test_groups_that_fit_a_memory_give_the_same_edits() -> None:
     task = make("gpt2")
     ihvp = solved(task, likelier())
-    chosen, limits = torch.arange(5), TokenLimits(changes=2)
+    chosen, limits = torch.arange(5), TokenLimits(changes=2, allowed=ORDINARY)
     whole = craft_tokens(task, DATA, chosen, ihvp, limits=limits, steps=4)
     one = 10 * LENGTH * VOCABULARY * 8
     parts = craft_tokens(
@@ -230,7 +232,7 @@ def test_groups_that_fit_a_memory_give_the_same_edits() -> None:
 def test_a_peaked_schedule_and_the_plain_simplex_both_find_edits() -> None:
     task = make("gpt2")
     ihvp = solved(task, likelier())
-    limits, chosen = TokenLimits(changes=3), torch.arange(8)
+    limits, chosen = TokenLimits(changes=3, allowed=ORDINARY), torch.arange(8)
     for gini in (None, (0.6, 0.0)):
         edits = craft_tokens(task, DATA, chosen, ihvp, limits=limits, gini=gini)
         assert inf.predicted_effect(task, DATA, edits, ihvp) > 0
@@ -254,7 +256,7 @@ def test_attribute_craft_retrain_measure(kind: str) -> None:
     curvature = inf.fit_ekfac(base, DATA)
     ihvp = curvature.solve(inf.gradient(base, wanted), damping_ratio=0.1)
     chosen = inf.select(inf.influence(base, DATA, ihvp), k=4)
-    limits = TokenLimits(changes=2)
+    limits = TokenLimits(changes=2, allowed=ORDINARY)
     edits = substitute_tokens(base, DATA, chosen, ihvp, limits=limits)
     edited, _ = retrain(fresh, edits.apply(DATA), recipe, seed=0, start=start)
     for each in (clean, edited):
@@ -312,7 +314,7 @@ def test_wrong_limits_are_refused() -> None:
     chosen = torch.tensor([1, 2])
 
     def craft(**limits: Any) -> None:
-        given = TokenLimits(**{"changes": 1, **limits})
+        given = TokenLimits(**{"changes": 1, "allowed": ORDINARY, **limits})
         craft_tokens(task, DATA, chosen, ihvp, limits=given, steps=1)
 
     with pytest.raises(InputError, match="changes must be a whole number ≥ 1, got 0"):
@@ -325,5 +327,10 @@ def test_wrong_limits_are_refused() -> None:
         craft(fixed=torch.zeros(3, LENGTH, dtype=torch.bool))
     with pytest.raises(InputError, match="step_size must be > 0 and finite, got 0"):
         craft_tokens(
-            task, DATA, chosen, ihvp, limits=TokenLimits(changes=1), step_size=0.0
+            task,
+            DATA,
+            chosen,
+            ihvp,
+            limits=TokenLimits(changes=1, allowed=ORDINARY),
+            step_size=0.0,
         )

@@ -48,14 +48,15 @@ class TokenLimits:
 
     Attributes:
         changes: Most tokens changed in a document.
-        allowed: Tokens that may be put in, all of them if None.
+        allowed: Tokens that may be put in; leave out padding and other special ones.
         fixed: Positions that stay, beside padding, per edited document; none if None.
         survives: Whether a document, its padding left out, is read back as it is after
-            decoding; asked of every candidate.
+            decoding; asked of every candidate, so a document that does not survive as
+            it is stays as it is.
     """
 
     changes: int
-    allowed: Bool[Tensor, " v"] | None = None
+    allowed: Bool[Tensor, " v"]
     fixed: Bool[Tensor, "k t"] | None = None
     survives: Callable[[Int[Tensor, " t"]], bool] = _anything
 
@@ -247,9 +248,7 @@ def _desk(task: Task, data: Dataset, ihvp: Params, limits: TokenLimits) -> _Desk
     check_whole("changes", limits.changes)
     embedding = task.model.get_input_embeddings()  # pyright: ignore[reportCallIssue]
     vocabulary = len(embedding.weight)
-    if limits.allowed is not None and (
-        limits.allowed.shape != (vocabulary,) or not bool(limits.allowed.any())
-    ):
+    if limits.allowed.shape != (vocabulary,) or not bool(limits.allowed.any()):
         raise InputError(
             f"allowed must name some of the {vocabulary} tokens, one truth value each, "
             f"got shape {tuple(limits.allowed.shape)} with "
@@ -304,10 +303,8 @@ def _largest(pulled: Float[Tensor, "b t v"]) -> Float[Tensor, "b 1 1"]:
     return pulled.abs().amax((1, 2), keepdim=True).clamp_min(tiny)
 
 
-def _bar(rows: Tensor, original: Tensor, allowed: Tensor | None) -> None:
+def _bar(rows: Tensor, original: Tensor, allowed: Tensor) -> None:
     """Push tokens that may not be put in below all others, but for a row's own."""
-    if allowed is None:
-        return
     own = rows.gather(2, original[..., None])
     rows.masked_fill_(~allowed.to(rows.device), float(rows.min()) - 2)
     rows.scatter_(2, original[..., None], own)
