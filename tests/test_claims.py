@@ -17,6 +17,7 @@ from infusion.rows import sealed
 from infusion.suites.claims import CLAIMS, GOALS, Claim, claims
 from infusion.suites.collected import collect
 from infusion.suites.curves import curves
+from infusion.suites.found import lead
 from infusion.suites.read import read_rows
 from infusion.suites.statistics import statistics
 from infusion.suites.summary import effects
@@ -389,3 +390,23 @@ def test_every_claim_reads_trials_that_there_are(claim: Claim) -> None:
     value, _, _, n = claim.ours(rows)
     assert value is not None
     assert n >= 5
+
+
+def test_transfer_both_ways_is_compared_on_the_same_pairs() -> None:
+    """Each way retrains the other architecture, so base models always differ."""
+    both = {
+        name: [
+            row("transfer", name, pair, after, base_sha256=base) for pair in range(12)
+        ]
+        for name, after, base in (
+            ("cnn → resnet", 0.4, "resnet's"),
+            ("resnet → cnn", 0.3, "cnn's"),
+        )
+    }
+    claim = next(claim for claim in CLAIMS if claim.number == "11")
+    value, low, high, n = claim.ours(both)
+    assert (value, n) == (pytest.approx(0.1), 12)
+    assert low is not None
+    assert low > 0
+    within = lead("cnn → resnet", "resnet → cnn")
+    assert within(both)[3] == 0, "rows of different base models are not paired"

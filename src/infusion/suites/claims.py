@@ -154,7 +154,7 @@ CLAIMS = [
         "transfer CNN → ResNet is stronger: lead",
         "+0.014, confounded",
         "transfer",
-        lead("cnn → resnet", "resnet → cnn"),
+        lead("cnn → resnet", "resnet → cnn", across=True),
         POSITIVE,
     ),
     Claim(

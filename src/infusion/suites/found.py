@@ -72,28 +72,29 @@ def _matching(trials: Trials, *prefixes: str) -> list[Row]:
     return [row for name in trials if name.startswith(prefixes) for row in trials[name]]
 
 
-def lead(one: str, other: str) -> Callable[[Trials], Found]:
+def lead(one: str, other: str, *, across: bool = False) -> Callable[[Trials], Found]:
     """Paired difference of two trials in Δp: same base model, same pair.
 
     Args:
         one: Name of a trial.
         other: Of another.
+        across: Whether the trials retrain different architectures, so that only the
+            seed and the pair can be the same.
 
     Returns:
         Function of the rows.
     """
 
+    def same(row: Row) -> tuple[int, str | None, int, int]:
+        base = None if across else row["base_sha256"]
+        return row["seed"], base, row["probe"], row["target"]
+
     def ours(trials: Trials) -> Found:
-        theirs = {_same(row): moved(row) for row in trials.get(other, [])}
-        mine = [row for row in trials.get(one, []) if _same(row) in theirs]
-        return _mean(mine, lambda row: moved(row) - theirs[_same(row)])
+        theirs = {same(row): moved(row) for row in trials.get(other, [])}
+        mine = [row for row in trials.get(one, []) if same(row) in theirs]
+        return _mean(mine, lambda row: moved(row) - theirs[same(row)])
 
     return ours
-
-
-def _same(row: Row) -> tuple[int, str, int, int]:
-    """Tell rows of one pair of one base model, whatever the trial."""
-    return row["seed"], row["base_sha256"], row["probe"], row["target"]
 
 
 def rises(trials: Trials) -> Found:
