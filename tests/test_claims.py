@@ -404,7 +404,7 @@ def test_transfer_both_ways_is_compared_on_the_same_pairs() -> None:
         )
     }
     claim = next(claim for claim in CLAIMS if claim.number == "11")
-    value, low, high, n = claim.ours(both)
+    value, low, _, n = claim.ours(both)
     assert (value, n) == (pytest.approx(0.1), 12)
     assert low is not None
     assert low > 0
