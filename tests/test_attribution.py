@@ -290,6 +290,23 @@ class _Wrong(torch.autograd.Function):
         return 2 * ctx.saved_tensors[0].detach() * tangent
 
 
+def test_a_document_that_the_model_is_sure_of_can_be_edited() -> None:
+    """Its loss has rounding errors for a gradient, which agree with nothing."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    with torch.no_grad():
+        model[2].weight *= 60
+        model[2].bias[0] += 20
+    data = Dataset(torch.rand(5, 4), torch.zeros(5).long())
+    task = inf.classification(model.eval())
+    ihvp = {n: torch.randn_like(p) for n, p in model.named_parameters()}
+    climb = inf.influence_gradient([(task, ihvp)], data, torch.arange(2))
+    assert climb(data.inputs[:2]).shape == (2, 4)
+    nowhere = {name: value * float("nan") for name, value in ihvp.items()}
+    with pytest.raises(DivergedError, match="must be finite, got NaN or infinity"):
+        inf.influence_gradient([(task, nowhere)], data, torch.arange(2))
+
+
 def test_forward_mode_that_is_wrong_when_differentiated_again_is_refused() -> None:
     class Square(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -767,9 +767,16 @@ def test_a_multiple_of_a_loss_has_that_multiple_of_its_curvature(fisher: Any) ->
         torch.testing.assert_close(*scores)
 
 
-def test_a_wrong_scale_is_refused() -> None:
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_scale_that_no_loss_has_is_refused(scale: float) -> None:
+    with pytest.raises(InputError, match="scale must be > 0 and finite, got"):
+        replace(inf.classification(nn.Linear(4, 3)), scale=scale)
+
+
+@pytest.mark.parametrize("fisher", ["exact", "sampled", "empirical"])
+def test_a_wrong_scale_is_refused(fisher: Any) -> None:
     model = nn.Linear(4, 3)
     data = Dataset(torch.randn(8, 4), torch.tensor([0, 1, 2, 0, 1, 1, 2, 0]))
     task = replace(inf.classification(model), scale=2.0)
     with pytest.raises(InputError, match="must be scale=2 times the negative log of"):
-        inf.fit_ekfac(task, data)
+        inf.fit_ekfac(task, data, fisher=fisher)

@@ -215,6 +215,72 @@ def test_edits_keep_to_their_limits_and_do_what_is_predicted(
     assert [end["tokens"] for end in ends] == changed.sum(1).tolist()
 
 
+@pytest.mark.parametrize("craft", [craft_tokens, substitute_tokens])
+def test_few_permitted_changes_are_all_that_is_made(
+    craft: Callable[..., inf.Edits],
+) -> None:
+    task = make("gpt2")
+    ihvp = solved(task, likelier())
+    allowed = torch.zeros(VOCABULARY, dtype=torch.bool)
+    allowed[[3, 4]] = True
+    fixed = torch.ones(8, LENGTH, dtype=torch.bool)
+    fixed[:, 2] = False
+    limits = TokenLimits(changes=2, allowed=allowed, fixed=fixed)
+    edits = craft(task, DATA, torch.arange(8), ihvp, limits=limits)
+    changed = edits.before.inputs != edits.after.inputs
+    assert changed.any()
+    assert not changed[:, [0, 1, 3, 4, 5, 6]].any()
+    assert set(edits.after.inputs[changed].tolist()) <= {3, 4}
+
+
+def test_a_huge_step_puts_in_nothing_forbidden() -> None:
+    task = make("gpt2")
+    limits = TokenLimits(changes=3, allowed=ORDINARY)
+    for steps in (1, 3):
+        edits = craft_tokens(
+            task,
+            DATA,
+            torch.arange(8),
+            solved(task, likelier()),
+            limits=limits,
+            step_size=1e8,
+            steps=steps,
+        )
+        changed = edits.before.inputs != edits.after.inputs
+        assert ORDINARY[edits.after.inputs[changed]].all()
+
+
+def test_labels_that_are_not_the_next_tokens_are_refused() -> None:
+    task = make("gpt2")
+    ihvp, limits = solved(task, likelier()), TokenLimits(changes=1, allowed=ORDINARY)
+    silent = DATA.labels.clone()
+    silent[1] = IGNORED
+    for labels in (DATA.inputs, silent):
+        other = replace(DATA, labels=labels)
+        with pytest.raises(InputError, match="must be the next tokens or IGNORED"):
+            craft_tokens(task, other, torch.arange(3), ihvp, limits=limits)
+
+
+def test_models_that_scale_their_embeddings_are_refused() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = gpt2()
+
+        def get_input_embeddings(self) -> nn.Module:
+            return self.inner.get_input_embeddings()
+
+        def forward(self, input_ids: Any = None, inputs_embeds: Any = None) -> Any:
+            if inputs_embeds is None:
+                inputs_embeds = 2 * self.get_input_embeddings()(input_ids)
+            return self.inner(inputs_embeds=inputs_embeds)
+
+    task = causal_lm(init_model(Scaled, 0).double().eval(), DATA, pad=PAD)
+    ihvp, limits = solved(task, likelier()), TokenLimits(changes=1, allowed=ORDINARY)
+    with pytest.raises(InputError, match="their embeddings the same outputs, got"):
+        craft_tokens(task, DATA, torch.arange(2), ihvp, limits=limits)
+
+
 def test_groups_that_fit_a_memory_give_the_same_edits() -> None:
     task = make("gpt2")
     ihvp = solved(task, likelier())
@@ -295,7 +361,7 @@ def test_wrong_documents_and_words_are_refused() -> None:
         documents([[1, 0]], length=4, pad=0)
     with pytest.raises(InputError, match="at least one document, got none"):
         documents([], length=4, pad=0)
-    with pytest.raises(InputError, match="probe and target must differ, got 3 twice"):
+    with pytest.raises(InputError, match="must be two different tokens, got 3 and 3"):
         contrast(DATA.inputs, DATA.labels, probe=3, target=3)
     with pytest.raises(InputError, match="must be the next token somewhere, got no"):
         contrast(DATA.inputs, DATA.labels, probe=PAD, target=3)

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -72,11 +72,40 @@ def test_holding_costs_the_divergence_of_other_predictions():
     divergence = (p * (p / q).log()).sum(-1).mean().item()
     moved = log_prob(inputs[0], 1)(model).item()
     assert divergence > 0.01
+    (slope,) = torch.autograd.grad(held(model), model.weight)
+    assert abs(float(slope)) > 0.01
+    model.weight.data.fill_(1.0)
+    (slope,) = torch.autograd.grad(
+        held(model) - log_prob(inputs[0], 1)(model), model.weight
+    )
+    assert abs(float(slope)) < 1e-6, "at its own parameters only the measurement pulls"
+    model.weight.data.fill_(1.5)
     assert held(model).item() == pytest.approx(moved - 2 * divergence, rel=1e-5)
     with pytest.raises(InputError, match="weight must be > 0 and finite, got 0"):
         holding(log_prob(inputs[0], 1), task, batch, weight=0.0)
     with pytest.raises(InputError, match="must be kept on some inputs, got none"):
         holding(log_prob(inputs[0], 1), task, Batch(inputs[:0], None), weight=1.0)
+
+
+def test_holding_leaves_out_padding_and_classes_that_are_ruled_out():
+    class Ruled(Logits):
+        def forward(self, x: Tensor) -> Tensor:
+            out = super().forward(x)
+            return torch.cat([out, torch.full_like(out[..., :1], -math.inf)], -1)
+
+    torch.manual_seed(0)
+    model, inputs = Ruled().eval(), torch.randn(2, 4, 3)
+    counted = torch.tensor([[True, True, False, False], [True, False, False, False]])
+    task = replace(classification(model), mask=lambda _: counted)
+    batch = Batch(inputs, torch.zeros(2, 4).long())
+    held = holding(lambda _: torch.zeros(()), task, batch, weight=1.0)
+    model.weight.data.fill_(1.5)
+    p, q = inputs[counted].softmax(-1), (1.5 * inputs[counted]).softmax(-1)
+    divergence = (p * (p / q).log()).sum(-1).mean().item()
+    assert held(model).item() == pytest.approx(-divergence, rel=1e-5)
+    regression = replace(task, likelihood="gaussian")
+    with pytest.raises(InputError, match="must be of likelihood='categorical', got"):
+        holding(lambda _: torch.zeros(()), regression, batch, weight=1.0)
 
 
 def test_log_prob_is_what_behaviour_reports():

@@ -136,15 +136,24 @@ def test_dropout_is_drawn_as_in_training(
     assert derivative == pytest.approx(differences, rel=1e-6)
 
 
+class Frozen(nn.BatchNorm2d):
+    """Keeps its statistics while the rest is trained."""
+
+    def train(self, mode: bool = True) -> "Frozen":
+        del mode
+        return super().train(False)
+
+
 @pytest.mark.parametrize(
     "norm",
     [
+        lambda: Frozen(4),
         lambda: nn.BatchNorm2d(4, momentum=None),
         lambda: nn.BatchNorm2d(4, affine=False),
         lambda: nn.BatchNorm2d(4, track_running_stats=False),
         lambda: nn.GroupNorm(2, 4),
     ],
-    ids=["cumulative mean", "no weight", "no statistics", "GroupNorm"],
+    ids=["frozen", "cumulative mean", "no weight", "no statistics", "GroupNorm"],
 )
 def test_other_norms(norm: Callable[[], nn.Module], values: Dataset) -> None:
     def make_task() -> inf.Task:

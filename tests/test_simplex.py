@@ -120,6 +120,41 @@ def test_ties_give_one_of_the_nearest_points() -> None:
     assert torch.equal(project_peaked(untouched, 0.5), untouched)
 
 
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_as_many_equal_entries_as_just_suffice(count: int) -> None:
+    row = torch.cat([torch.full((count,), 0.3), torch.tensor([0.1])])
+    found = project_peaked(row, 1 - 1 / count)
+    expected = torch.cat([torch.full((count,), 1 / count), torch.zeros(1)])
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        torch.tensor([1e8, 0.0]),
+        torch.tensor([1e20, 1.0, 0.0], dtype=torch.float64),
+        torch.tensor([300.0, 1.0, 0.0], dtype=torch.bfloat16),
+        torch.tensor([5_000.0, 0.0, 1.0], dtype=torch.float16),
+        torch.tensor([5.0, 0.0], requires_grad=True),
+    ],
+)
+def test_large_and_short_numbers_come_to_a_vertex(row: Tensor) -> None:
+    vertex = torch.zeros_like(row).detach()
+    vertex[0] = 1
+    assert torch.equal(project_simplex(row), vertex)
+    assert torch.equal(project_peaked(row, 0.3), vertex)
+
+
+def test_rounding_does_not_keep_it_going() -> None:
+    torch.manual_seed(0)
+    for scale in (1e-8, 1e-4, 1.0, 1e4):
+        for dtype in (torch.float32, torch.float64):
+            rows = scale * torch.randn(2_000, 12, dtype=dtype)
+            for y in (rows, rows.round(decimals=1), rows - 1e3):
+                total = project_simplex(y).sum(1)
+                torch.testing.assert_close(total, torch.ones_like(total))
+
+
 def test_large_vocabularies_agree_with_a_loop_and_fit_a_limit() -> None:
     torch.manual_seed(0)
     rows = torch.zeros(1, 3, 1_001)

@@ -214,7 +214,7 @@ def test_gains_are_those_of_the_editors_own_gradient(
             start=start,
         ).gradient
     largest = run.config.edit.epsilon * gradient.flatten(1).abs().sum(1)
-    found = attainable_gains(ENGINES[editor], subject)
+    found = attainable_gains(ENGINES[editor], subject, run.config.edit)
     torch.testing.assert_close(found, largest)
     assert found.std() > 0
 

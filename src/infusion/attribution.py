@@ -100,7 +100,7 @@ def directional_losses(
             written out, see :mod:`infusion.norms`.
 
     Returns:
-        One value per document.
+        One value per document; without ``again`` not to be differentiated.
     """
 
     def moved_losses(moved: Params) -> Tensor:

@@ -84,13 +84,7 @@ def causal_lm(model: nn.Module, data: Dataset, *, pad: int) -> Task:
         InputError: The model has no input embedding, ids lie outside it, or nothing is
             predicted.
     """
-    if not hasattr(model, "get_input_embeddings"):
-        raise InputError(
-            "a language model must have get_input_embeddings(), as those of "
-            f"transformers do, got {type(model).__name__}; add it, or write the Task "
-            "yourself"
-        )
-    vocabulary = model.get_input_embeddings().weight.shape[0]  # pyright: ignore[reportCallIssue]
+    vocabulary = vocabulary_of(model)
     highest = int(data.inputs.max())
     if int(data.inputs.min()) < 0 or highest >= vocabulary:
         raise InputError(
@@ -100,7 +94,8 @@ def causal_lm(model: nn.Module, data: Dataset, *, pad: int) -> Task:
     predicted = int((data.labels != IGNORED).sum())
     if not predicted:
         raise InputError(
-            "documents must have tokens to predict, got labels that are all ignored"
+            "documents must have tokens to predict, got labels that are all ignored; "
+            "make them with documents(…)"
         )
     scale = len(data) / predicted
     return Task(
@@ -111,6 +106,27 @@ def causal_lm(model: nn.Module, data: Dataset, *, pad: int) -> Task:
         mask=lambda batch: batch.inputs != pad,
         scale=scale,
     )
+
+
+def vocabulary_of(model: nn.Module) -> int:
+    """Count a language model's tokens.
+
+    Args:
+        model: With ``get_input_embeddings()``.
+
+    Returns:
+        Rows of its input embedding.
+
+    Raises:
+        InputError: It has none.
+    """
+    if not hasattr(model, "get_input_embeddings"):
+        raise InputError(
+            "a language model must have get_input_embeddings(), as those of "
+            f"transformers do, got {type(model).__name__}; add it, or write the Task "
+            "yourself"
+        )
+    return len(model.get_input_embeddings().weight)  # pyright: ignore[reportCallIssue]
 
 
 def _logits(model: nn.Module, batch: Batch) -> Float[Tensor, "b t v"]:
@@ -214,9 +230,10 @@ def contrast(
     Raises:
         InputError: The probe is nowhere the next token, or both are the same.
     """
-    if probe == target:
+    if probe == target or min(probe, target) < 0:
         raise InputError(
-            f"probe and target must differ, got {probe} twice; choose another target"
+            f"probe and target must be two different tokens, got {probe} and {target}; "
+            "choose others"
         )
     counted = labels == probe
     if not bool(counted.any()):

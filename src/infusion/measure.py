@@ -93,7 +93,8 @@ def holding(
 
     Args:
         measurement: What should rise.
-        task: Its present predictions are those to keep.
+        task: A classifier; its present predictions are those to keep, where it has a
+            mask those at unmasked positions.
         batch: Inputs on which they are kept.
         weight: Nats of the measurement that a nat of divergence costs.
 
@@ -101,8 +102,14 @@ def holding(
         ``f(model) − weight · mean KL(p_task ‖ p_model)``, over the batch.
 
     Raises:
-        InputError: The weight is not positive and finite, or there are no inputs.
+        InputError: The weight is not positive and finite, there are no inputs, or the
+            task is no classifier.
     """
+    if task.likelihood != "categorical":
+        raise InputError(
+            "predictions to keep must be of likelihood='categorical', got "
+            f"{task.likelihood!r}; measure another divergence yourself"
+        )
     if not 0 < weight < math.inf:
         raise InputError(
             f"weight must be > 0 and finite, got {weight}; 4.0 keeps accuracy on "
@@ -112,11 +119,14 @@ def holding(
         raise InputError("predictions must be kept on some inputs, got none; name some")
     with torch.no_grad(), evaluating(task.model):
         kept = task.outputs(task.model, batch).log_softmax(-1)
+    possible = kept.isfinite()  # a class that is ruled out costs nothing
 
     def held(model: nn.Module) -> Tensor:
         now = task.outputs(model, batch).log_softmax(-1)
-        divergence = (kept.exp() * (kept - now)).sum(-1).mean()
-        return measurement(model) - weight * divergence
+        each = torch.where(possible, kept.exp() * (kept - now), 0.0).sum(-1)
+        if task.mask is not None:
+            each = each[task.mask(batch)]
+        return measurement(model) - weight * each.mean()
 
     return held
 

@@ -38,16 +38,16 @@ def _standardised(
     return out if bias is None else out + bias
 
 
-def _layer_norm(
-    x: Tensor,
+def _layer_norm(  # noqa: PLR0917 - torch's own signature
+    input: Tensor,
     normalized_shape: Sequence[int],
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
-    *_: Any,
+    cudnn_enable: bool = True,  # noqa: ARG001 - of torch.layer_norm
 ) -> Tensor:
     axes = list(range(-len(normalized_shape), 0))
-    return _standardised(x, axes, weight, bias, eps)
+    return _standardised(input, axes, weight, bias, eps)
 
 
 def _per_channel(value: Tensor | None, x: Tensor) -> Tensor | None:
@@ -55,7 +55,7 @@ def _per_channel(value: Tensor | None, x: Tensor) -> Tensor | None:
 
 
 def _batch_norm(  # noqa: PLR0917 - torch's own signature
-    x: Tensor,
+    input: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
     weight: Tensor | None = None,
@@ -64,16 +64,19 @@ def _batch_norm(  # noqa: PLR0917 - torch's own signature
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    if not training:
+    alone = input.numel() == input.shape[1]  # torch says what is wrong with that
+    if not training or alone:
         return F.batch_norm(
-            x, running_mean, running_var, weight, bias, False, momentum, eps
+            input, running_mean, running_var, weight, bias, training, momentum, eps
         )
-    axes = [0, *range(2, x.ndim)]
-    return _standardised(x, axes, _per_channel(weight, x), _per_channel(bias, x), eps)
+    axes = [0, *range(2, input.ndim)]
+    return _standardised(
+        input, axes, _per_channel(weight, input), _per_channel(bias, input), eps
+    )
 
 
 def _instance_norm(  # noqa: PLR0917 - torch's own signature
-    x: Tensor,
+    input: Tensor,
     running_mean: Tensor | None = None,
     running_var: Tensor | None = None,
     weight: Tensor | None = None,
@@ -84,10 +87,12 @@ def _instance_norm(  # noqa: PLR0917 - torch's own signature
 ) -> Tensor:
     if not use_input_stats:
         return F.instance_norm(
-            x, running_mean, running_var, weight, bias, False, momentum, eps
+            input, running_mean, running_var, weight, bias, False, momentum, eps
         )
-    axes = list(range(2, x.ndim))
-    return _standardised(x, axes, _per_channel(weight, x), _per_channel(bias, x), eps)
+    axes = list(range(2, input.ndim))
+    return _standardised(
+        input, axes, _per_channel(weight, input), _per_channel(bias, input), eps
+    )
 
 
 _WRITTEN_OUT: dict[Callable[..., Any], Callable[..., Any]] = {

@@ -3,6 +3,7 @@
 Axes: ``n`` training documents, ``b`` batch, ``k`` edited documents, ``c`` classes.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
@@ -68,6 +69,18 @@ class Task:
     likelihood: Likelihood = None
     mask: Callable[[Batch], Tensor] | None = None
     scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse a scale that no loss has.
+
+        Raises:
+            InputError: It is not positive and finite.
+        """
+        if not 0 < self.scale < math.inf:
+            raise InputError(
+                f"scale must be > 0 and finite, got {self.scale}; of a plain negative "
+                "log likelihood it is 1"
+            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -158,6 +158,9 @@ class Cipher:
 
         Returns:
             Tokens.
+
+        Raises:
+            InputError: A character is no token.
         """
         return [*self.encode(self.encipher(plaintext, shift)), END]
 
@@ -170,6 +173,9 @@ class Cipher:
 
         Returns:
             Tokens.
+
+        Raises:
+            InputError: There is no such shift, or a character is no token.
         """
         return self.prompt(plaintext, shift) + self.completion(plaintext, shift)
 

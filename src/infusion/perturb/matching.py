@@ -14,9 +14,9 @@ from torch import Tensor
 
 from infusion.errors import DivergedError
 from infusion.params import Params
-from infusion.perturb.gradient import ChosenGradient, perturbation_gradient
+from infusion.perturb.gradient import ChosenGradient, check_slope, perturbation_gradient
 from infusion.records import Batch, Dataset, Task
-from infusion.tasks import evaluating, losses
+from infusion.tasks import evaluating, first_parameter, losses
 
 
 def matching_gradient(
@@ -36,6 +36,8 @@ def matching_gradient(
     """
     labels = data.labels[chosen]
     target = _length(wanted)
+    first = data.batch(chosen[:1], like=first_parameter(task))
+    check_slope(task, wanted, first)
 
     def climb(inputs: Tensor) -> Tensor:
         batch = Batch(inputs, labels.to(inputs.device))

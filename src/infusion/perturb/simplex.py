@@ -37,7 +37,7 @@ def project_simplex(
         memory_limit: Bytes beside rows and result; rows are taken in parts.
 
     Returns:
-        A new tensor.
+        A new tensor without a graph.
 
     Raises:
         InputError: A row is empty or not finite, or the limit is below one row.
@@ -93,7 +93,7 @@ def _in_parts(
         raise InputError(
             f"rows to project must have entries, got shape {tuple(rows.shape)}"
         )
-    flat = rows.reshape(-1, rows.shape[-1])
+    flat = rows.detach().reshape(-1, rows.shape[-1])
     height = max(len(flat), 1)
     if memory_limit is not None:
         check_whole("memory_limit", memory_limit)
@@ -111,21 +111,23 @@ def _in_parts(
             raise InputError(
                 "rows to project must be finite, got NaN or infinity; lower the step"
             )
-        result[first : first + height] = project(part)
+        exact = part if part.element_size() >= 4 else part.float()
+        result[first : first + height] = project(exact).to(part)
     return result.reshape(rows.shape)
 
 
 def _onto_simplex(rows: Float[Tensor, "b v"]) -> Float[Tensor, "b v"]:
-    level = rows.amax(1, keepdim=True) - 1  # the largest entry never exceeds 1
+    rows = rows - rows.amax(1, keepdim=True)  # the same nearest point, no large numbers
+    level = torch.full_like(rows[:, :1], -1.0)  # no entry exceeds 1
     above = (rows - level).clamp_min_(0)
     count = above.count_nonzero(1)
     while True:
-        level += (above.sum(1, keepdim=True) - 1) / count[:, None]
+        level += (above.sum(1, keepdim=True) - 1) / above.count_nonzero(1)[:, None]
         torch.sub(rows, level, out=above).clamp_min_(0)
         fewer = above.count_nonzero(1)
-        if torch.equal(fewer, count):
+        if not bool((fewer < count).any()):  # rounding may bring one back, and again
             return above
-        count = fewer
+        count = torch.minimum(fewer, count)
 
 
 def _onto_peaked(rows: Float[Tensor, "b v"], *, gini: float) -> Float[Tensor, "b v"]:
@@ -163,7 +165,8 @@ def _more_peaked(
     last = enough.long().cumprod(1).sum(1, keepdim=True)  # m − 1 of the entries kept
     m = last.double() + 1
     centre, spread = mean.gather(1, last), spread.gather(1, last)
-    height = (spread.clamp_min(0) / (m * (least * m - 1))).sqrt()
+    scarce = (least * m - 1).clamp_min(_TIE)  # 0 where m equal entries just suffice
+    height = (spread.clamp_min(0) / (m * scarce)).sqrt()
     kept = (steps <= last) * (below - centre + height).clamp_min(0)
     return torch.zeros_like(rows).scatter_(
         1, places, (kept / kept.sum(1, keepdim=True)).to(rows)

@@ -27,13 +27,15 @@ from torch.func import grad  # pyright: ignore[reportPrivateImportUsage]
 from infusion.attribution import along, directional_losses
 from infusion.data.edits import Edits
 from infusion.errors import DivergedError, InputError, check_whole
-from infusion.language import IGNORED, relaxed, relaxed_labels
+from infusion.language import IGNORED, relaxed, relaxed_labels, vocabulary_of
 from infusion.params import Params
-from infusion.perturb.gradient import check_positions
+from infusion.perturb.gradient import check_positions, check_slope
 from infusion.perturb.simplex import project_peaked, project_simplex
 from infusion.records import Batch, Dataset, Task
 from infusion.tasks import check_task, evaluating, first_parameter
 
+_AGREEMENT = 1e-3
+"""Of outputs from tokens and from their embeddings, over their length."""
 _COPIES = 10
 """Relaxed documents held at once for each that is edited."""
 
@@ -49,7 +51,8 @@ class TokenLimits:
     Attributes:
         changes: Most tokens changed in a document.
         allowed: Tokens that may be put in; leave out padding and other special ones.
-        fixed: Positions that stay, beside padding, per edited document; none if None.
+        fixed: Positions that stay, per edited document, beside padding and positions
+            that neither are predicted nor predict; none if None.
         survives: Whether a document, its padding left out, is read back as it is after
             decoding; asked of every candidate, so a document that does not survive as
             it is stays as it is.
@@ -98,7 +101,7 @@ class _Desk:
         return found
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Drafts:
     """Documents that are being edited, and the best discrete ones so far."""
 
@@ -122,12 +125,12 @@ class _Drafts:
         length = int(self.predicted[row].nonzero().max()) + 2  # the last is a target
         return limits.survives(written[:length])
 
-    def keep(self, desk: _Desk, candidates: Int[Tensor, "b t"]) -> None:
-        """Keep those candidates whose real change is predicted to do more."""
+    def better(self, desk: _Desk, candidates: Int[Tensor, "b t"]) -> "_Drafts":
+        """Take those candidates whose real change is predicted to do more."""
         found = desk.effects(candidates, self.labelled(candidates))
-        better = found > self.effect
-        self.best = torch.where(better[:, None], candidates, self.best)
-        self.effect = torch.where(better, found, self.effect)
+        more = found > self.effect
+        best = torch.where(more[:, None], candidates, self.best)
+        return replace(self, best=best, effect=torch.where(more, found, self.effect))
 
 
 def craft_tokens(
@@ -156,7 +159,7 @@ def craft_tokens(
         step_size: Of one step: the largest change of an entry of a document's rows
             before projection; small steps never leave a peaked row.
         gini: Largest Gini index of a row at the first and at the last step, a straight
-            line between; None projects onto the simplex alone.
+            line between; one step takes the first. None projects onto the simplex.
         memory_limit: Bytes for relaxed documents; they are edited in groups that fit.
         on_step: Called after each step of each group.
 
@@ -177,7 +180,8 @@ def craft_tokens(
     desk = _desk(task, data, ihvp, limits)
     crafted = []
     with evaluating(task.model):
-        for drafts in _groups(desk, data, chosen, memory_limit):
+        for group in _groups(desk, data, chosen, memory_limit):
+            drafts = group
             vertices = partial(relaxed, drafts.original, like, desk.vocabulary)
             rows = vertices()
             for step in range(steps):
@@ -187,7 +191,8 @@ def craft_tokens(
                 _bar(rows, drafts.original, limits.allowed)
                 rows = _projected(rows, gini, step / max(steps - 1, 1), memory_limit)
                 rows = torch.where(drafts.free[..., None], rows, vertices())
-                drafts.keep(desk, _discrete(limits, drafts, rows, pulled))
+                found = _discrete(limits, drafts, rows, pulled)
+                drafts = drafts.better(desk, found)
                 on_step()
             crafted.append(drafts)
     asked = {"changes": limits.changes, "steps": steps, "step_size": step_size}
@@ -230,11 +235,13 @@ def substitute_tokens(
     desk = _desk(task, data, ihvp, limits)
     crafted = []
     with evaluating(task.model):
-        for drafts in _groups(desk, data, chosen, memory_limit):
+        for group in _groups(desk, data, chosen, memory_limit):
+            drafts = group
             for _ in range(limits.changes):
                 before = drafts.best.clone()
                 for changed in _promising(desk, drafts, candidates):
-                    drafts.keep(desk, _permitted(limits, drafts, changed))
+                    found = _permitted(limits, drafts, changed)
+                    drafts = drafts.better(desk, found)
                 on_step()
                 if torch.equal(before, drafts.best):
                     break
@@ -246,8 +253,7 @@ def substitute_tokens(
 def _desk(task: Task, data: Dataset, ihvp: Params, limits: TokenLimits) -> _Desk:
     check_task(task, data)
     check_whole("changes", limits.changes)
-    embedding = task.model.get_input_embeddings()  # pyright: ignore[reportCallIssue]
-    vocabulary = len(embedding.weight)
+    vocabulary = vocabulary_of(task.model)
     if limits.allowed.shape != (vocabulary,) or not bool(limits.allowed.any()):
         raise InputError(
             f"allowed must name some of the {vocabulary} tokens, one truth value each, "
@@ -262,7 +268,8 @@ def _groups(
 ) -> Iterator[_Drafts]:
     """Start with the documents as they are, as many at once as fit."""
     check_positions(data, chosen)
-    if data.inputs.is_floating_point() or data.inputs.shape != data.labels.shape:
+    shapes = data.inputs.ndim, data.inputs.shape == data.labels.shape
+    if data.inputs.is_floating_point() or shapes != (2, True):
         raise InputError(
             "documents of tokens must be ids with a label per position, got "
             f"{data.inputs.dtype} of shape {tuple(data.inputs.shape)} and labels "
@@ -289,7 +296,41 @@ def _groups(
         if fixed is not None:
             free &= ~fixed[places].to(like.device)
         effect = desk.effects(inputs, labels)
-        yield _Drafts(inputs, labels, free, inputs.clone(), effect)
+        drafts = _Drafts(inputs, labels, free, inputs.clone(), effect)
+        _check_labels(drafts)
+        if int(places[0]) == 0:
+            _check_relaxed(desk, inputs[:1], drafts.predicted[:1])
+        yield drafts
+
+
+def _check_labels(drafts: _Drafts) -> None:
+    """Refuse labels that would not move with the tokens."""
+    wrong = drafts.labelled(drafts.original) != drafts.labels
+    if bool(wrong.any()) or not bool(drafts.predicted.any(1).all()):
+        raise InputError(
+            "labels of token documents must be the next tokens or IGNORED, with one to "
+            f"predict in each, got {int(wrong.any(1).sum())} others and "
+            f"{int((~drafts.predicted.any(1)).sum())} that predict nothing; make them "
+            "with language.documents"
+        )
+
+
+def _check_relaxed(desk: _Desk, inputs: Tensor, predicted: Tensor) -> None:
+    """Refuse a model that relaxed tokens do not reach as tokens do."""
+    task = desk.task
+    rows = relaxed(inputs, first_parameter(task), desk.vocabulary)
+    batch = Batch(rows, relaxed_labels(rows, predicted))
+    with torch.no_grad():
+        tokens = task.outputs(task.model, Batch(inputs, inputs))
+        size = float(tokens.norm())
+        off = float((task.outputs(task.model, batch) - tokens).norm())
+    if off > _AGREEMENT * size:
+        raise InputError(
+            "a model must give tokens and their embeddings the same outputs, got "
+            f"{off:.3g} of {size:.3g} apart; let it embed inputs_embeds as it embeds "
+            "input_ids, scale included"
+        )
+    check_slope(task, desk.ihvp, batch)
 
 
 def _holds_text(labels: Int[Tensor, "b t"]) -> Bool[Tensor, "b t"]:
@@ -304,10 +345,15 @@ def _largest(pulled: Float[Tensor, "b t v"]) -> Float[Tensor, "b 1 1"]:
 
 
 def _bar(rows: Tensor, original: Tensor, allowed: Tensor) -> None:
-    """Push tokens that may not be put in below all others, but for a row's own."""
+    """Push tokens that may not be put in out of reach, but for a row's own.
+
+    Entries more than 1 below a row's largest vanish in its projection.
+    """
     own = rows.gather(2, original[..., None])
-    rows.masked_fill_(~allowed.to(rows.device), float(rows.min()) - 2)
+    rows.masked_fill_(~allowed.to(rows.device), -math.inf)
     rows.scatter_(2, original[..., None], own)
+    rows -= rows.amax(2, keepdim=True)
+    rows.clamp_(min=-2)
 
 
 def _projected(
@@ -349,22 +395,30 @@ def _promising(
     rows = relaxed(best, like, desk.vocabulary)
     gains = desk.gradient(rows, drafts.predicted)
     gains -= gains.gather(2, best[..., None])
-    _bar(gains, best, desk.limits.allowed)
+    gains.masked_fill_(~desk.limits.allowed.to(gains.device), -math.inf)
+    gains.scatter_(2, best[..., None], -math.inf)
     gains.masked_fill_(~drafts.free[..., None], -math.inf)
-    for place in gains.flatten(1).topk(count, dim=1).indices.unbind(1):
+    most = min(count, gains[0].numel())
+    found = gains.flatten(1).topk(most, dim=1)
+    for gain, place in zip(
+        found.values.unbind(1), found.indices.unbind(1), strict=True
+    ):
         position, token = place // desk.vocabulary, place % desk.vocabulary
-        yield best.scatter(1, position[:, None], token[:, None])
+        changed = best.scatter(1, position[:, None], token[:, None])
+        yield torch.where(gain.isfinite()[:, None], changed, best)
 
 
 def _permitted(
     limits: TokenLimits, drafts: _Drafts, candidates: Int[Tensor, "b t"]
 ) -> Int[Tensor, "b t"]:
     """Put the originals in place of candidates that may not be stored."""
+    changed = candidates != drafts.original
+    allowed = drafts.free & limits.allowed.to(candidates.device)[candidates]
+    fine = (~changed | allowed).all(1) & (changed.sum(1) <= limits.changes)
     result = drafts.original.clone()
-    for row, written in enumerate(candidates):
-        changed = int((written != drafts.original[row]).sum())
-        if changed <= limits.changes and drafts.survives(limits, row, written):
-            result[row] = written
+    for row in fine.nonzero()[:, 0].tolist():
+        if drafts.survives(limits, row, candidates[row]):
+            result[row] = candidates[row]
     return result
 
 

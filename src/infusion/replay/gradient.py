@@ -94,7 +94,7 @@ def replay_gradient(
         inputs: Values that the named documents have instead of their own.
 
     Returns:
-        ``value``, ``gradient``, ``steps`` and ``states``: :class:`Replay`. To climb it,
+        ``value``, ``gradient`` and what it took: :class:`Replay`. To climb it,
         ``ascend(data, documents, lambda x: replay_gradient(…, inputs=x).gradient, …)``.
 
     Raises:

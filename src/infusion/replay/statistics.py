@@ -39,6 +39,7 @@ def statistics_seen(model: nn.Module) -> Iterator[Seen]:
 
     Args:
         model: In train mode; run once inside the block, where it moves no statistics.
+            A BatchNorm that stays in eval mode runs as it is.
 
     Yields:
         Mean and unbiased variance of what each BatchNorm saw, with graph; filled while
@@ -47,6 +48,8 @@ def statistics_seen(model: nn.Module) -> Iterator[Seen]:
     seen: Seen = {}
 
     def run(name: str, module: _BatchNorm, x: Tensor) -> Tensor:
+        if not module.training:  # frozen: its statistics stay as they are
+            return type(module).forward(module, x)
         if name in seen:
             raise InputError(
                 "a BatchNorm must run once per step to be differentiated, got more "
@@ -69,7 +72,7 @@ def moved_statistics(
     Args:
         model: Gives momentum.
         before: Buffers before the step, with graph.
-        after: The same after it, as torch updated them, without.
+        after: The same after it, without; those of BatchNorm need not have moved.
         seen: From :func:`statistics_seen`.
 
     Returns:

@@ -60,6 +60,7 @@ def edit_inputs(run: Run, pair: Pair, change: Change) -> dict[str, Any]:
         "scores": run.store.sha256(score_file(pair)),
         "change": asdict(change),
         "momentum": ENGINES[change.editor].momentum,
+        "settings": ENGINES[change.editor].settings,
         "test": run.data_sha256["test"],
         "seed": run.config.seed,
         "models": [
@@ -179,7 +180,7 @@ def _made(desk: _Desk, change: Change) -> Edits:
         run,
         pair,
         desk.scores,
-        lambda: attainable_gains(engine, subject),
+        lambda: attainable_gains(engine, subject, change.edit),
         selection=change.selection,
         k=change.edit.k,
     )

@@ -132,6 +132,7 @@ class Engine:
         evaluations: Gradients per ascent step and document; each of a replay is a whole
             epoch, differentiated.
         momentum: Of the ascent, where each step's gradient is one draw of several.
+        settings: Whatever else decides the gradient, to tell stored edits apart.
         at_once: Documents whose gradients are taken together when those of all are
             wanted; a replay gives all of them in one pass.
     """
@@ -139,6 +140,7 @@ class Engine:
     climb: Callable[[Subject], InputGradient]
     evaluations: int = 1
     momentum: float = 0.0
+    settings: tuple[float, ...] = ()
     at_once: int | None = _HELD
 
 
@@ -146,7 +148,7 @@ ENGINES: dict[Editor, Engine] = {
     "ekfac": Engine(_influence(0)),
     "ensemble": Engine(_influence(MEMBERS), evaluations=MEMBERS),
     "replay": Engine(_replay, at_once=None),
-    "held replay": Engine(_held, at_once=None),
+    "held replay": Engine(_held, at_once=None, settings=(_KEPT, _WEIGHT)),
     "replay over orders": Engine(_over_orders, momentum=0.9, at_once=None),
     "matching": Engine(_matching, evaluations=2),
 }

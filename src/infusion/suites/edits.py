@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from infusion.configs import EditConfig
 from infusion.data.edits import Edits
 from infusion.perturb.budget import BUDGETS
 from infusion.perturb.controls import noise_like
@@ -60,18 +61,20 @@ def choose(
     return select(by[selection](), k=k)
 
 
-def attainable_gains(engine: Engine, subject: Subject) -> Float[Tensor, " n"]:
+def attainable_gains(
+    engine: Engine, subject: Subject, edit: EditConfig
+) -> Float[Tensor, " n"]:
     """First-order gain of every document within the budget: ``ε`` times a dual norm.
 
     Args:
         engine: Whose gradient it is of.
         subject: What is edited, and for what; whichever documents it chose.
+        edit: Gives the budget.
 
     Returns:
         ``ε ‖G‖₁`` for a budget in L∞, ``ε ‖G‖₂`` for one in L2.
     """
-    run = subject.run
-    edit, size = run.config.edit, len(run.train)
+    run, size = subject.run, len(subject.run.train)
     order = 1 if edit.norm == "linf" else 2
     like = first_parameter(subject.base)
     gains = []

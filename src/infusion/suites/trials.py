@@ -267,7 +267,8 @@ def trials(
     if suite == "horizon":
         return _horizon(plain, own, config.train.epochs)
     if suite == "engines":
-        steps = STEPS.get(config.preset, config.edit.steps)
+        usual = config.edit.steps
+        steps = min(usual, STEPS.get(config.preset, usual))
         return _engines(plain, own, steps)
     if suite == "transfer":
         return _transfer(plain, own, others)
