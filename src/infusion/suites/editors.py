@@ -148,7 +148,7 @@ ENGINES: dict[Editor, Engine] = {
     "ekfac": Engine(_influence(0)),
     "ensemble": Engine(_influence(MEMBERS), evaluations=MEMBERS),
     "replay": Engine(_replay, at_once=None),
-    "held replay": Engine(_held, at_once=None, settings=(_KEPT, _WEIGHT)),
+    "held replay": Engine(_held, at_once=None, settings=(float(_KEPT), _WEIGHT)),
     "replay over orders": Engine(_over_orders, momentum=0.9, at_once=None),
     "matching": Engine(_matching, evaluations=2),
 }
