@@ -15,122 +15,22 @@ arXiv 2307.15043, for greedy substitution.
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
-from torch.func import grad  # pyright: ignore[reportPrivateImportUsage]
 
-from infusion.attribution import along, directional_losses
 from infusion.data.edits import Edits
-from infusion.errors import DivergedError, InputError, check_whole
-from infusion.language import IGNORED, relaxed, relaxed_labels, vocabulary_of
+from infusion.errors import InputError, check_whole
+from infusion.language import relaxed
 from infusion.params import Params
-from infusion.perturb.gradient import check_positions, check_slope
+from infusion.perturb.drafts import Desk, Drafts, TokenLimits, groups, make_desk
 from infusion.perturb.simplex import project_peaked, project_simplex
-from infusion.records import Batch, Dataset, Task
-from infusion.tasks import check_task, evaluating, first_parameter
-
-_AGREEMENT = 1e-3
-"""Of outputs from tokens and from their embeddings, over their length."""
-_COPIES = 10
-"""Relaxed documents held at once for each that is edited."""
-
-
-def _anything(_: Tensor) -> bool:
-    return True
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenLimits:
-    """What an edit of a token document may do.
-
-    Attributes:
-        changes: Most tokens changed in a document.
-        allowed: Tokens that may be put in; leave out padding and other special ones.
-        fixed: Positions that stay, per edited document, beside padding and positions
-            that neither are predicted nor predict; none if None.
-        survives: Whether a document, its padding left out, is read back as it is after
-            decoding; asked of every candidate, so a document that does not survive as
-            it is stays as it is.
-    """
-
-    changes: int
-    allowed: Bool[Tensor, " v"]
-    fixed: Bool[Tensor, "k t"] | None = None
-    survives: Callable[[Int[Tensor, " t"]], bool] = _anything
-
-
-@dataclass(frozen=True)
-class _Desk:
-    """What all documents of one crafting share."""
-
-    task: Task
-    params: Params
-    ihvp: Params
-    size: int
-    limits: TokenLimits
-    vocabulary: int
-
-    def effects(self, inputs: Tensor, labels: Tensor) -> Float[Tensor, " b"]:
-        """Return what each document adds to the predicted measurement."""
-        batch = Batch(inputs, labels)
-        with torch.no_grad():
-            found = directional_losses(self.task, self.params, self.ihvp, batch)
-        return found.double() / -self.size
-
-    def gradient(self, rows: Tensor, predicted: Tensor) -> Tensor:
-        """Differentiate the predicted measurement in relaxed documents."""
-
-        def total(rows: Tensor) -> Tensor:
-            batch = Batch(rows, relaxed_labels(rows, predicted))
-            return directional_losses(
-                self.task, self.params, self.ihvp, batch, again=True
-            ).sum()
-
-        with torch.no_grad():
-            found = grad(total)(rows) / -self.size
-        if not bool(torch.isfinite(found).all()):
-            raise DivergedError(
-                "a perturbation gradient must be finite, got NaN or infinity; check "
-                "the chosen documents and raise the damping"
-            )
-        return found
-
-
-@dataclass(frozen=True)
-class _Drafts:
-    """Documents that are being edited, and the best discrete ones so far."""
-
-    original: Int[Tensor, "b t"]
-    labels: Int[Tensor, "b t"]
-    free: Bool[Tensor, "b t"]
-    best: Int[Tensor, "b t"]
-    effect: Float[Tensor, " b"]
-
-    @property
-    def predicted(self) -> Bool[Tensor, "b t"]:
-        """Where something is predicted, whatever the tokens are."""
-        return self.labels != IGNORED
-
-    def labelled(self, inputs: Int[Tensor, "b t"]) -> Int[Tensor, "b t"]:
-        """Return the labels of candidates."""
-        return inputs.roll(-1, 1).masked_fill(~self.predicted, IGNORED)
-
-    def survives(self, limits: TokenLimits, row: int, written: Tensor) -> bool:
-        """Ask whether a candidate is read back as it is."""
-        length = int(self.predicted[row].nonzero().max()) + 2  # the last is a target
-        return limits.survives(written[:length])
-
-    def better(self, desk: _Desk, candidates: Int[Tensor, "b t"]) -> "_Drafts":
-        """Take those candidates whose real change is predicted to do more."""
-        found = desk.effects(candidates, self.labelled(candidates))
-        more = found > self.effect
-        best = torch.where(more[:, None], candidates, self.best)
-        return replace(self, best=best, effect=torch.where(more, found, self.effect))
+from infusion.records import Dataset, Task
+from infusion.tasks import evaluating, first_parameter
 
 
 def craft_tokens(
@@ -177,10 +77,10 @@ def craft_tokens(
             f"step_size must be > 0 and finite, got {step_size}; 1.0 is usual"
         )
     like = first_parameter(task)
-    desk = _desk(task, data, ihvp, limits)
+    desk = make_desk(task, data, ihvp, limits)
     crafted = []
     with evaluating(task.model):
-        for group in _groups(desk, data, chosen, memory_limit):
+        for group in groups(desk, data, chosen, memory_limit):
             drafts = group
             vertices = partial(relaxed, drafts.original, like, desk.vocabulary)
             rows = vertices()
@@ -232,10 +132,10 @@ def substitute_tokens(
         DivergedError: A gradient is not finite.
     """
     check_whole("candidates", candidates)
-    desk = _desk(task, data, ihvp, limits)
+    desk = make_desk(task, data, ihvp, limits)
     crafted = []
     with evaluating(task.model):
-        for group in _groups(desk, data, chosen, memory_limit):
+        for group in groups(desk, data, chosen, memory_limit):
             drafts = group
             for _ in range(limits.changes):
                 before = drafts.best.clone()
@@ -248,95 +148,6 @@ def substitute_tokens(
             crafted.append(drafts)
     asked = {"changes": limits.changes, "candidates": candidates}
     return _edits(data, chosen, crafted, ("substitution", asked))
-
-
-def _desk(task: Task, data: Dataset, ihvp: Params, limits: TokenLimits) -> _Desk:
-    check_task(task, data)
-    check_whole("changes", limits.changes)
-    vocabulary = vocabulary_of(task.model)
-    if limits.allowed.shape != (vocabulary,) or not bool(limits.allowed.any()):
-        raise InputError(
-            f"allowed must name some of the {vocabulary} tokens, one truth value each, "
-            f"got shape {tuple(limits.allowed.shape)} with "
-            f"{int(limits.allowed.sum())}; use the model's own vocabulary"
-        )
-    return _Desk(task, along(task, ihvp), ihvp, len(data), limits, vocabulary)
-
-
-def _groups(
-    desk: _Desk, data: Dataset, chosen: Tensor, memory_limit: int | None
-) -> Iterator[_Drafts]:
-    """Start with the documents as they are, as many at once as fit."""
-    check_positions(data, chosen)
-    shapes = data.inputs.ndim, data.inputs.shape == data.labels.shape
-    if data.inputs.is_floating_point() or shapes != (2, True):
-        raise InputError(
-            "documents of tokens must be ids with a label per position, got "
-            f"{data.inputs.dtype} of shape {tuple(data.inputs.shape)} and labels "
-            f"{tuple(data.labels.shape)}; make them with language.documents"
-        )
-    like, length = first_parameter(desk.task), data.inputs.shape[1]
-    fixed = desk.limits.fixed
-    if fixed is not None and fixed.shape != (len(chosen), length):
-        raise InputError(
-            f"fixed must be a truth value per position, {(len(chosen), length)}, got "
-            f"{tuple(fixed.shape)}; give one row per chosen document"
-        )
-    each = _COPIES * length * desk.vocabulary * like.element_size()
-    if memory_limit is not None and memory_limit < each:
-        raise InputError(
-            f"memory_limit must be at least {each:,} bytes, what one relaxed document "
-            f"needs, got {memory_limit:,}; raise it"
-        )
-    at_once = len(chosen) if memory_limit is None else memory_limit // each
-    for places in torch.arange(len(chosen)).split(at_once):
-        inputs = data.inputs[chosen[places]].to(like.device)
-        labels = data.labels[chosen[places]].to(like.device)
-        free = _holds_text(labels)
-        if fixed is not None:
-            free &= ~fixed[places].to(like.device)
-        effect = desk.effects(inputs, labels)
-        drafts = _Drafts(inputs, labels, free, inputs.clone(), effect)
-        _check_labels(drafts)
-        if int(places[0]) == 0:
-            _check_relaxed(desk, inputs[:1], drafts.predicted[:1])
-        yield drafts
-
-
-def _check_labels(drafts: _Drafts) -> None:
-    """Refuse labels that would not move with the tokens."""
-    wrong = drafts.labelled(drafts.original) != drafts.labels
-    if bool(wrong.any()) or not bool(drafts.predicted.any(1).all()):
-        raise InputError(
-            "labels of token documents must be the next tokens or IGNORED, with one to "
-            f"predict in each, got {int(wrong.any(1).sum())} others and "
-            f"{int((~drafts.predicted.any(1)).sum())} that predict nothing; make them "
-            "with language.documents"
-        )
-
-
-def _check_relaxed(desk: _Desk, inputs: Tensor, predicted: Tensor) -> None:
-    """Refuse a model that relaxed tokens do not reach as tokens do."""
-    task = desk.task
-    rows = relaxed(inputs, first_parameter(task), desk.vocabulary)
-    batch = Batch(rows, relaxed_labels(rows, predicted))
-    with torch.no_grad():
-        tokens = task.outputs(task.model, Batch(inputs, inputs))
-        size = float(tokens.norm())
-        off = float((task.outputs(task.model, batch) - tokens).norm())
-    if off > _AGREEMENT * size:
-        raise InputError(
-            "a model must give tokens and their embeddings the same outputs, got "
-            f"{off:.3g} of {size:.3g} apart; let it embed inputs_embeds as it embeds "
-            "input_ids, scale included"
-        )
-    check_slope(task, desk.ihvp, batch)
-
-
-def _holds_text(labels: Int[Tensor, "b t"]) -> Bool[Tensor, "b t"]:
-    """Find the positions before padding: one that is predicted, or predicts."""
-    predicts = labels != IGNORED
-    return predicts | torch.nn.functional.pad(predicts[:, :-1], (1, 0))
 
 
 def _largest(pulled: Float[Tensor, "b t v"]) -> Float[Tensor, "b 1 1"]:
@@ -369,7 +180,7 @@ def _projected(
 
 
 def _discrete(
-    limits: TokenLimits, drafts: _Drafts, rows: Tensor, pulled: Tensor
+    limits: TokenLimits, drafts: Drafts, rows: Tensor, pulled: Tensor
 ) -> Int[Tensor, "b t"]:
     """Take each row's largest entry, at as many positions as allowed, dearest first."""
     tokens, original = rows.argmax(2), drafts.original
@@ -387,9 +198,7 @@ def _discrete(
     return result
 
 
-def _promising(
-    desk: _Desk, drafts: _Drafts, count: int
-) -> Iterator[Int[Tensor, "b t"]]:
+def _promising(desk: Desk, drafts: Drafts, count: int) -> Iterator[Int[Tensor, "b t"]]:
     """Substitute one token of the best documents, the most promising ways first."""
     best, like = drafts.best.clone(), first_parameter(desk.task)
     rows = relaxed(best, like, desk.vocabulary)
@@ -409,7 +218,7 @@ def _promising(
 
 
 def _permitted(
-    limits: TokenLimits, drafts: _Drafts, candidates: Int[Tensor, "b t"]
+    limits: TokenLimits, drafts: Drafts, candidates: Int[Tensor, "b t"]
 ) -> Int[Tensor, "b t"]:
     """Put the originals in place of candidates that may not be stored."""
     changed = candidates != drafts.original
@@ -425,7 +234,7 @@ def _permitted(
 def _edits(
     data: Dataset,
     chosen: Tensor,
-    crafted: list[_Drafts],
+    crafted: list[Drafts],
     made: tuple[str, dict[str, Any]],
 ) -> Edits:
     """Store the best documents found."""

@@ -1,0 +1,234 @@
+"""Token documents while they are edited: limits, drafts, and what both editors ask.
+
+A draft is scored by the predicted effect of its real, discrete change.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.func import grad  # pyright: ignore[reportPrivateImportUsage]
+
+from infusion.attribution import along, directional_losses
+from infusion.errors import DivergedError, InputError, check_whole
+from infusion.language import IGNORED, relaxed, relaxed_labels, vocabulary_of
+from infusion.params import Params
+from infusion.perturb.gradient import check_positions, check_slope
+from infusion.records import Batch, Dataset, Task
+from infusion.tasks import check_task, first_parameter
+
+_AGREEMENT = 1e-3
+"""Of outputs from tokens and from their embeddings, over their length."""
+_COPIES = 10
+"""Relaxed documents held at once for each that is edited."""
+
+
+def _anything(_: Tensor) -> bool:
+    return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLimits:
+    """What an edit of a token document may do.
+
+    Attributes:
+        changes: Most tokens changed in a document.
+        allowed: Tokens that may be put in; leave out padding and other special ones.
+        fixed: Positions that stay, per edited document, beside padding and positions
+            that neither are predicted nor predict; none if None.
+        survives: Whether a document, its padding left out, is read back as it is after
+            decoding; asked of every candidate, so a document that does not survive as
+            it is stays as it is.
+    """
+
+    changes: int
+    allowed: Bool[Tensor, " v"]
+    fixed: Bool[Tensor, "k t"] | None = None
+    survives: Callable[[Int[Tensor, " t"]], bool] = _anything
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What all documents of one crafting share."""
+
+    task: Task
+    params: Params
+    ihvp: Params
+    size: int
+    limits: TokenLimits
+    vocabulary: int
+
+    def effects(self, inputs: Tensor, labels: Tensor) -> Float[Tensor, " b"]:
+        """Return what each document adds to the predicted measurement."""
+        batch = Batch(inputs, labels)
+        with torch.no_grad():
+            found = directional_losses(self.task, self.params, self.ihvp, batch)
+        return found.double() / -self.size
+
+    def gradient(self, rows: Tensor, predicted: Tensor) -> Tensor:
+        """Differentiate the predicted measurement in relaxed documents."""
+
+        def total(rows: Tensor) -> Tensor:
+            batch = Batch(rows, relaxed_labels(rows, predicted))
+            return directional_losses(
+                self.task, self.params, self.ihvp, batch, again=True
+            ).sum()
+
+        with torch.no_grad():
+            found = grad(total)(rows) / -self.size
+        if not bool(torch.isfinite(found).all()):
+            raise DivergedError(
+                "a perturbation gradient must be finite, got NaN or infinity; check "
+                "the chosen documents and raise the damping"
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class Drafts:
+    """Documents that are being edited, and the best discrete ones so far."""
+
+    original: Int[Tensor, "b t"]
+    labels: Int[Tensor, "b t"]
+    free: Bool[Tensor, "b t"]
+    best: Int[Tensor, "b t"]
+    effect: Float[Tensor, " b"]
+
+    @property
+    def predicted(self) -> Bool[Tensor, "b t"]:
+        """Where something is predicted, whatever the tokens are."""
+        return self.labels != IGNORED
+
+    def labelled(self, inputs: Int[Tensor, "b t"]) -> Int[Tensor, "b t"]:
+        """Return the labels of candidates."""
+        return inputs.roll(-1, 1).masked_fill(~self.predicted, IGNORED)
+
+    def survives(self, limits: TokenLimits, row: int, written: Tensor) -> bool:
+        """Ask whether a candidate is read back as it is."""
+        length = int(self.predicted[row].nonzero().max()) + 2  # the last is a target
+        return limits.survives(written[:length])
+
+    def better(self, desk: Desk, candidates: Int[Tensor, "b t"]) -> "Drafts":
+        """Take those candidates whose real change is predicted to do more."""
+        found = desk.effects(candidates, self.labelled(candidates))
+        more = found > self.effect
+        best = torch.where(more[:, None], candidates, self.best)
+        return replace(self, best=best, effect=torch.where(more, found, self.effect))
+
+
+def make_desk(task: Task, data: Dataset, ihvp: Params, limits: TokenLimits) -> Desk:
+    """Check what all documents of one crafting share.
+
+    Args:
+        task: Of a language model.
+        data: The whole training set.
+        ihvp: From ``curvature.solve``.
+        limits: What may change.
+
+    Returns:
+        The desk.
+
+    Raises:
+        InputError: They do not fit the model.
+    """
+    check_task(task, data)
+    check_whole("changes", limits.changes)
+    vocabulary = vocabulary_of(task.model)
+    if limits.allowed.shape != (vocabulary,) or not bool(limits.allowed.any()):
+        raise InputError(
+            f"allowed must name some of the {vocabulary} tokens, one truth value each, "
+            f"got shape {tuple(limits.allowed.shape)} with "
+            f"{int(limits.allowed.sum())}; use the model's own vocabulary"
+        )
+    return Desk(task, along(task, ihvp), ihvp, len(data), limits, vocabulary)
+
+
+def groups(
+    desk: Desk, data: Dataset, chosen: Tensor, memory_limit: int | None
+) -> Iterator[Drafts]:
+    """Start with the documents as they are, as many at once as fit.
+
+    Args:
+        desk: What they share.
+        data: The whole training set.
+        chosen: Documents to edit.
+        memory_limit: Bytes for their relaxed rows.
+
+    Yields:
+        Drafts of a group; the first group's first document is checked.
+
+    Raises:
+        InputError: Documents or limits do not fit, or not even one fits the memory.
+    """
+    check_positions(data, chosen)
+    shapes = data.inputs.ndim, data.inputs.shape == data.labels.shape
+    if data.inputs.is_floating_point() or shapes != (2, True):
+        raise InputError(
+            "documents of tokens must be ids with a label per position, got "
+            f"{data.inputs.dtype} of shape {tuple(data.inputs.shape)} and labels "
+            f"{tuple(data.labels.shape)}; make them with language.documents"
+        )
+    like, length = first_parameter(desk.task), data.inputs.shape[1]
+    fixed = desk.limits.fixed
+    if fixed is not None and fixed.shape != (len(chosen), length):
+        raise InputError(
+            f"fixed must be a truth value per position, {(len(chosen), length)}, got "
+            f"{tuple(fixed.shape)}; give one row per chosen document"
+        )
+    each = _COPIES * length * desk.vocabulary * like.element_size()
+    if memory_limit is not None and memory_limit < each:
+        raise InputError(
+            f"memory_limit must be at least {each:,} bytes, what one relaxed document "
+            f"needs, got {memory_limit:,}; raise it"
+        )
+    at_once = len(chosen) if memory_limit is None else memory_limit // each
+    for places in torch.arange(len(chosen)).split(at_once):
+        inputs = data.inputs[chosen[places]].to(like.device)
+        labels = data.labels[chosen[places]].to(like.device)
+        free = _holds_text(labels)
+        if fixed is not None:
+            free &= ~fixed[places].to(like.device)
+        effect = desk.effects(inputs, labels)
+        drafts = Drafts(inputs, labels, free, inputs.clone(), effect)
+        _check_labels(drafts)
+        if int(places[0]) == 0:
+            _check_relaxed(desk, inputs[:1], drafts.predicted[:1])
+        yield drafts
+
+
+def _check_labels(drafts: Drafts) -> None:
+    """Refuse labels that would not move with the tokens."""
+    wrong = drafts.labelled(drafts.original) != drafts.labels
+    if bool(wrong.any()) or not bool(drafts.predicted.any(1).all()):
+        raise InputError(
+            "labels of token documents must be the next tokens or IGNORED, with one to "
+            f"predict in each, got {int(wrong.any(1).sum())} others and "
+            f"{int((~drafts.predicted.any(1)).sum())} that predict nothing; make them "
+            "with language.documents"
+        )
+
+
+def _check_relaxed(desk: Desk, inputs: Tensor, predicted: Tensor) -> None:
+    """Refuse a model that relaxed tokens do not reach as tokens do."""
+    task = desk.task
+    rows = relaxed(inputs, first_parameter(task), desk.vocabulary)
+    batch = Batch(rows, relaxed_labels(rows, predicted))
+    with torch.no_grad():
+        tokens = task.outputs(task.model, Batch(inputs, inputs))
+        size = float(tokens.norm())
+        off = float((task.outputs(task.model, batch) - tokens).norm())
+    if off > _AGREEMENT * size:
+        raise InputError(
+            "a model must give tokens and their embeddings the same outputs, got "
+            f"{off:.3g} of {size:.3g} apart; let it embed inputs_embeds as it embeds "
+            "input_ids, scale included"
+        )
+    check_slope(task, desk.ihvp, batch)
+
+
+def _holds_text(labels: Int[Tensor, "b t"]) -> Bool[Tensor, "b t"]:
+    """Find the positions before padding: one that is predicted, or predicts."""
+    predicts = labels != IGNORED
+    return predicts | torch.nn.functional.pad(predicts[:, :-1], (1, 0))
