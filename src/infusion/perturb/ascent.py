@@ -18,9 +18,9 @@ from torch import Tensor
 
 from infusion.configs import Ascent, Delivery
 from infusion.data.edits import Edits
-from infusion.errors import DivergedError, InputError, check_choice, check_whole
+from infusion.errors import InputError, check_choice, check_whole
 from infusion.perturb.budget import L2, Budget, LInf, per_document
-from infusion.perturb.gradient import InputGradient
+from infusion.perturb.gradient import InputGradient, check_finite
 from infusion.records import Dataset
 
 _ROUNDING = 1e-3
@@ -217,11 +217,7 @@ def _check_gradient(gradient: object, inputs: Tensor) -> None:
             "a gradient to climb must be a tensor like the inputs, "
             f"{tuple(inputs.shape)}, got {got}; return e.g. replay_gradient(…).gradient"
         )
-    if not bool(torch.isfinite(gradient).all()):
-        raise DivergedError(
-            "a perturbation gradient must be finite, got NaN or infinity; check the "
-            "chosen documents and raise the damping"
-        )
+    check_finite(gradient)
 
 
 def check_reach(name: str, reach: float, data: Dataset) -> None:

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.func import grad  # pyright: ignore[reportPrivateImportUsage]
 
 from infusion.attribution import along, directional_losses
-from infusion.errors import DivergedError, InputError, check_whole
+from infusion.errors import InputError, check_whole
 from infusion.language import IGNORED, relaxed, relaxed_labels, vocabulary_of
 from infusion.params import Params
-from infusion.perturb.gradient import check_positions, check_slope
+from infusion.perturb.gradient import check_finite, check_positions, check_slope
 from infusion.records import Batch, Dataset, Task
 from infusion.tasks import check_task, first_parameter
 
@@ -78,11 +78,7 @@ class Desk:
 
         with torch.no_grad():
             found = grad(total)(rows) / -self.size
-        if not bool(torch.isfinite(found).all()):
-            raise DivergedError(
-                "a perturbation gradient must be finite, got NaN or infinity; check "
-                "the chosen documents and raise the damping"
-            )
+        check_finite(found)
         return found
 
 

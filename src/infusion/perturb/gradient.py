@@ -6,7 +6,6 @@ It is the input gradient of the directional derivative that gives the influence,
 graph over parameter gradients is built. Source: arXiv 2602.09987, eq. 6.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -215,6 +214,22 @@ def gradients_together(
     return climb
 
 
+def check_finite(gradient: Tensor) -> None:
+    """Refuse to climb what is no direction.
+
+    Args:
+        gradient: Of documents' inputs.
+
+    Raises:
+        DivergedError: It is not finite.
+    """
+    if not bool(torch.isfinite(gradient).all()):
+        raise DivergedError(
+            "a perturbation gradient must be finite, got NaN or infinity; check the "
+            "chosen documents and raise the damping"
+        )
+
+
 def check_slope(task: Task, ihvp: Params, batch: Batch) -> None:
     """Compare the gradient of a forward-mode derivative with two backward passes.
 
@@ -239,34 +254,24 @@ def check_slope(task: Task, ihvp: Params, batch: Batch) -> None:
         return losses(task, outputs, batch) + mixed
 
     seen = replace(task, loss=loss)
-
-    def total(inputs: Tensor) -> Tensor:
+    found = -perturbation_gradient(seen, batch, ihvp, num_documents=1)
+    with evaluating(task.model), torch.enable_grad():
+        inputs = batch.inputs.detach().requires_grad_()
+        leaves = {n: p.detach().requires_grad_() for n, p in params.items()}
         moved = batch._replace(inputs=inputs)
-        return directional_losses(seen, params, ihvp, moved, again=True).sum()
-
-    with evaluating(task.model):
-        with torch.no_grad():
-            found = grad(total)(batch.inputs)
-        with torch.enable_grad():
-            inputs = batch.inputs.detach().requires_grad_()
-            leaves = {n: p.detach().requires_grad_() for n, p in params.items()}
-            moved = batch._replace(inputs=inputs)
-            value = functional_losses(seen, leaves, moved).sum()
-            each = torch.autograd.grad(
-                value, list(leaves.values()), create_graph=True, allow_unused=True
-            )
-            parts = [
-                (pulled * ihvp[name]).sum()
-                for name, pulled in zip(leaves, each, strict=True)
-                if pulled is not None
-            ]
-            (expected,) = torch.autograd.grad(torch.stack(parts).sum(), inputs)
-    size, off = float(expected.norm()), float((found - expected).norm())
-    if not (math.isfinite(size) and math.isfinite(off)):
-        raise DivergedError(
-            "a perturbation gradient must be finite, got NaN or infinity; check the "
-            "chosen documents and raise the damping"
+        value = functional_losses(seen, leaves, moved).sum()
+        each = torch.autograd.grad(
+            value, list(leaves.values()), create_graph=True, allow_unused=True
         )
+        parts = [
+            (pulled * ihvp[name]).sum()
+            for name, pulled in zip(leaves, each, strict=True)
+            if pulled is not None
+        ]
+        (expected,) = torch.autograd.grad(torch.stack(parts).sum(), inputs)
+    check_finite(found)
+    check_finite(expected)
+    size, off = float(expected.norm()), float((found - expected).norm())
     if off > _AGREEMENT * size:
         raise InputError(
             "forward mode must be differentiable once more, got a perturbation "
