@@ -31,9 +31,19 @@ RECIPES: dict[str, dict[str, Any]] = {
     "clipped": {"lr": 0.1, "clip": 0.5},
     "augmented": {"lr": 0.1, "flip": True, "shift": 1, "noise": 0.05},
     "adam": {"optimiser": "adam", "lr": 1e-2, "weight_decay": 1e-3},
+    "adamw in a cycle": {
+        "optimiser": "adamw",
+        "lr": 1e-2,
+        "weight_decay": 0.1,
+        "betas": (0.8, 0.99),
+        "schedule": "cycle",
+        "warmup": 3,
+    },
 }
 DOCUMENTS = torch.tensor([9, 2, 5])
-PROBE = torch.rand(2, 6, 6, dtype=torch.float64)
+PROBE = torch.rand(
+    2, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+)
 MEASUREMENT = inf.log_prob(PROBE, 1)
 
 
@@ -80,7 +90,9 @@ def slopes(make_task: Callable[[], inf.Task], data: Dataset, **recipe: Any) -> A
     )
     generator = torch.Generator().manual_seed(1)
     direction = torch.randn(3, 2, 6, 6, generator=generator, dtype=torch.float64)
-    step, here = 1e-5, data.inputs[DOCUMENTS]
+    # AdamW at full rate scales the rounding of gradients that are zero up to its steps.
+    step = 1e-4 if config.optimiser == "adamw" else 1e-5
+    here = data.inputs[DOCUMENTS]
     ends = [
         after_retraining(make_task, data, here + sign * step * direction, config, start)
         for sign in (1, -1)

@@ -23,6 +23,13 @@ RECIPES: dict[str, dict[str, Any]] = {
     "sgd": {"lr": 0.1},
     "momentum": {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3},
     "adam, milestone": {"optimiser": "adam", "lr": 1e-2, "milestones": (3,)},
+    "adamw in a cycle": {
+        "optimiser": "adamw",
+        "lr": 1e-2,
+        "weight_decay": 0.1,
+        "schedule": "cycle",
+        "warmup": 3,
+    },
     "disturbed": {"lr": 0.1, "noise": 0.1, "shift": 1},
     "fixed order": {"lr": 0.1, "order": "fixed", "channels_last": False},
 }

@@ -9,13 +9,15 @@ import torch
 from torch import nn
 
 import infusion as inf
-from infusion.configs import TrainConfig
-from infusion.errors import ArtefactError, DivergedError
+from infusion.configs import TrainConfig, as_plain
+from infusion.errors import ArtefactError, DivergedError, InputError
 from infusion.params import Params
 from infusion.records import Dataset
+from infusion.store import digest
 from infusion.training import (
     Checkpoint,
     epoch_order,
+    epoch_steps,
     init_model,
     load_model,
     train_epochs,
@@ -29,6 +31,14 @@ RECIPES = {
     "momentum": {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3},
     "momentum, contiguous": {"lr": 0.05, "momentum": 0.9, "channels_last": False},
     "adam, milestones": {"optimiser": "adam", "milestones": (1, 3), "gamma": 0.5},
+    "adamw in a cycle": {
+        "optimiser": "adamw",
+        "lr": 1e-2,
+        "weight_decay": 0.1,
+        "betas": (0.8, 0.9),
+        "schedule": "cycle",
+        "warmup": 3,
+    },
 }
 
 
@@ -112,7 +122,7 @@ def test_optimiser_state_is_kept_where_there_is_some(
     }
     adam = {"step", "exp_avg", "exp_avg_sq"}
     momentum = {"momentum_buffer"} if config.momentum else set()
-    assert names == (adam if config.optimiser == "adam" else momentum)
+    assert names == (momentum if config.optimiser == "sgd" else adam)
 
 
 def test_checkpoints_do_not_change_as_training_goes_on(
@@ -165,6 +175,47 @@ def test_milestones_multiply_the_learning_rate(
     config = TrainConfig(epochs=4, batch_size=4, lr=0.08, milestones=(1, 3), gamma=0.5)
     rates = [c.learning_rate for c in run(make_task(), pictures, config)]
     assert rates == pytest.approx([0.04, 0.04, 0.02, 0.02])
+
+
+@pytest.mark.parametrize("warmup", [2, 5])
+def test_a_cycle_is_the_one_of_torch(warmup: int) -> None:
+    config = TrainConfig(
+        epochs=3, batch_size=4, lr=0.3, schedule="cycle", warmup=warmup
+    )
+    found = [
+        step.learning_rate
+        for epoch in range(3)
+        for step in epoch_steps(config, seed=0, epoch=epoch, size=14, rate=0.3)
+    ]
+    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, max_lr=0.3, total_steps=12, pct_start=warmup / 12
+    )
+    for rate in found:
+        assert rate == pytest.approx(schedule.get_last_lr()[0], rel=1e-9)
+        optimiser.step()
+        if schedule.last_epoch < 11:
+            schedule.step()
+
+
+def test_a_warmup_needs_a_cycle_that_is_longer(
+    make_task: Callable[..., inf.Task], pictures: Dataset
+) -> None:
+    steady = TrainConfig(epochs=2, batch_size=4, warmup=2)
+    with pytest.raises(InputError, match=r"warmup .* 0 without one, got 2"):
+        run(make_task(), pictures, steady)
+    short = replace(steady, schedule="cycle", warmup=8)
+    with pytest.raises(InputError, match="must end before its 8 steps, got 8"):
+        run(make_task(), pictures, short)
+
+
+def test_a_later_setting_leaves_hashes_alone_until_it_is_used() -> None:
+    config = TrainConfig(epochs=1, batch_size=2)
+    stored = as_plain(config)
+    assert "flip" in stored
+    assert not {"betas", "schedule", "warmup"} & set(stored)
+    assert as_plain(replace(config, betas=(0.9, 0.95)))["betas"] == (0.9, 0.95)
+    assert digest(config) == digest(stored) != digest(replace(config, warmup=1))
 
 
 def test_every_document_is_visited_once_an_epoch() -> None:

@@ -6,7 +6,13 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from infusion.configs import AttributeConfig, FlipsConfig, LDSConfig, RunConfig
+from infusion.configs import (
+    AttributeConfig,
+    FlipsConfig,
+    LDSConfig,
+    RunConfig,
+    as_plain,
+)
 from infusion.errors import InputError
 
 Config = TypeVar("Config", RunConfig, AttributeConfig)
@@ -21,7 +27,7 @@ def to_yaml(config: RunConfig | AttributeConfig | LDSConfig | FlipsConfig) -> st
     Returns:
         YAML text.
     """
-    plain = _lists(dataclasses.asdict(config))
+    plain = _lists(as_plain(config))
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 

@@ -1,7 +1,7 @@
 """Every knob on one page. This module does not import torch."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal
 
 Fisher = Literal["exact", "sampled", "empirical"]
 Ascent = Literal["sign", "raw"]
@@ -26,6 +26,26 @@ ARMS: tuple[Arm, ...] = (
     "copies_5",
 )
 CONTROLS: tuple[Arm, ...] = ARMS[1:]
+LATER = {"later": True}
+"""Marks a setting that came after results were stored: at its default it is left out of
+what they are kept by, so that they stay what they were."""
+
+
+def as_plain(config: Any) -> dict[str, Any]:
+    """Write settings as JSON values.
+
+    Args:
+        config: A dataclass of settings.
+
+    Returns:
+        Settings by name, without those marked ``LATER`` that are at their default.
+    """
+    found: dict[str, Any] = {}
+    for setting in fields(config):
+        value = getattr(config, setting.name)
+        if not (setting.metadata.get("later") and value == setting.default):
+            found[setting.name] = as_plain(value) if is_dataclass(value) else value
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +71,8 @@ class TrainConfig:
     Attributes:
         epochs: Passes over the training documents.
         batch_size: Documents per step; the last batch may be smaller.
-        optimiser: Plain SGD or Adam.
-        lr: Learning rate.
+        optimiser: Plain SGD, Adam, or Adam with decoupled weight decay.
+        lr: Learning rate, its largest where a schedule changes it.
         momentum: SGD only.
         weight_decay: As the optimiser defines it.
         milestones: Epochs after which the learning rate is multiplied by ``gamma``.
@@ -64,11 +84,16 @@ class TrainConfig:
         noise: Standard deviation of normal noise on every document, in values.
         shift: Pixels by which pictures are moved at random, zeros follow.
         flip: Whether every second picture is mirrored at random.
+        betas: Adam's, of its two running means.
+        schedule: ``"steps"`` changes the learning rate after ``milestones`` only;
+            ``"cycle"`` raises it for ``warmup`` steps from a 25th and lowers it along a
+            cosine to nearly nothing at the end of the last epoch.
+        warmup: See ``schedule``.
     """
 
     epochs: int
     batch_size: int
-    optimiser: Literal["sgd", "adam"] = "sgd"
+    optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = 0.01
     momentum: float = 0.0
     weight_decay: float = 0.0
@@ -80,6 +105,9 @@ class TrainConfig:
     noise: float = 0.0
     shift: int = 0
     flip: bool = False
+    betas: tuple[float, float] = field(default=(0.9, 0.999), metadata=LATER)
+    schedule: Literal["steps", "cycle"] = field(default="steps", metadata=LATER)
+    warmup: int = field(default=0, metadata=LATER)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ from infusion.training import (
     Checkpoint,
     check_recipe,
     check_start,
-    epoch_order,
+    epoch_steps,
     load_model,
 )
 
@@ -81,17 +81,18 @@ def retrain_stacked(
     _load_slots(optimiser, start, len(edits))
     forward = _Forward(task, params, buffers)
     rows = _EditedRows(data, edits, like=first_parameter(task))
+    rate = start.learning_rate
     for epoch in range(start.epoch, config.epochs):
+        steps = epoch_steps(config, seed=seed, epoch=epoch, size=len(data), rate=rate)
         torch.manual_seed(derive(seed, "train", "noise", epoch))
-        order = epoch_order(seed, epoch, len(data), config)
-        for documents in order.split(config.batch_size):
-            batch, own = rows.batch(documents)
+        for step in steps:
+            optimiser.param_groups[0]["lr"] = step.learning_rate
+            batch, own = rows.batch(step.documents)
             optimiser.zero_grad()
             forward.losses(batch, own, config).sum().backward()
             optimiser.step()
         if epoch + 1 in config.milestones:
-            for group in optimiser.param_groups:
-                group["lr"] *= config.gamma
+            rate *= config.gamma
     stacked = {**params, **buffers}
     if not is_finite(stacked):
         raise DivergedError(
@@ -167,8 +168,6 @@ def _load_slots(
         stacked = value if value.ndim == 0 else value.expand(count, *value.shape)
         state.setdefault(int(index), {})[name] = stacked.clone()
     optimiser.load_state_dict({**whole, "state": state})
-    for group in optimiser.param_groups:
-        group["lr"] = start.learning_rate
 
 
 class _EditedRows:

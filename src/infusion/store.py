@@ -19,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from infusion.configs import as_plain
 from infusion.errors import ArtefactError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def digest(value: Any) -> str:
         sha256 hex digest.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
+        value = as_plain(value)
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 

@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -35,9 +36,23 @@ OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
         weight_decay=config.weight_decay,
     ),
     "adam": lambda parameters, config: torch.optim.Adam(
-        parameters, lr=config.lr, weight_decay=config.weight_decay
+        parameters,
+        lr=config.lr,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+    ),
+    "adamw": lambda parameters, config: torch.optim.AdamW(
+        parameters,
+        lr=config.lr,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
     ),
 }
+_ADAM = {"step", "exp_avg", "exp_avg_sq"}
+STATES = {"adam": _ADAM, "adamw": _ADAM}
+"""Optimisers' state of a parameter; that of SGD depends on its momentum."""
+_LOWEST, _LAST = 25.0, 1e4
+"""Largest rate over the first, and first over the last, of a cycle."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +64,7 @@ class Checkpoint:
         order_sha256: Hash of that permutation: a replay on another order is refused.
         model: Weights and buffers.
         optimiser: ``"{parameter index}.{name}"`` to the optimiser's state.
-        learning_rate: Of the next step, as the schedule left it.
+        learning_rate: As the last milestone left it.
     """
 
     epoch: int
@@ -75,6 +90,30 @@ def epoch_order(
     """
     part = 0 if config.order == "fixed" else epoch
     return torch.randperm(size, generator=stream(seed, "train", "order", part))
+
+
+def cycle_rate(config: TrainConfig, step: int, steps: int) -> float:
+    """Return the learning rate of one step of a cycle.
+
+    Args:
+        config: Its largest rate and its warm-up.
+        step: Counted from 0 over all epochs.
+        steps: Of all epochs.
+
+    Returns:
+        That of ``torch.optim.lr_scheduler.OneCycleLR`` (Smith & Topin, 2018,
+        arXiv 1708.07120) as a function of the step alone, so that a replay needs no
+        state of it.
+    """
+    top, low = config.lr, config.lr / _LOWEST
+    peak = config.warmup - 1
+    if step <= peak:
+        return _eased(low, top, step / peak if peak else 1.0)
+    return _eased(top, low / _LAST, (step - peak) / (steps - 1 - peak))
+
+
+def _eased(first: float, last: float, done: float) -> float:
+    return last + (first - last) * (1 + math.cos(math.pi * done)) / 2
 
 
 def train(
@@ -121,9 +160,11 @@ def check_recipe(config: TrainConfig) -> None:
     """
     check_choice("optimiser", config.optimiser, tuple(OPTIMISERS))
     check_choice("order", config.order, ("fixed", "fresh"))
+    check_choice("schedule", config.schedule, ("steps", "cycle"))
     check_whole("epochs of the training recipe", config.epochs, 0)
     check_whole("batch_size of the training recipe", config.batch_size)
     check_whole("shift of the training recipe", config.shift, 0)
+    check_whole("warmup of the training recipe", config.warmup, 0)
     check_choice("flip", config.flip, (False, True))
     if not isinstance(config.milestones, (tuple, list)):
         raise InputError(
@@ -137,6 +178,12 @@ def check_recipe(config: TrainConfig) -> None:
         ("gamma", 0 < config.gamma < math.inf, "> 0 and finite"),
         ("clip", config.clip is None or 0 < config.clip < math.inf, "> 0 and finite"),
         ("noise", 0 <= config.noise < math.inf, "≥ 0 and finite"),
+        ("betas", all(0 <= b < 1 for b in config.betas), "in [0, 1)"),
+        (
+            "warmup",
+            (config.schedule == "cycle") == (config.warmup > 0),
+            "≥ 1 in a cycle and 0 without one",
+        ),
     ):
         if not fits:
             raise InputError(
@@ -177,16 +224,15 @@ def train_epochs(
     task.model.train()
     lay_out(task.model, config)
     optimiser = OPTIMISERS[config.optimiser](task.model.parameters(), config)
-    first = 0
+    first, rate = 0, config.lr
     if start is not None:
         check_start(start, config, seed=seed, size=len(data))
-        first = start.epoch
+        first, rate = start.epoch, start.learning_rate
         load_model(task.model, start.model)
         _load_optimiser(optimiser, start)
     for epoch in range(first, config.epochs):
-        order = epoch_order(seed, epoch, len(data), config)
+        steps = epoch_steps(config, seed=seed, epoch=epoch, size=len(data), rate=rate)
         torch.manual_seed(derive(seed, "train", "noise", epoch))
-        steps = order.split(config.batch_size)
         _train_epoch(task, data, optimiser, steps, config, on_step=on_step)
         state = {k: v.clone() for k, v in task.model.state_dict().items()}
         if not is_finite(state):
@@ -195,37 +241,83 @@ def train_epochs(
                 f"epoch {epoch + 1}; lower the learning rate (now {config.lr:g})"
             )
         if epoch + 1 in config.milestones:
-            for group in optimiser.param_groups:
-                group["lr"] *= config.gamma
+            rate *= config.gamma
         yield Checkpoint(
             epoch=epoch + 1,
             order_sha256=_order_hash(seed, epoch + 1, len(data), config),
             model=state,
             optimiser=_optimiser_state(optimiser),
-            learning_rate=optimiser.param_groups[0]["lr"],
+            learning_rate=rate,
         )
+
+
+class Step(NamedTuple):
+    """One optimiser step.
+
+    Attributes:
+        documents: Of its batch, in order.
+        learning_rate: Of this step.
+    """
+
+    documents: Tensor
+    learning_rate: float
+
+
+def epoch_steps(
+    config: TrainConfig, *, seed: int, epoch: int, size: int, rate: float
+) -> list[Step]:
+    """List the steps of one epoch.
+
+    Args:
+        config: Recipe.
+        seed: Of its orders.
+        epoch: Counted from 0.
+        size: Training documents.
+        rate: What the last milestone left of the learning rate; a cycle has its own.
+
+    Returns:
+        The steps in order.
+
+    Raises:
+        InputError: The warm-up is as long as the training.
+    """
+    parts = epoch_order(seed, epoch, size, config).split(config.batch_size)
+    if config.schedule == "steps":
+        return [Step(documents, rate) for documents in parts]
+    before, whole = epoch * len(parts), config.epochs * len(parts)
+    if config.warmup >= whole:
+        raise InputError(
+            f"warmup of the training recipe must end before its {whole} steps, got "
+            f"{config.warmup}; shorten it"
+        )
+    return [
+        Step(documents, cycle_rate(config, before + step, whole))
+        for step, documents in enumerate(parts)
+    ]
 
 
 def _train_epoch(
     task: Task,
     data: Dataset,
     optimiser: torch.optim.Optimizer,
-    steps: tuple[Tensor, ...],
+    steps: list[Step],
     config: TrainConfig,
     *,
     on_step: Callable[[], None],
 ) -> None:
     like = first_parameter(task)
     parameters = list(task.model.parameters())
-    for step, documents in enumerate(steps):
-        batch = disturbed(data.batch(documents, like=like), config)
+    for number, step in enumerate(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = step.learning_rate
+        batch = disturbed(data.batch(step.documents, like=like), config)
         optimiser.zero_grad()
         loss = losses(task, task.outputs(task.model, batch), batch).mean()
         if not math.isfinite(loss.item()):
             raise DivergedError(
                 f"the training loss must stay finite, got {loss.item()} at step "
-                f"{step} of an epoch; lower the learning rate "
-                f"(now {optimiser.param_groups[0]['lr']:g})"
+                f"{number} of an epoch; lower the learning rate "
+                f"(now {step.learning_rate:g})"
             )
         loss.backward()
         if config.clip is not None:
@@ -329,9 +421,8 @@ def check_start(
             f"checkpoint of epoch {start.epoch} with another order; use its seed, "
             "recipe and number of documents"
         )
-    wanted = {"momentum_buffer"} if config.momentum else set()
-    if config.optimiser == "adam":
-        wanted = {"step", "exp_avg", "exp_avg_sq"}
+    momentum = {"momentum_buffer"} if config.momentum else set()
+    wanted = STATES.get(config.optimiser, momentum)
     got = {key.split(".", 1)[1] for key in start.optimiser}
     if got != wanted:
         raise ArtefactError(
@@ -369,5 +460,3 @@ def _load_optimiser(optimiser: torch.optim.Optimizer, start: Checkpoint) -> None
             f"parameter {max(state)}; use the checkpoint's own model"
         )
     optimiser.load_state_dict({**whole, "state": state})
-    for group in optimiser.param_groups:
-        group["lr"] = start.learning_rate

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from infusion.configs import FlipsConfig, LDSConfig, SuiteConfig
+from infusion.configs import FlipsConfig, LDSConfig, SuiteConfig, as_plain
 from infusion.fidelity.flips import INSPECTED
 from infusion.fidelity.jobs import CHUNK, score_file
 from infusion.fidelity.lds import correlations, group_predictions
@@ -70,7 +70,7 @@ def _suite_facts(config: SuiteConfig, suite: Suite) -> dict[str, Any]:
     return {
         "suite": config.name,
         "num_documents": {"train": len(suite.train), "test": len(suite.test)},
-        "recipe": asdict(config.train),
+        "recipe": as_plain(config.train),
         "skip": config.skip,
     }
 

@@ -1,13 +1,12 @@
 """Attribution alone: which documents drive these measurements; nothing is edited."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
-from infusion.configs import AttributeConfig, Fisher
+from infusion.configs import AttributeConfig, Fisher, as_plain
 from infusion.curvature import storage
 from infusion.curvature.blocks import Curvature
 from infusion.curvature.fit import fit_curvature
@@ -76,7 +75,7 @@ def attribute(config: AttributeConfig, root: Path) -> Finished:
         "hashes": subject.hashes,
         "threads": config.threads,
         "environment": environment(),
-        "config": asdict(config),
+        "config": as_plain(config),
     }
     store.derive("results.json", json_bytes(results))
     return Finished(results, report(root))

@@ -1,6 +1,5 @@
 """The base model: trained or taken over, an epoch per checkpoint."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 from infusion import checkpoints
+from infusion.configs import as_plain
 from infusion.errors import ArtefactError, InputError
 from infusion.measure import accuracy
 from infusion.presets.context import Run, checkpoint_file
@@ -35,7 +35,7 @@ def base_model(run: Run) -> Task:
     config, store, task = run.config, run.store, run.make_task()
     epochs = config.train.epochs
     inputs = {
-        "train": asdict(config.train),
+        "train": as_plain(config.train),
         "data": run.data_sha256["train"],
         "seed": config.seed,
         "base": config.base,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from infusion.attribution import gradient, influence
-from infusion.configs import Arm
+from infusion.configs import Arm, as_plain
 from infusion.curvature import storage
 from infusion.curvature.blocks import Curvature
 from infusion.curvature.fit import fit_ekfac
@@ -203,7 +203,7 @@ def edit_inputs(run: Run, pair: Pair) -> dict[str, Any]:
     """
     return {
         "scores": run.store.sha256(score_file(pair)),
-        "edit": asdict(run.config.edit),
+        "edit": as_plain(run.config.edit),
         "arms": run.config.arms,
         "test": run.data_sha256["test"],
     }

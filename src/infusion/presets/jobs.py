@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from infusion.checkpoints import from_tensors
-from infusion.configs import Arm, RunConfig
+from infusion.configs import Arm, RunConfig, as_plain
 from infusion.curvature.blocks import Curvature
 from infusion.measure import accuracy, behaviours
 from infusion.parallel import side_by_side
@@ -50,7 +50,7 @@ def job_inputs(run: Run, pairs: list[Pair], arm: Arm) -> dict[str, Any]:
         "start": run.store.sha256(checkpoint_file(epochs - 1)),
         "pairs": [asdict(pair) for pair in pairs],
         "edits": edits,
-        "train": asdict(run.config.train),
+        "train": as_plain(run.config.train),
         "seed": run.config.seed,
     }
 

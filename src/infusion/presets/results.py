@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from infusion.configs import CONTROLS, Arm
+from infusion.configs import CONTROLS, Arm, as_plain
 from infusion.measure import Behaviour, behaviours, bootstrap_mean, rank_correlation
 from infusion.params import Params, params_sha256
 from infusion.presets.context import Pair, Run, checkpoint_file
@@ -81,7 +81,7 @@ def collect(
         "class_names": run.preset.class_names,
         "threads": config.threads,
         "environment": environment(),
-        "config": _without_folders(asdict(config)),
+        "config": _without_folders(as_plain(config)),
         "pairs": rows,
     }
 

@@ -29,8 +29,8 @@ from infusion.params import Params
 from infusion.perturb.gradient import check_chosen
 from infusion.records import Batch, Dataset, Measurement, Task
 from infusion.replay.states import (
+    ReplayStep,
     State,
-    Step,
     draw_again,
     drawn,
     first_state,
@@ -143,7 +143,7 @@ def _check_inputs(inputs: Tensor, stored: Tensor) -> None:
 
 
 def _replay(
-    trainer: "_Trainer", steps: list[Step], state: State, measurement: Measurement
+    trainer: "_Trainer", steps: list[ReplayStep], state: State, measurement: Measurement
 ) -> Replay:
     first_visit = next(i for i, step in enumerate(steps) if trainer.visits(step))
     for step in steps[:first_visit]:
@@ -195,11 +195,11 @@ class _Trainer:
         ]
         self.trained = [name for name, _ in trainable]
 
-    def visits(self, step: Step) -> bool:
+    def visits(self, step: ReplayStep) -> bool:
         """Tell whether a step sees a named document."""
         return bool(self._edited(step.documents)[0])
 
-    def step(self, state: State, step: Step) -> State:
+    def step(self, state: State, step: ReplayStep) -> State:
         """Take one step as training does; nothing of its graph is kept."""
         params = {n: p.detach().requires_grad_() for n, p in state.params.items()}
         buffers = {name: b.detach().clone() for name, b in state.buffers.items()}
@@ -210,7 +210,7 @@ class _Trainer:
         return moved._replace(buffers=buffers, random=drawn()).detached()
 
     def pull_back(
-        self, state: State, step: Step, adjoint: Params, gradient: Tensor
+        self, state: State, step: ReplayStep, adjoint: Params, gradient: Tensor
     ) -> Params:
         """Take one step again, with its graph, and pull the adjoint back through it.
 
@@ -277,7 +277,7 @@ class _Trainer:
         self,
         named: Params,
         state: State,
-        step: Step,
+        step: ReplayStep,
         batch: Batch,
         *,
         twice: bool = False,
@@ -300,7 +300,7 @@ class _Trainer:
         }
         return found if self.config.clip is None else clipped(found, self.config.clip)
 
-    def _updated(self, state: State, step: Step, gradients: Params) -> State:
+    def _updated(self, state: State, step: ReplayStep, gradients: Params) -> State:
         """Apply the optimiser's update; buffers stay."""
         update = UPDATES[self.config.optimiser]
         recipe = replace(self.config, lr=step.learning_rate)

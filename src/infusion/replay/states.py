@@ -14,7 +14,7 @@ from infusion.params import Params
 from infusion.records import Task
 from infusion.seeding import derive
 from infusion.tasks import first_parameter
-from infusion.training import Checkpoint, check_state, epoch_order
+from infusion.training import Checkpoint, check_state, epoch_steps
 
 _PICTURES = 4
 """Axes of what has a channels-last layout."""
@@ -61,7 +61,7 @@ class State(NamedTuple):
         return self.using({key: value.detach() for key, value in self.flat().items()})
 
 
-class Step(NamedTuple):
+class ReplayStep(NamedTuple):
     """One optimiser step of a recorded training.
 
     Attributes:
@@ -77,7 +77,7 @@ class Step(NamedTuple):
 
 def steps_after(
     config: TrainConfig, seed: int, size: int, start: Checkpoint
-) -> Iterator[Step]:
+) -> Iterator[ReplayStep]:
     """List the steps of :func:`infusion.training.train_epochs` after a checkpoint.
 
     Args:
@@ -91,10 +91,10 @@ def steps_after(
     """
     rate = start.learning_rate
     for epoch in range(start.epoch, config.epochs):
-        order = epoch_order(seed, epoch, size, config)
-        for place, documents in enumerate(order.split(config.batch_size)):
+        steps = epoch_steps(config, seed=seed, epoch=epoch, size=size, rate=rate)
+        for place, step in enumerate(steps):
             noise = derive(seed, "train", "noise", epoch) if place == 0 else None
-            yield Step(documents, rate, noise)
+            yield ReplayStep(*step, noise)
         if epoch + 1 in config.milestones:
             rate *= config.gamma
 

@@ -5,6 +5,7 @@ Formulas and state are those of ``torch.optim``, which tests compare them with.
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from infusion.configs import TrainConfig
 from infusion.params import Params
 
-_BETAS, _EPS = (0.9, 0.999), 1e-8
+_EPS = 1e-8
 """Of torch's Adam, which recipes do not change."""
 
 
@@ -58,7 +59,7 @@ def _adam(
     """``θ ← θ − η m̂ / (√v̂ + ε)``; where ``v = 0`` the root's derivative counts as 0."""
     # A gradient that is zero but for rounding, a bias before BatchNorm say, is scaled
     # up to whole steps, and its derivative means as little.
-    first, second = _BETAS
+    first, second = config.betas
     gradient = gradient + config.weight_decay * value
     zero = torch.zeros_like(value)
     count = slots.get(f"{name}.step", torch.zeros(())).detach() + 1
@@ -76,6 +77,22 @@ def _adam(
     return value - config.lr / (1 - first**reached) * mean / scale
 
 
-UPDATES: dict[str, Callable[..., Tensor]] = {"sgd": _sgd, "adam": _adam}
+def _adamw(
+    name: str,
+    value: Tensor,
+    gradient: Tensor,
+    slots: Params,
+    config: TrainConfig,
+) -> Tensor:
+    """Shrink ``θ`` by ``1 − η λ`` first, then step as without decay."""
+    value = value * (1 - config.lr * config.weight_decay)
+    return _adam(name, value, gradient, slots, replace(config, weight_decay=0.0))
+
+
+UPDATES: dict[str, Callable[..., Tensor]] = {
+    "sgd": _sgd,
+    "adam": _adam,
+    "adamw": _adamw,
+}
 """``(name, θ, gradient, state, recipe) -> θ``; the state is changed in place, and the
 recipe's ``lr`` is that of this step."""

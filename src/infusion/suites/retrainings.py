@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from infusion.checkpoints import from_tensors
-from infusion.configs import TrainConfig
+from infusion.configs import TrainConfig, as_plain
 from infusion.measure import accuracy
 from infusion.presets.context import Run, checkpoint_file
 from infusion.records import Dataset, Task
@@ -139,7 +139,7 @@ def replay_inputs(run: Run, spec: Retraining) -> dict[str, Any]:
     return {
         "retraining": asdict(spec),
         "start": None if start is None else run.store.sha256(start),
-        "train": asdict(recipe_of(run, spec)),
+        "train": as_plain(recipe_of(run, spec)),
         "data": run.data_sha256["train"],
         "seed": run.config.seed,
     }

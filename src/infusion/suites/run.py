@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from infusion.config_files import to_yaml
-from infusion.configs import RunConfig
+from infusion.configs import RunConfig, as_plain
 from infusion.errors import ArtefactError, InputError, check_whole
 from infusion.parallel import side_by_side
 from infusion.presets.checks import check
@@ -75,7 +75,7 @@ def run_suite(
             f"pairs must be ≤ {len(whole)}, the pairs of classes, got {config.pairs}; "
             "ask for fewer, or for other base models with --seed"
         )
-    inputs = digest({"config": asdict(home.config), "bases": bases})
+    inputs = digest({"config": as_plain(home.config), "bases": bases})
     rows = _rows(root, suite, inputs)
     _refuse_other_trials(rows.path, rows.read(), listed)
     _replays(home, wanted)
