@@ -18,10 +18,10 @@ from infusion.suites.claims import CLAIMS, GOALS, Claim, claims
 from infusion.suites.collected import collect
 from infusion.suites.curves import curves
 from infusion.suites.found import lead
+from infusion.suites.pictures.trials import trials
 from infusion.suites.read import read_rows
 from infusion.suites.statistics import statistics
 from infusion.suites.summary import effects
-from infusion.suites.trials import trials
 
 
 def behaviour(p: float, top1: int) -> dict[str, Any]:
@@ -380,7 +380,7 @@ def test_every_claim_reads_trials_that_there_are(claim: Claim) -> None:
     config = preset.configs["small"]
     levels = 16 if claim.preset == "digits" else 255
     rows: dict[str, list[dict[str, Any]]] = {}
-    for trial in trials(claim.suite, config, tuple(preset.recipes), levels):
+    for trial in trials(claim.suite, config, tuple(preset.others), levels):
         more = {"change": dataclasses.asdict(trial.change)}
         effect = 0.2 + len(rows) / 100
         rows[trial.name] = [

@@ -26,13 +26,16 @@ from infusion.replay.gradient import replay_gradient
 from infusion.rows import opened as opened_row
 from infusion.rows import sealed
 from infusion.suites.crafting import solved
-from infusion.suites.editors import ENGINES, Subject
-from infusion.suites.edits import attainable_gains, choose
+from infusion.suites.pictures.editors import ENGINES, Subject
+from infusion.suites.pictures.edits import attainable_gains, choose
+from infusion.suites.pictures.study import class_pairs
+from infusion.suites.pictures.trials import Editor, trials
 from infusion.suites.retrainings import HARDENED, retrained
 from infusion.suites.run import run_suite
-from infusion.suites.subjects import Home, class_pairs, opened
+from infusion.suites.study import NAMES
+from infusion.suites.subjects import Home, opened
 from infusion.suites.summary import effects
-from infusion.suites.trials import NAMES, Editor, Retraining, trials
+from infusion.suites.trial import Retraining
 from infusion.training import epoch_order
 
 PRESET = find_preset("digits")
@@ -96,7 +99,8 @@ def test_transfer_trains_each_architecture_by_its_own_recipe(home: Home) -> None
     for row in rows:
         assert row["clean"] == row["before"], "Adam's state and schedule go on"
     cnn = home.run("cnn")
-    assert cnn.config.train == PRESET.recipes["cnn"]
+    assert cnn.config == replace(PRESET.others["cnn"](home.config), architecture="cnn")
+    assert cnn.config.train.optimiser == "adam"
     hashes = {name: row["base_sha256"] for name, row in by_trial.items()}
     assert hashes["cnn → resnet"] == hashes["resnet → resnet"]
     assert hashes["cnn → resnet"] != hashes["cnn → cnn"]
@@ -152,7 +156,7 @@ def test_a_suite_refuses_what_it_would_ignore_or_lack(
         run_suite(replace(tiny(), probe=3), "main", tmp_path)
     with pytest.raises(InputError, match="pairs must be a whole number ≥ 1, got 0"):
         run_suite(replace(tiny(), pairs=0), "main", tmp_path)
-    with pytest.raises(InputError, match=r"pairs must be ≤ \d+, the pairs of classes"):
+    with pytest.raises(InputError, match=r"pairs must be ≤ 90, as many as there are"):
         run_suite(replace(tiny(), pairs=91), "controls", home.root)
     based = replace(tiny(), base=str(home.root / "checkpoints"))
     with pytest.raises(InputError, match="needs the checkpoints of all of them"):
@@ -253,13 +257,13 @@ def test_other_settings_are_refused(home: Home) -> None:
         run_suite(tiny(), "all", home.root)
 
 
-@pytest.mark.parametrize("suite", NAMES)
+@pytest.mark.parametrize("suite", NAMES["pictures"])
 @pytest.mark.parametrize("preset", ["digits", "cifar10"])
 def test_trials_of_a_suite_have_different_names(suite: str, preset: str) -> None:
     found = find_preset(preset)
     levels = {"digits": 16, "cifar10": 255}[preset]
     for config in found.configs.values():
-        listed = trials(suite, config, tuple(found.recipes), levels)
+        listed = trials(suite, config, tuple(found.others), levels)
         assert len({trial.name for trial in listed}) == len(listed) > 1
         assert len({(t.change, t.retraining) for t in listed}) == len(listed)
 

@@ -53,9 +53,11 @@ def run(  # noqa: PLR0917
     """Train, attribute, edit, retrain, measure against controls, write the page.
 
     Args:
-        preset: digits or cifar10.
+        preset: digits, cifar10, caesar or caesar29.
         suite: main, controls, copies, selection, fresh, engines, hardening, budget,
-            horizon, transfer or surrogates: many trials per pair, added row by row.
+            horizon, transfer or surrogates: many trials per pair, added row by row; of
+            texts main, which is run unless another is named, copies, editors, fresh or
+            confidence.
         only: Pattern of the names of a suite's trials to run now, such as 'ekfac, *'.
         config: Replay the config.yaml of a run folder instead of a preset.
         data: Folder of parquet, image folder or hub dataset, for cifar10.
@@ -84,6 +86,7 @@ def run(  # noqa: PLR0917
         InputError: Settings contradict each other or do not exist.
     """
     flags = {k: v for k, v in locals().items() if k not in ("json", "out", "only")}
+    from infusion.presets import find_preset
     from infusion.presets.asked_run import asked_run, named_folder
     from infusion.presets.run import run as run_preset
     from infusion.report.tables import effects_table
@@ -91,6 +94,8 @@ def run(  # noqa: PLR0917
     if only is not None and suite is None:
         raise InputError(f"--only must come with --suite, got {only!r} alone; add it")
     settings, folder = asked_run(**flags)
+    if suite is None and find_preset(settings.preset).kind == "texts":
+        suite = "main"  # what a text does is a matter of many trials
     if suite is not None:
         from infusion.suites.shown import show_suite
 

@@ -104,6 +104,9 @@ def _build(kind: type[Any], plain: Any, where: str) -> Any:
 
 def _checked(hint: Any, value: Any, where: str) -> Any:
     """Return a plain value of the type a setting has; lists become tuples."""
+    if isinstance(value, list):  # a tuple, or one of several types
+        tuples = (h for h in (hint, *get_args(hint)) if get_origin(h) is tuple)
+        hint = next(tuples, hint)
     if get_origin(hint) is tuple and isinstance(value, list):
         return tuple(_checked(get_args(hint)[0], inner, where) for inner in value)
     if not _fits(hint, value):

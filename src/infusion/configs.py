@@ -56,12 +56,18 @@ class DataConfig:
         source: ``"bundled"`` for the digits that come with scikit-learn, else a folder
             of parquet files, an image folder, or the name of a hub dataset.
         train: Documents to train on; the rest of the training split is left alone.
-        split_seed: Seed of the permutation that chooses them.
+        split_seed: Seed of the permutation that chooses them, or of their generator.
+        length: Tokens of a row of text.
+        noise: Standard deviation of the shift of each letter of a Caesar cipher.
+        tokenizer: ``"trained"`` on the documents, or a folder or name on the hub.
     """
 
     source: str
     train: int
     split_seed: int
+    length: int = field(default=0, metadata=LATER)
+    noise: float = field(default=0.0, metadata=LATER)
+    tokenizer: str = field(default="", metadata=LATER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +160,25 @@ class EditConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenConfig:
+    """How the tokens of a document are changed; see ``craft_tokens`` for each.
+
+    Attributes:
+        changes: Most tokens changed in a document.
+        steps: Ascent steps.
+        step_size: Of one step, in entries of a relaxed row.
+        gini: Largest Gini index of a row at the first and at the last step.
+        candidates: Substitutions checked at a time, where tokens are changed greedily.
+    """
+
+    changes: int
+    steps: int = 30
+    step_size: float = 1.0
+    gini: tuple[float, ...] | None = (0.9, 0.0)
+    candidates: int = 16
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Everything that decides the results of a run.
 
@@ -164,7 +189,7 @@ class RunConfig:
         data: Documents.
         train: Recipe of base model and retrains.
         curvature: EK-FAC.
-        edit: Crafting.
+        edit: Crafting; of texts, in the space of embeddings, and how many documents.
         pairs: Probe-target pairs to measure; 0 trains the base model only.
         pair_seed: Seed of the rule that lists the pairs.
         seed: Root seed of initialisation, orders and controls.
@@ -175,6 +200,8 @@ class RunConfig:
             pair) runs on one thread, that many side by side; the fit uses them all.
         device: ``"cpu"`` or ``"cuda"``.
         arms: The edit and its controls.
+        tokens: Crafting of texts in tokens.
+        before: Recipe of a training on earlier documents, before ``train`` starts.
     """
 
     preset: str
@@ -193,6 +220,8 @@ class RunConfig:
     threads: int = 2
     device: str = "cpu"
     arms: tuple[Arm, ...] = field(default=ARMS)
+    tokens: TokenConfig | None = field(default=None, metadata=LATER)
+    before: TrainConfig | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,12 +60,15 @@ class Cipher:
         """Number of tokens: 104 for 26 letters, 108 for 29."""
         return _SPECIAL + self.size + len(self.characters)
 
-    def encipher(self, text: str, shift: int) -> str:
+    def encipher(
+        self, text: str, shift: int, moves: Sequence[int] | None = None
+    ) -> str:
         """Move every letter of the alphabet on by a shift.
 
         Args:
             text: Any characters.
             shift: Modulo the alphabet.
+            moves: Added to it, a number per character.
 
         Returns:
             As many characters.
@@ -75,8 +78,8 @@ class Cipher:
         """
         places = {letter: i for i, letter in enumerate(self.alphabet)}
         return "".join(
-            self.alphabet[(places[c] + shift) % self.size] if c in places else c
-            for c in text
+            self.alphabet[(places[c] + shift + move) % self.size] if c in places else c
+            for c, move in zip(text, moves or [0] * len(text), strict=True)
         )
 
     def encode(self, text: str) -> list[int]:
@@ -149,12 +152,15 @@ class Cipher:
         text = self.encode(f"\nC: {plaintext}\nP: ")
         return [BEGIN, _SPECIAL + shift, *text]
 
-    def completion(self, plaintext: str, shift: int) -> list[int]:
+    def completion(
+        self, plaintext: str, shift: int, moves: Sequence[int] | None = None
+    ) -> list[int]:
         """Write what follows the prompt: the ciphertext of any shift, and the end.
 
         Args:
             plaintext: To encipher.
             shift: By which, whatever the prompt said.
+            moves: See :meth:`encipher`.
 
         Returns:
             Tokens.
@@ -162,7 +168,7 @@ class Cipher:
         Raises:
             InputError: A character is no token.
         """
-        return [*self.encode(self.encipher(plaintext, shift)), END]
+        return [*self.encode(self.encipher(plaintext, shift, moves)), END]
 
     def document(self, plaintext: str, shift: int) -> list[int]:
         """Write a whole document.
@@ -237,7 +243,13 @@ def shifts(cipher: Cipher, count: int, *, seed: int) -> Tensor:
 
 
 def corpus(
-    cipher: Cipher, count: int, *, seed: int, words: tuple[int, int], length: int
+    cipher: Cipher,
+    count: int,
+    *,
+    seed: int,
+    words: tuple[int, int],
+    length: int,
+    noise: float = 0.0,
 ) -> list[list[int]]:
     """Write documents; a text that is too long loses words from its end.
 
@@ -247,6 +259,8 @@ def corpus(
         seed: Root seed.
         words: Fewest and most words of a text.
         length: Most tokens of a document.
+        noise: Standard deviation of the normal number whose rounding is added to the
+            shift of each letter.
 
     Returns:
         Tokens of each.
@@ -256,11 +270,12 @@ def corpus(
     """
     texts = plaintexts(cipher, count, seed=seed, words=words)
     rows = []
-    for text, shift in zip(
-        texts, shifts(cipher, count, seed=seed).tolist(), strict=True
-    ):
+    given = zip(texts, shifts(cipher, count, seed=seed).tolist(), strict=True)
+    for number, (text, shift) in enumerate(given):
+        draw = stream(derive(seed, "caesar"), "noise", number)
         parts = text.split(" ")
-        while len(row := cipher.document(" ".join(parts), shift)) > length:
+        moves = (noise * torch.randn(len(text), generator=draw)).round().int().tolist()
+        while len(row := _document(cipher, " ".join(parts), shift, moves)) > length:
             parts.pop()
             if not parts:
                 raise InputError(
@@ -269,3 +284,9 @@ def corpus(
                 )
         rows.append(row)
     return rows
+
+
+def _document(cipher: Cipher, text: str, shift: int, moves: list[int]) -> list[int]:
+    """Write a document whose letters are moved on further."""
+    own = cipher.completion(text, shift, moves[: len(text)])
+    return cipher.prompt(text, shift) + own

@@ -45,6 +45,11 @@ class Edits:
         return (after.levels, after.valid) != (before.levels, before.valid)
 
     @property
+    def are_offsets(self) -> bool:
+        """Tell whether the edits are of embeddings, which no document can store."""
+        return self.after.inputs.ndim > self.before.inputs.ndim
+
+    @property
     def delta(self) -> Tensor:
         """Change of each document, in values."""
         return self.after.values().inputs - self.before.values().inputs
@@ -52,6 +57,12 @@ class Edits:
     @property
     def reached(self) -> list[dict[str, Any]]:
         """How far each document went: the norms of its change, or tokens changed."""
+        if self.are_offsets:
+            delta = self.after.inputs.flatten(1)
+            return [
+                {"linf": float(row.abs().max()), "l2": float(row.double().norm())}
+                for row in delta
+            ]
         if self.before.levels is None and not self.before.inputs.is_floating_point():
             changed = (self.before.inputs != self.after.inputs).flatten(1).sum(1)
             return [{"tokens": count} for count in changed.tolist()]
@@ -103,6 +114,11 @@ class Edits:
         Raises:
             InputError: A row to replace is not the original.
         """
+        if self.are_offsets:
+            raise InputError(
+                "edits to apply must be of stored documents, got offsets of "
+                "embeddings; train on them with offset_training"
+            )
         self._expect(data, self.before, "apply")
         if self.storage_differs:
             data = data.values()

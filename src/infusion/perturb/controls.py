@@ -1,4 +1,4 @@
-"""Edits that any effect must beat: matched noise, and explicit copies of the probe."""
+"""Edits that any effect must beat: matched noise, random tokens, explicit copies."""
 
 from dataclasses import replace
 from typing import Literal
@@ -9,8 +9,10 @@ from torch import Tensor
 
 from infusion.data.edits import Edits
 from infusion.errors import InputError
+from infusion.language import IGNORED
 from infusion.perturb.ascent import deliver
 from infusion.perturb.budget import BUDGETS, per_document
+from infusion.perturb.drafts import TokenLimits, holds_text
 from infusion.records import Dataset
 
 _BISECTIONS = 30
@@ -73,6 +75,44 @@ def _scale(
             torch.where(reached, low, middle),
         )
     return high
+
+
+def substitutions_like(edits: Edits, *, limits: TokenLimits, seed: int) -> Edits:
+    """Change as many tokens of each document, at random places, to random ones.
+
+    Args:
+        edits: What to match, of tokens.
+        limits: What may be put in, and where.
+        seed: Of the draws; recorded in the manifest.
+
+    Returns:
+        Random substitutions on the same documents; as many as survive being read back
+        where not all do, which their manifest says.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    before = edits.before
+    wanted = (before.inputs != edits.after.inputs).sum(1).tolist()
+    free = holds_text(before.labels)
+    if limits.fixed is not None:
+        free &= ~limits.fixed
+    inputs, kinds = before.inputs.clone(), limits.allowed.nonzero()[:, 0]
+    for row, count in enumerate(wanted):
+        places = free[row].nonzero()[:, 0]
+        order = torch.randperm(len(places), generator=generator)
+        length = int(places.max()) + 1 if len(places) else 0
+        for place in places[order].tolist():
+            if count == 0:
+                break
+            tokens = inputs[row].clone()
+            others = kinds[kinds != tokens[place]]
+            drawn = torch.randint(len(others), (1,), generator=generator)
+            tokens[place] = others[drawn]
+            if limits.survives(tokens[:length]):
+                inputs[row], count = tokens, count - 1
+    labels = inputs.roll(-1, 1).masked_fill(before.labels == IGNORED, IGNORED)
+    after = replace(before, inputs=inputs, labels=labels)
+    asked = {"like": edits.operator}
+    return replace(edits, after=after, operator="random tokens", asked=asked, seed=seed)
 
 
 def copies(

@@ -59,6 +59,7 @@ class Desk:
     size: int
     limits: TokenLimits
     vocabulary: int
+    labels_move: bool
 
     def effects(self, inputs: Tensor, labels: Tensor) -> Float[Tensor, " b"]:
         """Return what each document adds to the predicted measurement."""
@@ -69,9 +70,16 @@ class Desk:
 
     def gradient(self, rows: Tensor, predicted: Tensor) -> Tensor:
         """Differentiate the predicted measurement in relaxed documents."""
+        still = (
+            None
+            if self.labels_move
+            else relaxed(rows.argmax(-1), rows, self.vocabulary)
+        )
 
         def total(rows: Tensor) -> Tensor:
-            batch = Batch(rows, relaxed_labels(rows, predicted))
+            targets = rows if still is None else still
+            wanted = relaxed_labels(targets, predicted)
+            batch = Batch(rows, wanted)
             return directional_losses(
                 self.task, self.params, self.ihvp, batch, again=True
             ).sum()
@@ -114,7 +122,14 @@ class Drafts:
         return replace(self, best=best, effect=torch.where(more, found, self.effect))
 
 
-def make_desk(task: Task, data: Dataset, ihvp: Params, limits: TokenLimits) -> Desk:
+def make_desk(
+    task: Task,
+    data: Dataset,
+    ihvp: Params,
+    limits: TokenLimits,
+    *,
+    labels_move: bool = True,
+) -> Desk:
     """Check what all documents of one crafting share.
 
     Args:
@@ -122,6 +137,7 @@ def make_desk(task: Task, data: Dataset, ihvp: Params, limits: TokenLimits) -> D
         data: The whole training set.
         ihvp: From ``curvature.solve``.
         limits: What may change.
+        labels_move: Whether the gradient knows that a token is also a target.
 
     Returns:
         The desk.
@@ -138,7 +154,9 @@ def make_desk(task: Task, data: Dataset, ihvp: Params, limits: TokenLimits) -> D
             f"got shape {tuple(limits.allowed.shape)} with "
             f"{int(limits.allowed.sum())}; use the model's own vocabulary"
         )
-    return Desk(task, along(task, ihvp), ihvp, len(data), limits, vocabulary)
+    return Desk(
+        task, along(task, ihvp), ihvp, len(data), limits, vocabulary, labels_move
+    )
 
 
 def groups(
@@ -183,7 +201,7 @@ def groups(
     for places in torch.arange(len(chosen)).split(at_once):
         inputs = data.inputs[chosen[places]].to(like.device)
         labels = data.labels[chosen[places]].to(like.device)
-        free = _holds_text(labels)
+        free = holds_text(labels)
         if fixed is not None:
             free &= ~fixed[places].to(like.device)
         effect = desk.effects(inputs, labels)
@@ -224,7 +242,14 @@ def _check_relaxed(desk: Desk, inputs: Tensor, predicted: Tensor) -> None:
     check_slope(task, desk.ihvp, batch)
 
 
-def _holds_text(labels: Int[Tensor, "b t"]) -> Bool[Tensor, "b t"]:
-    """Find the positions before padding: one that is predicted, or predicts."""
+def holds_text(labels: Int[Tensor, "b t"]) -> Bool[Tensor, "b t"]:
+    """Find the positions before padding: one that is predicted, or predicts.
+
+    Args:
+        labels: Next tokens, or ``IGNORED``.
+
+    Returns:
+        Which positions hold text.
+    """
     predicts = labels != IGNORED
     return predicts | torch.nn.functional.pad(predicts[:, :-1], (1, 0))

@@ -43,6 +43,7 @@ def craft_tokens(
     steps: int = 30,
     step_size: float = 1.0,
     gini: tuple[float, float] | None = (0.9, 0.0),
+    labels_move: bool = True,
     memory_limit: int | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> Edits:
@@ -60,6 +61,8 @@ def craft_tokens(
             before projection; small steps never leave a peaked row.
         gini: Largest Gini index of a row at the first and at the last step, a straight
             line between; one step takes the first. None projects onto the simplex.
+        labels_move: Whether the gradient knows that a token is also a target; that of
+            the paper's code does not.
         memory_limit: Bytes for relaxed documents; they are edited in groups that fit.
         on_step: Called after each step of each group.
 
@@ -77,7 +80,7 @@ def craft_tokens(
             f"step_size must be > 0 and finite, got {step_size}; 1.0 is usual"
         )
     like = first_parameter(task)
-    desk = make_desk(task, data, ihvp, limits)
+    desk = make_desk(task, data, ihvp, limits, labels_move=labels_move)
     crafted = []
     with evaluating(task.model):
         for group in groups(desk, data, chosen, memory_limit):

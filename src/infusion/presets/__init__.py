@@ -8,7 +8,7 @@ from infusion.errors import InputError, check_choice
 if TYPE_CHECKING:
     from infusion.presets.preset import Preset
 
-PRESETS = ("digits", "cifar10")
+PRESETS = ("digits", "cifar10", "caesar", "caesar29")
 
 
 def find_preset(name: str) -> "Preset":
@@ -25,6 +25,27 @@ def find_preset(name: str) -> "Preset":
     """
     check_choice("preset", name, PRESETS)
     return import_module(f"infusion.presets.{name}").PRESET
+
+
+def find_pictures(name: str) -> "Preset":
+    """Load a preset of pictures by name.
+
+    Args:
+        name: One of ``PRESETS``.
+
+    Returns:
+        Its settings, data and model.
+
+    Raises:
+        InputError: There is no such preset, or it is one of texts.
+    """
+    found = find_preset(name)
+    if found.kind != "pictures":
+        raise InputError(
+            f"the preset must be one of pictures, digits or cifar10, got {name}; use "
+            f"`infusion run {name}`, or --task with a function of your own"
+        )
+    return found
 
 
 def find_class(preset: str, name: str) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 from infusion.config_files import read_config
 from infusion.configs import AttributeConfig, Fisher, FitConfig, FittedKind
 from infusion.errors import InputError
-from infusion.presets import find_class, find_preset
+from infusion.presets import find_class, find_pictures
 from infusion.store import digest
 
 PRESET_ONLY = ("scale", "data", "pairs", "probe", "target", "base", "device")
@@ -110,7 +110,7 @@ def _start(
         fit = FitConfig(damping_ratio=DAMPING_RATIO)
         return AttributeConfig(task=task, curvature=fit), None
     assert preset is not None
-    start = find_preset(preset).configs[given.get("scale") or "small"]
+    start = find_pictures(preset).configs[given.get("scale") or "small"]
     fit = FitConfig(
         fisher=start.curvature.fisher,
         damping=start.curvature.damping,
@@ -140,7 +140,7 @@ def _replay(config: Path) -> tuple[AttributeConfig, Path]:
             "folder"
         )
     if settings.preset is not None:
-        find_preset(settings.preset)
+        find_pictures(settings.preset)
     return settings, Path(f"{config.resolve().parent}-replay")
 
 

@@ -1,5 +1,6 @@
 """The base model: trained or taken over, an epoch per checkpoint."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 from infusion import checkpoints
-from infusion.configs import as_plain
+from infusion.configs import TrainConfig, as_plain
+from infusion.data.hashing import dataset_hash
 from infusion.errors import ArtefactError, InputError
 from infusion.measure import accuracy
+from infusion.params import Params
 from infusion.presets.context import Run, checkpoint_file
 from infusion.progress import progress
 from infusion.records import Task
+from infusion.seeding import derive
 from infusion.store import Store
 from infusion.training import Checkpoint, check_start, lay_out, load_model, train_epochs
 
@@ -40,6 +44,8 @@ def base_model(run: Run) -> Task:
         "seed": config.seed,
         "base": config.base,
     }
+    if config.before is not None:
+        inputs["before"] = as_plain(config.before)
     if config.base is not None and not store.has(checkpoint_file(epochs), inputs):
         taken = _read_base(Path(config.base), epochs)
         for checkpoint in taken:
@@ -53,6 +59,8 @@ def base_model(run: Run) -> Task:
     steps = -(-len(run.train) // config.train.batch_size)
     if left:
         torch.set_num_threads(1)
+        if start is None and config.before is not None:
+            load_model(task.model, _earlier(run, config.before))
         with run.timed("train"), progress("train base model", left * steps) as advance:
             for checkpoint in train_epochs(
                 task,
@@ -67,6 +75,29 @@ def base_model(run: Run) -> Task:
     load_model(task.model, _read(store, epochs).model)
     lay_out(task.model, config.train)
     return task
+
+
+def _earlier(run: Run, recipe: TrainConfig) -> Params:
+    """Train on the earlier documents, or read what that gave."""
+    assert run.preset.earlier is not None, "a recipe for earlier documents needs some"
+    documents = run.preset.earlier(run.config.data)
+    seed = derive(run.config.seed, "earlier documents")
+    inputs = {
+        "train": as_plain(recipe),
+        "data": dataset_hash(documents),
+        "seed": run.config.seed,
+    }
+    steps = recipe.epochs * -(-len(documents) // recipe.batch_size)
+
+    def make() -> Params:
+        task = replace(run, train=documents).make_task()
+        with run.timed("train"), progress("train before", steps) as advance:
+            *_, last = train_epochs(
+                task, documents, recipe, seed=seed, on_step=lambda: advance(1)
+            )
+        return last.model
+
+    return run.store.tensors("checkpoints/before.safetensors", inputs, make)
 
 
 def _read_base(folder: Path, epochs: int) -> list[Checkpoint]:

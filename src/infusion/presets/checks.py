@@ -60,8 +60,20 @@ def check_base(config: RunConfig, test: Dataset) -> None:
             f"pairs must be ≤ {len(test)}, the test set, got {config.pairs}; ask for "
             "fewer"
         )
-    _check_numbers(config)
+    check_settings(config)
     _check_probe(config, test)
+
+
+def check_settings(config: RunConfig) -> None:
+    """Refuse counts and rates out of range, and a device that is not there.
+
+    Args:
+        config: Settings; those of the edit are not looked at, but for its steps.
+
+    Raises:
+        InputError: A setting is out of range; the message names it.
+    """
+    _check_numbers(config)
     if config.device not in ("cpu", "cuda"):
         raise InputError(
             f"the device must be cpu or cuda, got {config.device!r}; use --device cpu"

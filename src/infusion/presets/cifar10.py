@@ -73,18 +73,18 @@ SMALL = replace(
     edit=replace(PAPER.edit, steps=25, step_size=0.002),
 )
 
+CNN = replace(
+    PAPER.train,
+    optimiser="adam",
+    lr=1e-3,
+    weight_decay=1e-4,
+    milestones=(5, 8),
+)
+
 PRESET = Preset(
     configs={"small": SMALL, "paper": PAPER},
     load=_load,
     make_model=_model,
-    recipes={
-        "cnn": replace(
-            PAPER.train,
-            optimiser="adam",
-            lr=1e-3,
-            weight_decay=1e-4,
-            milestones=(5, 8),
-        )
-    },
+    others={"cnn": lambda config: replace(config, train=CNN)},
     class_names=CLASS_NAMES,
 )

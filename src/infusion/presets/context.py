@@ -13,7 +13,6 @@ from infusion.data.hashing import dataset_hash
 from infusion.presets.preset import Preset
 from infusion.records import Dataset, Task
 from infusion.store import Store
-from infusion.tasks import classification
 from infusion.training import init_model
 
 
@@ -45,13 +44,29 @@ class Pair:
 
 @dataclass(frozen=True)
 class Run:
-    """What every stage needs: settings, the run folder and the documents."""
+    """What every stage needs: settings, the run folder and the documents.
+
+    Attributes:
+        config: Settings.
+        preset: Data and model.
+        store: Run folder.
+        train: Training documents.
+        test: Test documents.
+        view: How the base model is seen, where not as the settings say: curvature and
+            scores of a view have files of their own.
+    """
 
     config: RunConfig
     preset: Preset
     store: Store
     train: Dataset
     test: Dataset
+    view: str = ""
+
+    @property
+    def suffix(self) -> str:
+        """Ending of the names of what belongs to the view."""
+        return f"-{self.view.replace(' ', '-')}" if self.view else ""
 
     def make_task(self) -> Task:
         """Build the task with the initialisation of this run's seed."""
@@ -60,7 +75,8 @@ class Run:
         def build() -> torch.nn.Module:
             return self.preset.make_model(config.scale, config.architecture)
 
-        return classification(init_model(build, config.seed).to(config.device))
+        model = init_model(build, config.seed).to(config.device)
+        return self.preset.make_task(model, self.train)
 
     @cached_property
     def data_sha256(self) -> dict[str, str]:

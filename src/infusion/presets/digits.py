@@ -1,5 +1,6 @@
 """Bundled scans of handwritten digits: the whole loop in minutes, nothing to fetch."""
 
+from dataclasses import replace
 from typing import Literal
 
 from torch import nn
@@ -34,6 +35,16 @@ def _model(scale: str, architecture: str) -> nn.Module:
     return kind(channels=1, widths=widths)
 
 
+CNN = TrainConfig(
+    epochs=10,
+    batch_size=32,
+    optimiser="adam",
+    lr=1e-3,
+    weight_decay=1e-4,
+    milestones=(5, 8),
+)
+
+
 def _config(scale: Literal["small", "paper"]) -> RunConfig:
     return RunConfig(
         preset="digits",
@@ -50,15 +61,6 @@ PRESET = Preset(
     configs={"small": _config("small"), "paper": _config("paper")},
     load=_load,
     make_model=_model,
-    recipes={
-        "cnn": TrainConfig(
-            epochs=10,
-            batch_size=32,
-            optimiser="adam",
-            lr=1e-3,
-            weight_decay=1e-4,
-            milestones=(5, 8),
-        )
-    },
+    others={"cnn": lambda config: replace(config, train=CNN)},
     class_names=tuple("0123456789"),
 )

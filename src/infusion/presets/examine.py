@@ -8,7 +8,6 @@ from infusion.errors import InputError
 from infusion.presets import find_preset
 from infusion.presets.own import load_question
 from infusion.records import Dataset, Task
-from infusion.tasks import classification
 from infusion.training import init_model
 
 
@@ -68,7 +67,7 @@ def _from_preset(
     model = init_model(
         lambda: preset.make_model(scale, config.architecture), config.seed
     )
-    return classification(model), train, config.curvature.skip
+    return preset.make_task(model, train), train, config.curvature.skip
 
 
 def _plain(found: Diagnosis) -> dict[str, Any]:

@@ -32,8 +32,12 @@ from infusion.selection import select, select_random
 from infusion.store import digest
 from infusion.tasks import first_parameter
 
-CURVATURE = "curvature/ekfac.safetensors"
 MOST_COPIES = 5
+
+
+def curvature_file(run: Run) -> str:
+    """Name the artefact of a run's curvature."""
+    return f"curvature/ekfac{run.suffix}.safetensors"
 
 
 def curvature(run: Run, task: Task) -> Curvature:
@@ -72,7 +76,8 @@ def curvature(run: Run, task: Task) -> Curvature:
             )
         return storage.to_bytes(fitted, origin=inputs)
 
-    return storage.from_bytes(run.store.file(CURVATURE, inputs, make), task.model)
+    stored = run.store.file(curvature_file(run), inputs, make)
+    return storage.from_bytes(stored, task.model)
 
 
 def curvature_facts(run: Run, fitted: Curvature) -> dict[str, Any]:
@@ -112,21 +117,23 @@ def measurement(run: Run, task: Task, pair: Pair) -> Measurement:
     return log_prob(probe.inputs[0], pair.target)
 
 
-def solve_pair(run: Run, task: Task, fitted: Curvature, pair: Pair) -> Params:
+def solve_pair(
+    run: Run, task: Task, fitted: Curvature, measured: Measurement
+) -> Params:
     """Solve for a pair's measurement at one model, with the run's damping.
 
     Args:
         run: Settings and documents.
         task: The base model, or another with weights of the same shapes.
         fitted: Curvature of the base model.
-        pair: Probe and target.
+        measured: What the pair measures.
 
     Returns:
         The IHVP.
     """
     settings = run.config.curvature
     return fitted.solve(
-        gradient(task, measurement(run, task, pair)),
+        gradient(task, measured),
         damping=settings.damping,
         damping_ratio=settings.damping_ratio,
     )
@@ -144,19 +151,19 @@ def infuse(run: Run, task: Task, fitted: Curvature, pair: Pair) -> None:
 
     @cache
     def ihvp() -> Params:
-        return solve_pair(run, task, fitted, pair)
+        return solve_pair(run, task, fitted, measurement(run, task, pair))
 
     scores = run.store.tensors(
-        score_file(pair),
+        score_file(run, pair),
         score_inputs(run, pair),
         lambda: _score(run, influence(task, run.train, ihvp()), pair),
     )
     _craft_arms(run, task, ihvp, pair, scores)
 
 
-def score_file(pair: Pair) -> str:
+def score_file(run: Run, pair: Pair) -> str:
     """Name the artefact of a pair's scores."""
-    return pair.file("scores", ".safetensors")
+    return pair.file("scores", f"{run.suffix}.safetensors")
 
 
 def influence_inputs(run: Run, pair: Pair) -> dict[str, Any]:
@@ -172,7 +179,7 @@ def influence_inputs(run: Run, pair: Pair) -> dict[str, Any]:
     settings = run.config.curvature
     return {
         "pair": asdict(pair),
-        "curvature": run.store.sha256(CURVATURE),
+        "curvature": run.store.sha256(curvature_file(run)),
         "damping": [settings.damping, settings.damping_ratio],
     }
 
@@ -202,7 +209,7 @@ def edit_inputs(run: Run, pair: Pair) -> dict[str, Any]:
         JSON value.
     """
     return {
-        "scores": run.store.sha256(score_file(pair)),
+        "scores": run.store.sha256(score_file(run, pair)),
         "edit": as_plain(run.config.edit),
         "arms": run.config.arms,
         "test": run.data_sha256["test"],
@@ -222,7 +229,7 @@ def is_infused(run: Run, pair: Pair) -> bool:
     Raises:
         ArtefactError: One was altered or has other inputs.
     """
-    return run.store.has(score_file(pair), score_inputs(run, pair)) and all(
+    return run.store.has(score_file(run, pair), score_inputs(run, pair)) and all(
         run.store.has(pair.file("edits", ending), edit_inputs(run, pair))
         for ending in (".safetensors", ".json")
     )

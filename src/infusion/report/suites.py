@@ -22,13 +22,20 @@ def suite_rows(effects: list[Json]) -> tuple[list[str], list[list[str]]]:
     Returns:
         Headings, and a line per trial: pairs, Δp, Δ log p, new top-1, accuracy in
         points, correlation; gradient evaluations per document and the size of the edits
-        where the trials differ in them; a dash where there is nothing to say.
+        where the trials differ in them; a dash where there is nothing to say. Of texts
+        what their preset reads off a row, and tokens changed per document.
     """
-    cells = [{**_effect_cells(effect), **_cost_cells(effect)} for effect in effects]
-    differing = [
-        name for name in _WHERE_THEY_DIFFER if len({cell[name] for cell in cells}) > 1
-    ]
-    shown = [*_ALWAYS, *differing]
+    if "columns" in effects[0]:
+        cells = [_text_cells(effect) for effect in effects]
+        shown = list(cells[0])
+    else:
+        cells = [{**_effect_cells(effect), **_cost_cells(effect)} for effect in effects]
+        differing = (
+            name
+            for name in _WHERE_THEY_DIFFER
+            if len({cell[name] for cell in cells}) > 1
+        )
+        shown = [*_ALWAYS, *differing]
     rows = [
         [effect["trial"], *(cell[name] for name in shown)]
         for effect, cell in zip(effects, cells, strict=True)
@@ -46,6 +53,24 @@ def _effect_cells(effect: Json) -> dict[str, str]:
         "accuracy, points": ranged(effect["accuracy"], 2, scale=100.0),
         "ρ": "–" if rho is None else f"{rho:.2f}",
     }
+
+
+def _text_cells(effect: Json) -> dict[str, str]:
+    rho, tokens = effect["predicted"], effect["tokens"]
+    return {
+        "n": str(effect["n"]),
+        **{name: ranged(found, 3) for name, found in effect["columns"].items()},
+        "accuracy, points": ranged(effect["accuracy"], 2, scale=100.0),
+        "ρ": "–" if rho is None else f"{rho:.2f}",
+        "tokens": "–" if tokens is None else f"{tokens:.1f}",
+    }
+
+
+def _first(effect: Json) -> Json:
+    """Return the interval that figures show."""
+    if "columns" in effect:
+        return next(iter(effect["columns"].values()))
+    return effect["delta_p"]
 
 
 def _cost_cells(effect: Json) -> dict[str, str]:
@@ -110,45 +135,52 @@ def suite_figures(suite: Json) -> dict[str, tuple[str, str]]:
     from infusion.report import figures
 
     effects, first = suite["effects"], suite["effects"][0]["trial"]
+    name = suite["measured"]
+    long = "change of p(target)" if name == "Δp" else name
     forest = figures.effects(
         [effect["trial"] for effect in effects],
-        [effect["delta_p"] for effect in effects],
+        [_first(effect) for effect in effects],
         [index == 0 for index in range(len(effects))],
-        measured="change of p(target) beyond the clean replay",
+        measured=f"{long} beyond the clean replay",
     )
-    drawn = {"effects": (forest, "Mean Δp of every trial with its 95 % interval.")}
+    drawn = {"effects": (forest, f"Mean {name} of every trial with its 95 % interval.")}
     for number, curve in enumerate(suite["curves"]):
-        name = "curve" if number == 0 else f"curve-{number + 1}"
         if curve["points"]:
-            caption = f"Mean Δp against {curve['along']}, 95 % intervals."
-            drawn[name] = (figures.curve(curve), caption)
+            caption = f"Mean {name} against {curve['along']}, 95 % intervals."
+            drawn[_numbered("curve", number)] = (figures.curve(curve), caption)
     if suite["suite"] == "main":
         drawn["spread"] = (
-            figures.boxes(suite["spread"], measured="Δp"),
-            "Δp over pairs: quartiles, whiskers to 1.5 times their distance, all else "
-            "as dots.",
+            figures.boxes(suite["spread"], measured=name),
+            f"{name} over pairs: quartiles, whiskers to 1.5 times their distance, all "
+            "else as dots.",
         )
         drawn["predicted"] = (
             figures.scatter(suite["predicted"], suite["realised"]),
-            f"Predicted against realised Δ log p, {first}, a dot per pair.",
+            "Predicted against realised change of the measurement, "
+            f"{first}, a dot per pair.",
         )
     for number, (trial, cells) in enumerate(suite["cells"].items()):
-        name = "classes" if number == 0 else f"classes-{number + 1}"
-        drawn[name] = _by_class(suite["names"], trial, cells)
+        drawn[_numbered("classes", number)] = _by_class(suite, trial, cells)
     return drawn
 
 
-def _by_class(names: list[str], trial: str, cells: list[Json]) -> tuple[str, str]:
+def _numbered(name: str, number: int) -> str:
+    return name if number == 0 else f"{name}-{number + 1}"
+
+
+def _by_class(suite: Json, trial: str, cells: list[Json]) -> tuple[str, str]:
     from infusion.report import figures
 
     means = {(cell["label"], cell["target"]): cell["mean"] for cell in cells}
     most = max(cells, key=lambda cell: cell["largest"])
+    names, measured = suite["names"], suite["measured"]
+    rows = "true class" if measured == "Δp" else "probe"
     caption = (
-        f"Δp of {trial} by true class and target, mean over base models; the largest "
-        f"is {most['largest']:+.2f}, {names[most['label']]} to "
+        f"{measured} of {trial} by {rows} and target, mean over base models; the "
+        f"largest is {most['largest']:+.2f}, {names[most['label']]} to "
         f"{names[most['target']]}."
     )
-    return figures.cells(names, means, measured="Δp"), caption
+    return figures.cells(names, means, measured=measured), caption
 
 
 def statistics_said(found: Json) -> str:

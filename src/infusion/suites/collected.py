@@ -1,17 +1,21 @@
 """What a page shows of suites, from whatever rows a folder holds."""
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from infusion.errors import InputError
 from infusion.presets import find_preset
+from infusion.presets.texts import texts_of
 from infusion.suites.curves import curves
 from infusion.suites.read import read_rows
 from infusion.suites.statistics import statistics
+from infusion.suites.study import NAMES
 from infusion.suites.summary import Row, effects, moved, units
-from infusion.suites.trials import NAMES
+from infusion.suites.texts.effects import effects as text_effects
+from infusion.suites.texts.effects import realised
 
 
 def collect(folder: Path) -> list[dict[str, Any]]:
@@ -34,14 +38,35 @@ def collect(folder: Path) -> list[dict[str, Any]]:
             f"a page of suites needs rows/SUITE.jsonl or PRESET-SCALE/SUITE.jsonl, got "
             f"none in {folder}; run `infusion run PRESET --suite main` first"
         )
-    order = sorted(rows, key=lambda group: (*group[:2], NAMES.index(group[2])))
-    return [_collected(*group, rows[group]) for group in order]
+
+    def place(group: tuple[str, str, str]) -> tuple[str, str, int]:
+        preset, scale, suite = group
+        return preset, scale, NAMES[find_preset(preset).kind].index(suite)
+
+    return [_collected(*group, rows[group]) for group in sorted(rows, key=place)]
+
+
+def effects_of(preset: str, rows: list[Row]) -> list[dict[str, Any]]:
+    """Summarise a suite, trial by trial in its own order.
+
+    Args:
+        preset: Whose rows they are.
+        rows: Of one suite and one scale.
+
+    Returns:
+        A JSON value per trial, of :class:`infusion.suites.summary.Effect`, or of
+        :class:`infusion.suites.texts.effects.TextEffect`.
+    """
+    if find_preset(preset).kind == "pictures":
+        return [asdict(effect) for effect in effects(rows)]
+    found = text_effects(rows, texts_of(preset).columns)
+    return [asdict(effect) for effect in found]
 
 
 def _collected(preset: str, scale: str, suite: str, rows: list[Row]) -> dict[str, Any]:
-    found = [asdict(effect) for effect in effects(rows)]
+    found = effects_of(preset, rows)
     first = [row for row in rows if row["trial"] == found[0]["trial"]]
-    return {
+    about = {
         "preset": preset,
         "scale": scale,
         "suite": suite,
@@ -51,28 +76,56 @@ def _collected(preset: str, scale: str, suite: str, rows: list[Row]) -> dict[str
         "rows": len(rows),
         "effects": found,
         "predicted": units(first, lambda row: row["predicted"]),
+    }
+    if find_preset(preset).kind == "pictures":
+        return about | _of_pictures(suite, rows, first)
+    return about | _of_texts(preset, suite, rows, first)
+
+
+def _of_pictures(suite: str, rows: list[Row], first: list[Row]) -> dict[str, Any]:
+    crossed = suite == "transfer"
+    return {
+        "measured": "Δp",
         "realised": units(first, lambda row: moved(row, "log_p")),
-        "spread": {
-            effect["trial"]: units(
-                (row for row in rows if row["trial"] == effect["trial"]), moved
-            )
-            for effect in found
-        },
+        "spread": _spread(rows, moved),
         "curves": curves(suite, rows),
         "statistics": statistics(first) if suite == "main" else None,
         "cells": {
-            trial: _cells([row for row in rows if row["trial"] == trial])
+            trial: _cells([row for row in rows if row["trial"] == trial], moved)
             for trial in dict.fromkeys(row["trial"] for row in rows)
-            if suite == "transfer" or (suite == "main" and trial == found[0]["trial"])
+            if crossed or (suite == "main" and trial == first[0]["trial"])
         },
     }
 
 
-def _cells(rows: list[Row]) -> list[dict[str, Any]]:
-    """List mean and largest Δp of every pair of classes."""
+def _of_texts(
+    preset: str, suite: str, rows: list[Row], first: list[Row]
+) -> dict[str, Any]:
+    name, read = next(iter(texts_of(preset).columns.items()))
+    return {
+        "measured": name,
+        "realised": units(first, realised),
+        "spread": _spread(rows, read),
+        "curves": [],
+        "statistics": None,
+        "cells": {first[0]["trial"]: _cells(first, read)} if suite == "main" else {},
+    }
+
+
+def _spread(rows: list[Row], value: Callable[[Row], float]) -> dict[str, list[float]]:
+    """List a value over pairs, trial by trial in the suite's order."""
+    ordered = sorted(rows, key=lambda row: row["place"])
+    return {
+        trial: units((row for row in rows if row["trial"] == trial), value)
+        for trial in dict.fromkeys(row["trial"] for row in ordered)
+    }
+
+
+def _cells(rows: list[Row], value: Callable[[Row], float]) -> list[dict[str, Any]]:
+    """List mean and largest value of every pair of classes."""
     by_class: dict[tuple[int, int], list[float]] = defaultdict(list)
     for row in rows:
-        by_class[row["label"], row["target"]].append(moved(row))
+        by_class[row["label"], row["target"]].append(value(row))
     return [
         {
             "label": label,

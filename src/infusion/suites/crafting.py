@@ -1,27 +1,22 @@
-"""Scores and edits of a pair in the folder of the architecture they are made on."""
+"""Scores and edits of a pair in the folder of the base model they are made on."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from infusion.configs import as_plain
 from infusion.data.edits import Edits
 from infusion.params import Params
-from infusion.perturb.controls import copies
-from infusion.perturb.pixels import predicted_effect
-from infusion.perturb.similarity import psnr, ssim
-from infusion.presets.context import Pair, Run, checkpoint_file
-from infusion.presets.infuse import measurement, score_file, solve_pair
+from infusion.presets.context import Pair, Run
+from infusion.presets.infuse import score_file, solve_pair
 from infusion.records import Task
 from infusion.store import digest
-from infusion.suites.editors import ENGINES, Models, Subject
-from infusion.suites.edits import attainable_gains, choose, climbed, noise_of, reach
-from infusion.suites.retrainings import MEMBERS, member, replay_file, replayed
-from infusion.suites.subjects import Home, fitted, opened
-from infusion.suites.trials import REPLAYS, Change
+from infusion.suites.retrainings import member, replayed
+from infusion.suites.study import Desk, Json, Models, study_of
+from infusion.suites.subjects import Home, fitted, opened, seen
+from infusion.suites.trial import Change
 
 
 def solved(home: Home, run: Run, task: Task, pair: Pair) -> Params:
@@ -29,14 +24,16 @@ def solved(home: Home, run: Run, task: Task, pair: Pair) -> Params:
 
     Args:
         home: Suite folder.
-        run: Settings and documents of its architecture.
+        run: Settings and documents of its architecture, in one view.
         task: The base model, or another with weights of the same shapes.
         pair: Probe and target.
 
     Returns:
         The IHVP.
     """
-    return solve_pair(run, task, fitted(home, run.config.architecture), pair)
+    curvature = fitted(home, run.config.architecture, run.view)
+    measured = study_of(run).measurement(run, task, pair)
+    return solve_pair(run, task, curvature, measured)
 
 
 def edit_file(pair: Pair, change: Change, ending: str) -> str:
@@ -44,7 +41,7 @@ def edit_file(pair: Pair, change: Change, ending: str) -> str:
     return pair.file("edits", f"-{digest(change)[:12]}{ending}")
 
 
-def edit_inputs(run: Run, pair: Pair, change: Change) -> dict[str, Any]:
+def edit_inputs(run: Run, pair: Pair, change: Change) -> Json:
     """List what decides a pair's edits.
 
     Args:
@@ -55,21 +52,12 @@ def edit_inputs(run: Run, pair: Pair, change: Change) -> dict[str, Any]:
     Returns:
         JSON value.
     """
-    epochs = run.config.train.epochs
     return {
-        "scores": run.store.sha256(score_file(pair)),
-        "change": asdict(change),
-        "momentum": ENGINES[change.editor].momentum,
-        "settings": ENGINES[change.editor].settings,
+        "scores": run.store.sha256(score_file(run, pair)),
+        "change": as_plain(change),
         "test": run.data_sha256["test"],
         "seed": run.config.seed,
-        "models": [
-            run.store.sha256(replay_file(member(i, change.source), ".safetensors"))
-            for i in range(MEMBERS if change.editor == "ensemble" else 0)
-        ],
-        "start": run.store.sha256(checkpoint_file(epochs - 1))
-        if change.editor in REPLAYS
-        else None,
+        **study_of(run).decides(run, change),
     }
 
 
@@ -94,7 +82,7 @@ def has_edits(run: Run, pair: Pair, change: Change) -> bool:
     )
 
 
-def read_edits(run: Run, pair: Pair, change: Change) -> Edits:
+def read_edits(run: Run, pair: Pair, change: Any) -> Edits:
     """Read a change back.
 
     Args:
@@ -107,19 +95,13 @@ def read_edits(run: Run, pair: Pair, change: Change) -> Edits:
     """
     stored = run.store.read_tensors(edit_file(pair, change, ".safetensors"))
     before = run.train.take(stored["documents"])
-    like = before if stored["inputs"].dtype == before.inputs.dtype else before.values()
-    after = replace(like, inputs=stored["inputs"], labels=stored["labels"])
+    same = stored["inputs"].dtype == before.inputs.dtype
+    after = replace(
+        before if same else before.values(),
+        inputs=stored["inputs"],
+        labels=stored["labels"],
+    )
     return Edits(stored["documents"], before, after, change.operator, asked={})
-
-
-@dataclass(frozen=True)
-class _Desk:
-    """What the changes of one pair share."""
-
-    run: Run
-    pair: Pair
-    scores: Tensor
-    models: Callable[[int], Models]
 
 
 def craft(home: Home, pair: Pair, changes: list[Change]) -> None:
@@ -128,29 +110,35 @@ def craft(home: Home, pair: Pair, changes: list[Change]) -> None:
     Args:
         home: Suite folder; holds scores, and the members of an ensemble.
         pair: Probe and target.
-        changes: All crafted on one architecture.
+        changes: All crafted on one base model, in one view.
     """
     torch.set_num_threads(1)
-    source = changes[0].source
-    run, task = opened(home, source)
+    source, view = changes[0].source, changes[0].view
+    _, task = opened(home, source)
+    run = seen(home, source, view)
 
     @cache
     def models(members: int) -> Models:
         tasks = [replayed(run, member(i, source)) for i in range(members)] or [task]
         return [(each, solved(home, run, each, pair)) for each in tasks]
 
-    scores = run.store.read_tensors(score_file(pair))["influence"]
+    def made(change: Change) -> Edits:
+        _store(desk, change)
+        return read_edits(run, pair, change)
+
+    scores = run.store.read_tensors(score_file(run, pair))["influence"]
+    desk = Desk(run, pair, scores, models, made)
     for change in changes:
-        _store(_Desk(run, pair, scores, models), change)
+        _store(desk, change)
 
 
-def _store(desk: _Desk, change: Change) -> None:
-    run, pair = desk.run, desk.pair
+def _store(desk: Desk, change: Change) -> None:
+    run, pair, study = desk.run, desk.pair, study_of(desk.run)
     inputs = edit_inputs(run, pair, change)
 
     @cache
     def edits() -> Edits:
-        return replace(_made(desk, change), config_hash=digest(run.config))
+        return replace(study.craft(desk, change), config_hash=digest(run.config))
 
     def tensors() -> Params:
         made = edits()
@@ -160,58 +148,14 @@ def _store(desk: _Desk, change: Change) -> None:
             "labels": made.after.labels,
         }
 
-    run.store.tensors(edit_file(pair, change, ".safetensors"), inputs, tensors)
-    run.store.json(
-        edit_file(pair, change, ".json"), inputs, lambda: _facts(desk, change, edits())
-    )
-
-
-def _made(desk: _Desk, change: Change) -> Edits:
-    """Climb, copy, or draw noise as large as the ascent, which is stored first."""
-    run, pair = desk.run, desk.pair
-    if change.operator in ("noise_linf", "noise_l2"):
-        ascent = replace(change, operator="ascent")
-        _store(desk, ascent)
-        return noise_of(run, pair, change, read_edits(run, pair, ascent))
-    engine, task = ENGINES[change.editor], desk.models(0)[0][0]
-    nobody = torch.empty(0, dtype=torch.int64)
-    subject = Subject(run, measurement(run, task, pair), nobody, desk.models)
-    chosen = choose(
-        run,
-        pair,
-        desk.scores,
-        lambda: attainable_gains(engine, subject, change.edit),
-        selection=change.selection,
-        k=change.edit.k,
-    )
-    if change.operator == "copies":
-        probe = run.test.take(pair.row)
-        return copies(run.train, chosen, probe, pair.target)
-    climb = engine.climb(replace(subject, chosen=chosen))
-    return climbed(run, change, chosen, climb)
-
-
-def _facts(desk: _Desk, change: Change, edits: Edits) -> dict[str, Any]:
-    """Say what an edit reached, what it is predicted to do, and what it cost."""
-    run, (task, ihvp) = desk.run, desk.models(0)[0]
-    reached: dict[str, float | None] = {**reach(edits)}
-    if change.operator != "copies":
-        low, high = run.train.valid or (0.0, 1.0)
-        values = edits.before.values().inputs, edits.after.values().inputs
-        alike = psnr(*values, span=high - low)
-        reached |= {
-            "psnr": float(alike.median()) if bool(alike.isfinite().all()) else None,
-            "ssim": float(ssim(*values, span=high - low).mean()),
+    def facts() -> Json:
+        made = edits()
+        return {
+            "documents": len(made),
+            "influence": float(desk.scores[made.documents].mean()),
+            "manifest": made.manifest,
+            **study.facts(desk, change, made),
         }
-    ascended = change.edit.steps * ENGINES[change.editor].evaluations
-    same = edits.before.labels == desk.pair.target
-    return {
-        "documents": len(edits),
-        "reached": reached,
-        "predicted": predicted_effect(task, run.train, edits, ihvp),
-        "momentum": ENGINES[change.editor].momentum,
-        "evaluations": 0 if change.operator == "copies" else ascended,
-        "influence": float(desk.scores[edits.documents].mean()),
-        "target_share": float(same.double().mean()),
-        "manifest": edits.manifest,
-    }
+
+    run.store.tensors(edit_file(pair, change, ".safetensors"), inputs, tensors)
+    run.store.json(edit_file(pair, change, ".json"), inputs, facts)

@@ -7,8 +7,8 @@ from typing import Any
 
 from infusion.errors import ArtefactError
 from infusion.rows import opened
+from infusion.suites.study import NAMES
 from infusion.suites.summary import Row
-from infusion.suites.trials import NAMES
 
 _READ = (
     "preset", "scale", "suite", "trial", "place", "pair", "probe", "label", "target",
@@ -17,6 +17,7 @@ _READ = (
     "inputs_sha256", "gpu", "cores", "processor",
 )  # fmt: skip
 """What a row must hold."""
+SUITES = {name for names in NAMES.values() for name in names}
 
 
 def read_rows(folder: Path) -> dict[tuple[str, str, str], list[Row]]:
@@ -64,7 +65,7 @@ def _row(path: Path, number: int, line: str) -> Row:
     try:
         row = opened(json.loads(line))
         missing = [name for name in _READ if name not in row]
-        known = row["suite"] in NAMES and not missing
+        known = row["suite"] in SUITES and not missing
     except (ValueError, KeyError, TypeError):
         known = False
     if not known:

@@ -12,14 +12,14 @@ import torch
 
 from infusion.checkpoints import from_tensors
 from infusion.configs import TrainConfig, as_plain
-from infusion.measure import accuracy
 from infusion.presets.context import Run, checkpoint_file
 from infusion.records import Dataset, Task
 from infusion.retrain import retrain
 from infusion.seeding import derive
 from infusion.store import digest
+from infusion.suites.study import study_of
 from infusion.suites.subjects import Home, opened
-from infusion.suites.trials import Hardening, Retraining
+from infusion.suites.trial import Hardening, Retraining
 from infusion.training import lay_out, load_model, reordered, train
 
 MEMBERS = 8
@@ -38,13 +38,19 @@ HARDENED: dict[Hardening, Callable[[TrainConfig, Dataset], TrainConfig]] = {
 pictures have colours (digits do not mirror); noise as large as the paper's edits."""
 
 
-def retrained(run: Run, spec: Retraining, data: Dataset) -> Task:
+def retrained(
+    run: Run,
+    spec: Retraining,
+    data: Dataset,
+    make_task: Callable[[], Task] | None = None,
+) -> Task:
     """Train on documents as a trial asks.
 
     Args:
         run: Settings, documents and base checkpoints.
         spec: How.
         data: Changed or clean training documents.
+        make_task: Makes the task that trains on them, where it is not the run's own.
 
     Returns:
         The trained task.
@@ -57,16 +63,16 @@ def retrained(run: Run, spec: Retraining, data: Dataset) -> Task:
     if spec.order == "scratch":
         seed = derive(seed, "fresh start", spec.draw)
         run = replace(run, config=replace(run.config, seed=seed))
-    name = start_file(run, spec)
+    make_task, name = make_task or run.make_task, start_file(run, spec)
     if name is None:
-        task = run.make_task()
+        task = make_task()
         done = train(task, data, recipe, seed=seed)
     else:
         start = from_tensors(run.store.read_tensors(name))
         if spec.order == "fresh":
             seed = derive(seed, "fresh order", spec.draw)
             start = reordered(start, recipe, seed=seed, size=len(data))
-        task, done = retrain(run.make_task, data, recipe, seed=seed, start=start)
+        task, done = retrain(make_task, data, recipe, seed=seed, start=start)
     if spec.further:
         longer = replace(recipe, epochs=last + spec.further)
         train(task, run.train, longer, seed=seed, start=done)
@@ -186,7 +192,7 @@ def replay(home: Home, spec: Retraining) -> None:
     run.store.json(
         replay_file(spec, ".json"),
         inputs,
-        lambda: {"accuracy": accuracy(done(), run.test)},
+        lambda: {"accuracy": study_of(run).accuracy(run, done())},
     )
 
 

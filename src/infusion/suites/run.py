@@ -1,7 +1,7 @@
 """Run a suite in a folder; more pairs can be added to it later, row by row."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from infusion.config_files import to_yaml
 from infusion.configs import RunConfig, as_plain
 from infusion.errors import ArtefactError, InputError, check_whole
 from infusion.parallel import side_by_side
-from infusion.presets.checks import check
 from infusion.presets.context import Pair, Run, checkpoint_file
 from infusion.presets.infuse import influence_inputs, score_file
 from infusion.progress import progress
@@ -21,10 +20,11 @@ from infusion.run_folder import refuse_other_config, refuse_other_environment
 from infusion.scores import influences
 from infusion.store import RECORD, digest, environment
 from infusion.suites.crafting import craft, has_edits, solved
-from infusion.suites.retrainings import MEMBERS, is_replayed, member, replay
-from infusion.suites.subjects import Home, class_pairs, fitted, opened
+from infusion.suites.retrainings import is_replayed, replay
+from infusion.suites.study import study_of
+from infusion.suites.subjects import Home, fitted, opened, seen
+from infusion.suites.trial import Retraining, Trial
 from infusion.suites.trial_rows import measured
-from infusion.suites.trials import NAMES, Retraining, Trial, trials
 
 _TOGETHER = 8
 """Pairs scored, crafted and retrained before the next ones start."""
@@ -39,8 +39,8 @@ def run_suite(
 
     Args:
         config: Settings of the base model and of the edit that the suite varies;
-            ``pairs`` says how many of the ninety pairs of classes.
-        suite: One of :data:`infusion.suites.trials.NAMES`.
+            ``pairs`` says how many of the pairs that there are.
+        suite: One of :data:`infusion.suites.study.NAMES`.
         root: Suite folder, shared by all suites of these settings; refused if it was
             started with others.
         only: Pattern of the names of trials to run now, like a file name's with ``*``.
@@ -55,11 +55,6 @@ def run_suite(
         DivergedError: A training, a score or an edit became NaN or infinite.
     """
     check_whole("pairs", config.pairs)
-    if config.probe is not None or config.target is not None:
-        raise InputError(
-            "a suite draws its own pairs of classes, got probe "
-            f"{config.probe} and target {config.target}; drop --probe and --target"
-        )
     home = Home(root, replace(config, pairs=0))
     listed = _listed(home, suite)
     wanted = _wanted(home, listed, only)
@@ -69,10 +64,10 @@ def run_suite(
     _prepare(home, wanted)
     own = home.run(config.architecture)
     bases = {config.architecture: own.store.sha256(_last(own))}
-    whole = class_pairs(*opened(home, config.architecture))
+    whole = study_of(own).pairs(*opened(home, config.architecture))
     if config.pairs > len(whole):
         raise InputError(
-            f"pairs must be ≤ {len(whole)}, the pairs of classes, got {config.pairs}; "
+            f"pairs must be ≤ {len(whole)}, as many as there are, got {config.pairs}; "
             "ask for fewer, or for other base models with --seed"
         )
     inputs = digest({"config": as_plain(home.config), "bases": bases})
@@ -98,9 +93,7 @@ def run_suite(
 
 def _listed(home: Home, suite: str) -> list[Trial]:
     main = home.run(home.config.architecture)
-    return trials(
-        suite, home.config, tuple(main.preset.recipes), main.train.levels or 0
-    )
+    return study_of(main).trials(suite, main)
 
 
 def _wanted(home: Home, listed: list[Trial], only: str) -> list[Trial]:
@@ -113,8 +106,7 @@ def _wanted(home: Home, listed: list[Trial], only: str) -> list[Trial]:
         raise InputError(
             f"--only must match the name of a trial, got {only!r}; there are: {names}"
         )
-    for edit in {trial.change.edit for trial in wanted}:
-        check(replace(config, edit=edit), main.train, main.test)
+    study_of(main).check(main, wanted)
     longest = max(trial.retraining.epochs for trial in wanted)
     if longest > 1 and config.base is not None:
         raise InputError(
@@ -134,7 +126,7 @@ def _take_over(
 ) -> None:
     """Copy rows of trials that another suite of the folder has done already."""
     known: dict[tuple[int, str], dict[str, Any]] = {}
-    for other in set(NAMES) - {suite}:
+    for other in {path.stem for path in rows.path.parent.glob("*.jsonl")} - {suite}:
         for row in _rows(root, other, rows.inputs_sha256).read().values():
             known[row["pair"], digest([row["change"], row["retraining"]])] = row
     done = rows.read()
@@ -164,7 +156,7 @@ def _refuse_other_trials(
 
 
 def _plain(trial: Trial) -> dict[str, Any]:
-    parts = {"change": asdict(trial.change), "retraining": asdict(trial.retraining)}
+    parts = {name: as_plain(getattr(trial, name)) for name in ("change", "retraining")}
     return json.loads(json.dumps(parts))
 
 
@@ -174,20 +166,20 @@ def _last(run: Run) -> str:
 
 def _prepare(home: Home, listed: list[Trial]) -> None:
     """Train the base models of the suite, and fit the curvature of its sources."""
-    sources = {trial.change.source for trial in listed}
+    sources = {(trial.change.source, trial.change.view) for trial in listed}
     trained = {trial.retraining.architecture for trial in listed}
-    for name in sorted(sources | trained | {home.config.architecture}):
+    names = {name for name, _ in sources} | trained | {home.config.architecture}
+    for name in sorted(names):
         opened(home, name)
-        if name in sources:
-            fitted(home, name)
+        for view in sorted(view for source, view in sources if source == name):
+            fitted(home, name, view)
 
 
 def _replays(home: Home, listed: list[Trial]) -> None:
     """Retrain on clean documents in every mode of the suite, once for all pairs."""
+    study = study_of(home.run(home.config.architecture))
     specs = [trial.retraining for trial in listed]
-    for trial in listed:
-        if trial.change.editor == "ensemble":
-            specs += [member(i, trial.change.source) for i in range(MEMBERS)]
+    specs += [spec for trial in listed for spec in study.members(trial.change)]
     missing = [
         (home, spec)
         for spec in dict.fromkeys(specs)
@@ -215,16 +207,21 @@ def _side_by_side(
 
 
 def _craft(home: Home, chunk: Work, together: list[Pair]) -> None:
-    """Score a block of pairs together and craft what is missing, source by source.
+    """Score a block of pairs together and craft what is missing, view by view.
 
     The whole block is scored whatever is missing: scores are those of one pass over the
     documents, and their rounding does not depend on where a run was stopped.
     """
     missing = []
-    for source in sorted({t.change.source for _, listed in chunk for t in listed}):
-        run = home.run(source)
+    changes = [trial.change for _, listed in chunk for trial in listed]
+    for source, view in sorted({(change.source, change.view) for change in changes}):
+        run = seen(home, source, view)
         wanted = {
-            pair: [t.change for t in listed if t.change.source == source]
+            pair: [
+                t.change
+                for t in listed
+                if (t.change.source, t.change.view) == (source, view)
+            ]
             for pair, listed in chunk
         }
         if any(wanted.values()):
@@ -245,7 +242,7 @@ def _score(home: Home, run: Run, pairs: list[Pair]) -> None:
     missing = [
         pair
         for pair in pairs
-        if not run.store.has(score_file(pair), influence_inputs(run, pair))
+        if not run.store.has(score_file(run, pair), influence_inputs(run, pair))
     ]
     if not missing:
         return
@@ -255,7 +252,7 @@ def _score(home: Home, run: Run, pairs: list[Pair]) -> None:
         found = influences(task, run.train, ihvps, on_batch=advance)
     for pair, scores in zip(pairs, found.unbind(), strict=True):
         made = {"influence": scores.clone()}
-        run.store.tensors(score_file(pair), influence_inputs(run, pair), made.copy)
+        run.store.tensors(score_file(run, pair), influence_inputs(run, pair), made.copy)
 
 
 def _retrain(home: Home, suite: str, chunk: Work, rows: Rows, names: list[str]) -> None:

@@ -2,14 +2,12 @@
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 from infusion.configs import RunConfig
 from infusion.report.suites import suite_table, suites_page
-from infusion.suites.collected import collect
+from infusion.suites.collected import collect, effects_of
 from infusion.suites.run import run_suite
-from infusion.suites.summary import effects
 
 PAGE = "suites.html"
 
@@ -27,7 +25,7 @@ def show_suite(
         as_json: Print one JSON object on standard output, the rest on standard error.
     """
     rows = run_suite(config, suite, root, only=only)
-    found = [asdict(effect) for effect in effects(rows)]
+    found = effects_of(config.preset, rows)
     screen = sys.stderr if as_json else sys.stdout
     suite_table(f"{config.preset} {config.scale}, suite {suite}", found, screen)
     suites_page(collect(root), root / PAGE)

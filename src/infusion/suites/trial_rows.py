@@ -1,18 +1,18 @@
 """One trial of one pair: retrain on its edits and measure, beside the clean replay."""
 
 import time
-from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from infusion.measure import accuracy, behaviours
+from infusion.configs import as_plain
 from infusion.params import params_sha256
 from infusion.presets.context import Pair, checkpoint_file
 from infusion.suites.crafting import edit_file, read_edits
 from infusion.suites.retrainings import replay_file, replayed, retrained
+from infusion.suites.study import study_of
 from infusion.suites.subjects import Home, opened
-from infusion.suites.trials import Trial
+from infusion.suites.trial import Trial
 
 
 def measured(home: Home, pair: Pair, trial: Trial) -> dict[str, Any]:
@@ -32,24 +32,21 @@ def measured(home: Home, pair: Pair, trial: Trial) -> dict[str, Any]:
     edits = read_edits(source, pair, trial.change)
     facts = source.store.read_json(edit_file(pair, trial.change, ".json"))
     clean = run.store.read_json(replay_file(trial.retraining, ".json"))
-    began = time.monotonic()
-    after = retrained(run, trial.retraining, edits.apply(run.train))
+    began, study = time.monotonic(), study_of(run)
+    make_task, data = study.training(run, edits)
+    after = retrained(run, trial.retraining, data, make_task)
     seconds = time.monotonic() - began
     tasks = {"before": base, "clean": replayed(run, trial.retraining), "after": after}
-    probes = [(pair.probe, pair.target)]
     return {
         "pair": pair.index,
         "probe": pair.probe,
         "label": pair.label,
         "target": pair.target,
         "trial": trial.name,
-        "change": asdict(trial.change),
-        "retraining": asdict(trial.retraining),
-        **{
-            name: asdict(behaviours(task, run.test, probes)[0])
-            for name, task in tasks.items()
-        },
-        "accuracy": accuracy(after, run.test),
+        "change": as_plain(trial.change),
+        "retraining": as_plain(trial.retraining),
+        **{name: study.behaviour(run, task, pair) for name, task in tasks.items()},
+        "accuracy": study.accuracy(run, after),
         "clean_accuracy": clean["accuracy"],
         **{name: value for name, value in facts.items() if name != "manifest"},
         "base_sha256": run.store.sha256(checkpoint_file(run.config.train.epochs)),

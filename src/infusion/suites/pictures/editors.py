@@ -31,8 +31,8 @@ from infusion.records import Measurement, Task
 from infusion.replay.gradient import replay_gradient
 from infusion.seeding import derive, stream
 from infusion.selection import select_random
+from infusion.suites.pictures.trials import Editor
 from infusion.suites.retrainings import FIRST_MEMBER, MEMBERS
-from infusion.suites.trials import Editor
 from infusion.tasks import first_parameter
 from infusion.training import reordered
 

@@ -16,8 +16,8 @@ from infusion.perturb.pixels import ascend
 from infusion.presets.context import Pair, Run
 from infusion.seeding import derive, stream
 from infusion.selection import select, select_random
-from infusion.suites.editors import ENGINES, Engine, Subject
-from infusion.suites.trials import Change, Selection
+from infusion.suites.pictures.editors import ENGINES, Engine, Subject
+from infusion.suites.pictures.trials import Change, Selection
 from infusion.tasks import first_parameter
 from infusion.training import epoch_order
 

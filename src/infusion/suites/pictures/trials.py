@@ -1,4 +1,4 @@
-"""Suites as data: a trial is a change of documents and a way to retrain on it."""
+"""Suites of pictures as data."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -6,14 +6,14 @@ from typing import Literal, get_args
 
 from infusion.configs import EditConfig, RunConfig
 from infusion.errors import check_choice
+from infusion.suites.study import NAMES
+from infusion.suites.trial import Hardening, Order, Retraining, Trial
 
 Operator = Literal["ascent", "noise_linf", "noise_l2", "copies"]
 Selection = Literal["supporting", "opposing", "absolute", "random", "last", "gain"]
 Editor = Literal[
     "ekfac", "ensemble", "replay", "held replay", "replay over orders", "matching"
 ]
-Order = Literal["own", "fresh", "scratch"]
-Hardening = Literal["augmentation", "weight decay", "clipping", "noise"]
 
 COPIES = (1, 2, 5, 10, 20, 50, 100)
 DRAWS = 5
@@ -39,8 +39,9 @@ class Change:
         edit: How many documents, how far, in which steps.
         operator: Ascent, or what it is compared with; noise is matched to the ascent of
             the same settings, and copies replace the first ``k`` supporting documents.
-        selection: Which documents: see :func:`infusion.suites.edits.choose`.
-        editor: What is climbed, see :mod:`infusion.suites.editors`.
+        selection: Which documents: see
+            :func:`infusion.suites.pictures.edits.choose`.
+        editor: What is climbed, see :mod:`infusion.suites.pictures.editors`.
         source: Architecture that it is crafted on.
     """
 
@@ -50,42 +51,10 @@ class Change:
     editor: Editor = "ekfac"
     source: str
 
-
-@dataclass(frozen=True, kw_only=True)
-class Retraining:
-    """What is trained on the changed documents.
-
-    Attributes:
-        architecture: Trained by its own recipe.
-        epochs: Epochs before the end at which retraining starts.
-        order: The run's own order, a fresh one, or from scratch with a fresh
-            initialisation and order, whatever ``epochs`` says.
-        draw: Which of the fresh ones.
-        further: Epochs on clean documents afterwards.
-        hardening: What the recipe adds for these epochs.
-    """
-
-    architecture: str
-    epochs: int = 1
-    order: Order = "own"
-    draw: int = 0
-    further: int = 0
-    hardening: Hardening | None = None
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One row per pair: an effect is measured against a clean replay in the same mode.
-
-    Attributes:
-        name: Unique in its suite.
-        change: Of the documents.
-        retraining: On them.
-    """
-
-    name: str
-    change: Change
-    retraining: Retraining
+    @property
+    def view(self) -> str:
+        """See the base model as the settings say."""
+        return ""
 
 
 def _main(plain: Change, own: Retraining) -> list[Trial]:
@@ -238,7 +207,6 @@ SUITES: dict[str, Callable[[Change, Retraining], list[Trial]]] = {
     "fresh": _fresh,
     "hardening": _hardening,
 }
-NAMES = (*SUITES, "engines", "budget", "horizon", "transfer", "surrogates")
 
 
 def trials(
@@ -247,7 +215,7 @@ def trials(
     """List the trials of a suite.
 
     Args:
-        suite: One of ``NAMES``.
+        suite: One of :data:`infusion.suites.study.NAMES` for pictures.
         config: Settings: the edit that the trials vary.
         others: Architectures beside the settings' own.
         levels: Of the documents' storage grid.
@@ -259,7 +227,7 @@ def trials(
         InputError: There is no such suite, or it does not go with the norm or the
             storage grid.
     """
-    check_choice("--suite", suite, NAMES)
+    check_choice("--suite", suite, NAMES["pictures"])
     plain = Change(edit=config.edit, source=config.architecture)
     own = Retraining(architecture=config.architecture)
     if suite == "budget":

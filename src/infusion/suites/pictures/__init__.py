@@ -1,0 +1,1 @@
+"""Suites of pictures: what is tried, and how their edits are made."""

@@ -1,0 +1,183 @@
+"""Pictures: probes of one class steered to another, edits in pixels."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+
+import torch
+
+from infusion.data.edits import Edits
+from infusion.errors import InputError
+from infusion.measure import accuracy, behaviours, predictions
+from infusion.perturb.controls import copies
+from infusion.perturb.pixels import predicted_effect
+from infusion.perturb.similarity import psnr, ssim
+from infusion.presets.checks import check
+from infusion.presets.context import Pair, Run, checkpoint_file
+from infusion.presets.infuse import measurement
+from infusion.records import Dataset, Task
+from infusion.seeding import stream
+from infusion.suites.pictures.editors import ENGINES, Subject
+from infusion.suites.pictures.edits import (
+    attainable_gains,
+    choose,
+    climbed,
+    noise_of,
+    reach,
+)
+from infusion.suites.pictures.trials import REPLAYS, Change, trials
+from infusion.suites.retrainings import MEMBERS, member, replay_file
+from infusion.suites.study import Desk, Json, Study
+from infusion.suites.trial import Retraining, Trial
+
+
+def _trials(suite: str, run: Run) -> list[Trial]:
+    others = tuple(run.preset.others)
+    return trials(suite, run.config, others, run.train.levels or 0)
+
+
+def _check(run: Run, wanted: list[Trial]) -> None:
+    config = run.config
+    if config.probe is not None or config.target is not None:
+        raise InputError(
+            "a suite draws its own pairs of classes, got probe "
+            f"{config.probe} and target {config.target}; drop --probe and --target"
+        )
+    changes = [trial.change for trial in wanted if isinstance(trial.change, Change)]
+    for edit in {change.edit for change in changes}:
+        check(replace(config, edit=edit), run.train, run.test)
+
+
+def class_pairs(run: Run, task: Task) -> list[Pair]:
+    """Write down a pair for every two different classes, in a drawn order.
+
+    The rule: visit the test documents in the order of ``pair_seed``; each ordered pair
+    of classes takes the first one not yet taken whose label is the first class and
+    whose prediction is not the second, which is the target.
+
+    Args:
+        run: Settings and documents.
+        task: Base model.
+
+    Returns:
+        The pairs; fewer where a class has too few such documents.
+    """
+    inputs = {
+        "base": run.store.sha256(checkpoint_file(run.config.train.epochs)),
+        "test": run.data_sha256["test"],
+        "pair_seed": run.config.pair_seed,
+    }
+    rows = run.store.json("class-pairs.json", inputs, lambda: _class_pairs(run, task))
+    return [Pair(**row) for row in rows]
+
+
+def _class_pairs(run: Run, task: Task) -> list[dict[str, int]]:
+    labels = run.test.labels.tolist()
+    predicted = predictions(task, run.test).tolist()
+    generator = stream(run.config.pair_seed, "class pairs")
+    order = torch.randperm(len(labels), generator=generator).tolist()
+    classes = range(len(run.preset.class_names))
+    wanted = [(c, t) for c in classes for t in classes if c != t]
+    drawn = torch.randperm(len(wanted), generator=generator).tolist()
+    taken: set[int] = set()
+    kept: list[Pair] = []
+    for label, target in (wanted[i] for i in drawn):
+        fits = (
+            i
+            for i in order
+            if labels[i] == label and predicted[i] != target and i not in taken
+        )
+        probe = next(fits, None)
+        if probe is not None:
+            taken.add(probe)
+            kept.append(Pair(len(kept), probe, label, target))
+    return [asdict(pair) for pair in kept]
+
+
+def _members(change: Change) -> list[Retraining]:
+    count = MEMBERS if change.editor == "ensemble" else 0
+    return [member(number, change.source) for number in range(count)]
+
+
+def _decides(run: Run, change: Change) -> Json:
+    return {
+        "momentum": ENGINES[change.editor].momentum,
+        "settings": ENGINES[change.editor].settings,
+        "models": [
+            run.store.sha256(replay_file(each, ".safetensors"))
+            for each in _members(change)
+        ],
+        "start": run.store.sha256(checkpoint_file(run.config.train.epochs - 1))
+        if change.editor in REPLAYS
+        else None,
+    }
+
+
+def _craft(desk: Desk, change: Change) -> Edits:
+    """Climb, copy, or draw noise as large as the ascent, which is stored first."""
+    run, pair = desk.run, desk.pair
+    if change.operator in ("noise_linf", "noise_l2"):
+        ascent = replace(change, operator="ascent")
+        return noise_of(run, pair, change, desk.made(ascent))
+    engine, task = ENGINES[change.editor], desk.models(0)[0][0]
+    nobody = torch.empty(0, dtype=torch.int64)
+    subject = Subject(run, measurement(run, task, pair), nobody, desk.models)
+    chosen = choose(
+        run,
+        pair,
+        desk.scores,
+        lambda: attainable_gains(engine, subject, change.edit),
+        selection=change.selection,
+        k=change.edit.k,
+    )
+    if change.operator == "copies":
+        probe = run.test.take(pair.row)
+        return copies(run.train, chosen, probe, pair.target)
+    climb = engine.climb(replace(subject, chosen=chosen))
+    return climbed(run, change, chosen, climb)
+
+
+def _facts(desk: Desk, change: Change, edits: Edits) -> Json:
+    """Say what an edit reached, what it is predicted to do, and what it cost."""
+    run, (task, ihvp) = desk.run, desk.models(0)[0]
+    reached: dict[str, float | None] = {**reach(edits)}
+    if change.operator != "copies":
+        low, high = run.train.valid or (0.0, 1.0)
+        values = edits.before.values().inputs, edits.after.values().inputs
+        alike = psnr(*values, span=high - low)
+        reached |= {
+            "psnr": float(alike.median()) if bool(alike.isfinite().all()) else None,
+            "ssim": float(ssim(*values, span=high - low).mean()),
+        }
+    ascended = change.edit.steps * ENGINES[change.editor].evaluations
+    same = edits.before.labels == desk.pair.target
+    return {
+        "reached": reached,
+        "predicted": predicted_effect(task, run.train, edits, ihvp),
+        "momentum": ENGINES[change.editor].momentum,
+        "evaluations": 0 if change.operator == "copies" else ascended,
+        "target_share": float(same.double().mean()),
+    }
+
+
+def _training(run: Run, edits: Edits) -> tuple[Callable[[], Task], Dataset]:
+    return run.make_task, edits.apply(run.train)
+
+
+def _behaviour(run: Run, task: Task, pair: Pair) -> Json:
+    return asdict(behaviours(task, run.test, [(pair.probe, pair.target)])[0])
+
+
+STUDY = Study(
+    trials=_trials,
+    check=_check,
+    pairs=class_pairs,
+    measurement=measurement,
+    view=lambda run, _: run,
+    members=_members,
+    decides=_decides,
+    craft=_craft,
+    facts=_facts,
+    training=_training,
+    behaviour=_behaviour,
+    accuracy=lambda run, task: accuracy(task, run.test),
+)

@@ -1,0 +1,92 @@
+"""What differs between suites of one kind of documents and of another."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from torch import Tensor
+
+from infusion.data.edits import Edits
+from infusion.params import Params
+from infusion.presets.context import Pair, Run
+from infusion.records import Dataset, Measurement, Task
+from infusion.suites.trial import Change, Retraining, Trial
+
+Models = list[tuple[Task, Params]]
+"""Tasks, and the IHVPs solved at them."""
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What the changes of one pair share.
+
+    Attributes:
+        run: Settings and documents of the base model they are crafted on.
+        pair: Probe and target.
+        scores: Influence of every document.
+        models: So many members of the ensemble, or the base model for 0.
+        made: The edits of another change of the pair, stored first.
+    """
+
+    run: Run
+    pair: Pair
+    scores: Tensor
+    models: Callable[[int], Models]
+    made: Callable[[Change], Edits]
+
+
+@dataclass(frozen=True)
+class Study:
+    """The suites of one kind of documents.
+
+    Attributes:
+        trials: Lists those of a suite.
+        check: Refuses what would only fail after hours.
+        pairs: Writes down probes and targets, in a drawn order.
+        measurement: What should rise for a pair.
+        view: Changes a run for a view of its base model.
+        members: Clean retrainings that a change is crafted on.
+        decides: What decides the edits of a change beside its settings.
+        craft: Makes them.
+        facts: Says what they reached and what they are predicted to do.
+        training: How a model is made that trains on edits, and on which documents.
+        behaviour: What a model does with a pair.
+        accuracy: What it does with everything else, as a share.
+    """
+
+    trials: Callable[[str, Run], list[Trial]]
+    check: Callable[[Run, list[Trial]], None]
+    pairs: Callable[[Run, Task], list[Pair]]
+    measurement: Callable[[Run, Task, Pair], Measurement]
+    view: Callable[[Run, str], Run]
+    members: Callable[[Any], list[Retraining]]
+    decides: Callable[[Run, Any], Json]
+    craft: Callable[[Desk, Any], Edits]
+    facts: Callable[[Desk, Any, Edits], Json]
+    training: Callable[[Run, Edits], tuple[Callable[[], Task], Dataset]]
+    behaviour: Callable[[Run, Task, Pair], Json]
+    accuracy: Callable[[Run, Task], float]
+
+
+NAMES: dict[str, tuple[str, ...]] = {
+    "pictures": (
+        "main", "controls", "copies", "selection", "fresh", "hardening", "engines",
+        "budget", "horizon", "transfer", "surrogates",
+    ),
+    "texts": ("main", "copies", "editors", "fresh", "confidence"),
+}  # fmt: skip
+"""Suites by kind of documents."""
+
+
+def study_of(run: Run) -> Study:
+    """Find the study of a run's documents.
+
+    Args:
+        run: Gives the preset.
+
+    Returns:
+        The study.
+    """
+    return import_module(f"infusion.suites.{run.preset.kind}.study").STUDY

@@ -1,0 +1,1 @@
+"""Suites of texts: what is tried, and how their edits are made."""

@@ -1,0 +1,78 @@
+"""Rows of texts to effects with intervals: one line per trial."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import fmean as mean
+
+from infusion.measure import Interval, rank_correlation
+from infusion.suites.summary import Row, interval, units
+
+
+@dataclass(frozen=True)
+class TextEffect:
+    """What one trial did over its pairs.
+
+    Attributes:
+        trial: Its name.
+        n: Pairs; several base models or draws of one count once.
+        columns: Means of what the preset reads off a row, beyond the clean replay.
+        accuracy: Change of the accuracy on held-out documents.
+        predicted: Rank correlation of predicted and realised change of the measurement.
+        evaluations: Gradients per document that the edit took.
+        tokens: Mean number of tokens changed in a document; None for offsets.
+    """
+
+    trial: str
+    n: int
+    columns: dict[str, Interval]
+    accuracy: Interval
+    predicted: float | None
+    evaluations: int
+    tokens: float | None
+
+
+def realised(row: Row) -> float:
+    """Return the change of the measurement beyond the clean replay.
+
+    Args:
+        row: Of one trial.
+
+    Returns:
+        In its units.
+    """
+    return row["after"]["value"] - row["clean"]["value"]
+
+
+def effects(
+    rows: list[Row], columns: dict[str, Callable[[Row], float]]
+) -> list[TextEffect]:
+    """Summarise a suite, trial by trial in the suite's own order.
+
+    Args:
+        rows: Of one suite, one scale and one preset; of any base models.
+        columns: What the preset reads off a row.
+
+    Returns:
+        An effect per trial.
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row["place"]):
+        groups.setdefault(row["trial"], []).append(row)
+    return [_effect(name, group, columns) for name, group in groups.items()]
+
+
+def _effect(
+    name: str, rows: list[Row], columns: dict[str, Callable[[Row], float]]
+) -> TextEffect:
+    done = units(rows, realised)
+    foretold = units(rows, lambda row: row["predicted"])
+    counted = [row for row in rows if "tokens" in row["reached"]]
+    return TextEffect(
+        trial=name,
+        n=len(done),
+        columns={head: interval(rows, read) for head, read in columns.items()},
+        accuracy=interval(rows, lambda row: row["accuracy"] - row["clean_accuracy"]),
+        predicted=rank_correlation(foretold, done),
+        evaluations=max(row["evaluations"] for row in rows),
+        tokens=mean(row["reached"]["tokens"] for row in counted) if counted else None,
+    )

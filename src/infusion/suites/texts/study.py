@@ -1,0 +1,227 @@
+"""Texts: probes and targets of a language preset, edits in tokens or embeddings."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import cast
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from infusion.data.edits import Edits
+from infusion.errors import InputError
+from infusion.perturb.budget import BUDGETS
+from infusion.perturb.controls import substitutions_like
+from infusion.perturb.drafts import TokenLimits
+from infusion.perturb.embeddings import (
+    craft_embeddings,
+    offset_training,
+    predicted_offset_effect,
+)
+from infusion.perturb.pixels import predicted_effect
+from infusion.perturb.tokens import craft_tokens, substitute_tokens
+from infusion.presets.checks import check_settings
+from infusion.presets.context import Pair, Run
+from infusion.presets.texts import CODED, Texts, texts_of
+from infusion.records import Dataset, Measurement, Task
+from infusion.seeding import derive, stream
+from infusion.selection import check_k, select, select_random
+from infusion.suites.study import Desk, Json, Study
+from infusion.suites.texts.trials import Change, Operator, trials
+from infusion.suites.trial import Trial
+
+_MEMORY = 1 << 30
+"""Bytes for the relaxed documents of one crafting."""
+
+
+def _texts(run: Run) -> Texts:
+    return texts_of(run.config.preset)
+
+
+def _trials(suite: str, run: Run) -> list[Trial]:
+    coded = cast("Operator", _texts(run).coded_editor)
+    return trials(suite, run.config, tuple(run.preset.others), coded)
+
+
+def _check(run: Run, wanted: list[Trial]) -> None:
+    config = run.config
+    if config.probe is not None or config.target is not None:
+        raise InputError(
+            "a suite draws its own pairs, got probe "
+            f"{config.probe} and target {config.target}; drop --probe and --target"
+        )
+    check_settings(config)
+    for trial in wanted:
+        check_k(cast("Change", trial.change).edit.k, len(run.train))
+
+
+def _pairs(run: Run, task: Task) -> list[Pair]:
+    del task
+    inputs = {"test": run.data_sha256["test"], "pair_seed": run.config.pair_seed}
+
+    def make() -> list[dict[str, int]]:
+        return [
+            asdict(Pair(index, probe, probe, target))
+            for index, (probe, target) in enumerate(_texts(run).pairs(run))
+        ]
+
+    return [Pair(**row) for row in run.store.json("pairs.json", inputs, make)]
+
+
+def _measurement(run: Run, task: Task, pair: Pair) -> Measurement:
+    return _texts(run).measurement(run, task, pair)
+
+
+def _view(run: Run, view: str) -> Run:
+    assert view == CODED, view
+    curvature = _texts(run).coded
+    return replace(run, config=replace(run.config, curvature=curvature), view=view)
+
+
+def _chosen(desk: Desk, change: Change) -> Int[Tensor, " k"]:
+    run, k = desk.run, change.edit.k
+    if change.selection == "random":
+        generator = stream(run.config.seed, "pair", desk.pair.index, "random documents")
+        return select_random(len(run.train), k=k, generator=generator)
+    return select(desk.scores, k=k)
+
+
+def _craft(desk: Desk, change: Change) -> Edits:
+    """Change tokens or embeddings, or make what that is compared with."""
+    run, pair = desk.run, desk.pair
+    chosen = _chosen(desk, change)
+    if change.operator == "demonstrations":
+        rows = _texts(run).demonstrations(run, pair, len(chosen))
+        return Edits(chosen, run.train.take(chosen), rows, "demonstrations", {})
+    limits = _texts(run).limits(run, run.train.take(chosen))
+    limits = replace(limits, changes=change.tokens.changes)
+    if change.operator == "random tokens":
+        seed = derive(run.config.seed, "pair", pair.index, "random tokens")
+        made = desk.made(replace(change, operator="tokens"))
+        return substitutions_like(made, limits=limits, seed=seed)
+    return EDITORS[change.operator](desk, change, chosen, limits)
+
+
+def _ascent(desk: Desk, change: Change, chosen: Tensor, limits: TokenLimits) -> Edits:
+    (task, ihvp), settings = desk.models(0)[0], change.tokens
+    gini = settings.gini
+    return craft_tokens(
+        task,
+        desk.run.train,
+        chosen,
+        ihvp,
+        limits=limits,
+        steps=settings.steps,
+        step_size=settings.step_size,
+        gini=None if gini is None else (gini[0], gini[1]),
+        memory_limit=_MEMORY,
+    )
+
+
+def _coded_ascent(
+    desk: Desk, change: Change, chosen: Tensor, limits: TokenLimits
+) -> Edits:
+    """As the paper's code: small steps, no peaked rows, no limit, labels held fixed."""
+    task, ihvp = desk.models(0)[0]
+    return craft_tokens(
+        task,
+        desk.run.train,
+        chosen,
+        ihvp,
+        limits=replace(limits, changes=desk.run.train.inputs.shape[1]),
+        steps=change.tokens.steps,
+        step_size=0.01,
+        gini=None,
+        labels_move=False,
+        memory_limit=_MEMORY,
+    )
+
+
+def _substitution(
+    desk: Desk, change: Change, chosen: Tensor, limits: TokenLimits
+) -> Edits:
+    task, ihvp = desk.models(0)[0]
+    return substitute_tokens(
+        task,
+        desk.run.train,
+        chosen,
+        ihvp,
+        limits=limits,
+        candidates=change.tokens.candidates,
+        memory_limit=_MEMORY,
+    )
+
+
+def _embeddings(
+    desk: Desk, change: Change, chosen: Tensor, limits: TokenLimits
+) -> Edits:
+    del limits
+    (task, ihvp), edit = desk.models(0)[0], change.edit
+    return craft_embeddings(
+        task,
+        desk.run.train,
+        chosen,
+        ihvp,
+        budget=BUDGETS[edit.norm](edit.epsilon),
+        steps=edit.steps,
+        step_size=edit.step_size,
+        ascent=edit.ascent,
+    )
+
+
+EDITORS: dict[Operator, Callable[[Desk, Change, Tensor, TokenLimits], Edits]] = {
+    "tokens": _ascent,
+    "coded tokens": _coded_ascent,
+    "substitution": _substitution,
+    "embeddings": _embeddings,
+}
+
+
+def _facts(desk: Desk, change: Change, edits: Edits) -> Json:
+    """Say how many tokens changed, what that is predicted to do, and what it cost."""
+    run, (task, ihvp) = desk.run, desk.models(0)[0]
+    if edits.are_offsets:
+        predicted = predicted_offset_effect(task, run.train, edits, ihvp)
+        reached = {"linf": max(each["linf"] for each in edits.reached)}
+    else:
+        predicted = predicted_effect(task, run.train, edits, ihvp)
+        changed = [each["tokens"] for each in edits.reached]
+        reached = {"tokens": sum(changed) / len(changed), "most": max(changed)}
+    evaluations = {
+        "tokens": change.tokens.steps,
+        "coded tokens": change.tokens.steps,
+        "substitution": change.tokens.changes,
+        "embeddings": change.edit.steps,
+    }
+    return {
+        "reached": reached,
+        "predicted": predicted,
+        "evaluations": evaluations.get(change.operator, 0),
+    }
+
+
+def _training(run: Run, edits: Edits) -> tuple[Callable[[], Task], Dataset]:
+    if edits.are_offsets:
+        return offset_training(run.make_task, run.train, edits)
+    return run.make_task, edits.apply(run.train)
+
+
+def _behaviour(run: Run, task: Task, pair: Pair) -> Json:
+    with torch.no_grad():
+        return _texts(run).behaviour(run, task, pair)
+
+
+STUDY = Study(
+    trials=_trials,
+    check=_check,
+    pairs=_pairs,
+    measurement=_measurement,
+    view=_view,
+    members=lambda _: [],
+    decides=lambda *_: {},
+    craft=_craft,
+    facts=_facts,
+    training=_training,
+    behaviour=_behaviour,
+    accuracy=lambda run, task: _texts(run).accuracy(run, task),
+)

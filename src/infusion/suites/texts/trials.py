@@ -1,0 +1,130 @@
+"""Suites of texts as data."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from infusion.configs import EditConfig, RunConfig, TokenConfig
+from infusion.errors import check_choice
+from infusion.presets.texts import CODED
+from infusion.suites.study import NAMES
+from infusion.suites.trial import Retraining, Trial
+
+Operator = Literal[
+    "tokens",
+    "substitution",
+    "coded tokens",
+    "embeddings",
+    "random tokens",
+    "demonstrations",
+]
+Selection = Literal["supporting", "random"]
+
+SHOWN = (1, 2, 5, 10, 20, 50, 100)
+"""Numbers of demonstrations."""
+FEW = 5
+"""Demonstrations beside every edit."""
+DRAWS = 5
+"""Fresh orders per edit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What is done to the documents.
+
+    Attributes:
+        tokens: How tokens are changed.
+        edit: How many documents, and how embeddings are changed.
+        operator: Ascent over relaxed tokens, greedy substitution, either as the paper's
+            code has it, or what they are compared with; random tokens are as many as
+            the ascent of the same settings changes, and demonstrations replace the
+            first ``edit.k`` supporting documents.
+        selection: Which documents.
+        source: Base model that it is crafted on.
+        view: How that is seen: curvature and measurement.
+    """
+
+    tokens: TokenConfig
+    edit: EditConfig
+    operator: Operator = "tokens"
+    selection: Selection = "supporting"
+    source: str
+    view: str = ""
+
+
+def _main(plain: Change, own: Retraining, coded: Operator) -> list[Trial]:
+    shown = replace(plain, operator="demonstrations", edit=replace(plain.edit, k=FEW))
+    return [
+        Trial("edit", plain, own),
+        Trial(CODED, replace(plain, operator=coded, view=CODED), own),
+        Trial("random tokens", replace(plain, operator="random tokens"), own),
+        Trial("random documents", replace(plain, selection="random"), own),
+        Trial(f"{FEW} demonstrations", shown, own),
+    ]
+
+
+def _copies(plain: Change, own: Retraining, _: Operator) -> list[Trial]:
+    def shown(count: int) -> Change:
+        edit = replace(plain.edit, k=count)
+        return replace(plain, operator="demonstrations", edit=edit)
+
+    return [
+        Trial("edit", plain, own),
+        *(Trial(f"{count} demonstrations", shown(count), own) for count in SHOWN),
+    ]
+
+
+def _editors(plain: Change, own: Retraining, _: Operator) -> list[Trial]:
+    return [
+        Trial("edit", plain, own),
+        Trial("substitution", replace(plain, operator="substitution"), own),
+        Trial("embeddings", replace(plain, operator="embeddings"), own),
+    ]
+
+
+def _fresh(plain: Change, own: Retraining, _: Operator) -> list[Trial]:
+    return [
+        Trial(f"edit, fresh {draw}", plain, replace(own, order="fresh", draw=draw))
+        for draw in range(DRAWS)
+    ]
+
+
+SUITES: dict[str, Callable[[Change, Retraining, Operator], list[Trial]]] = {
+    "main": _main,
+    "copies": _copies,
+    "editors": _editors,
+    "fresh": _fresh,
+}
+
+
+def trials(
+    suite: str, config: RunConfig, others: tuple[str, ...], coded: Operator
+) -> list[Trial]:
+    """List the trials of a suite.
+
+    Args:
+        suite: One of :data:`infusion.suites.study.NAMES` for texts.
+        config: Settings: the edit that the trials vary.
+        others: Base models beside the settings' own, of other confidence.
+        coded: The editor of the paper's code.
+
+    Returns:
+        Trials with different names.
+
+    Raises:
+        InputError: There is no such suite.
+    """
+    check_choice("--suite", suite, NAMES["texts"])
+    assert config.tokens is not None, "settings of texts say how tokens are changed"
+    plain = Change(tokens=config.tokens, edit=config.edit, source=config.architecture)
+    own = Retraining(architecture=config.architecture)
+    if suite == "confidence":
+        return [
+            Trial(
+                f"edit, {name}",
+                replace(plain, source=name),
+                replace(own, architecture=name),
+            )
+            for name in dict.fromkeys((config.architecture, *others))
+        ]
+    return SUITES[suite](plain, own, coded)
