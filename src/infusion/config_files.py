@@ -104,11 +104,10 @@ def _build(kind: type[Any], plain: Any, where: str) -> Any:
 
 def _checked(hint: Any, value: Any, where: str) -> Any:
     """Return a plain value of the type a setting has; lists become tuples."""
-    if isinstance(value, list):  # a tuple, or one of several types
-        tuples = (h for h in (hint, *get_args(hint)) if get_origin(h) is tuple)
-        hint = next(tuples, hint)
-    if get_origin(hint) is tuple and isinstance(value, list):
-        return tuple(_checked(get_args(hint)[0], inner, where) for inner in value)
+    tuples = [h for h in (hint, *get_args(hint)) if get_origin(h) is tuple]
+    if tuples and isinstance(value, list):
+        inner_hint = get_args(tuples[0])[0]
+        return tuple(_checked(inner_hint, inner, where) for inner in value)
     if not _fits(hint, value):
         wanted = getattr(hint, "__name__", None) or str(hint)
         raise InputError(
