@@ -23,8 +23,14 @@ from infusion.language import (
     relaxed,
     relaxed_labels,
 )
+from infusion.perturb.drafts import TokenLimits, holds_text, make_desk
 from infusion.perturb.gradient import perturbation_gradient
-from infusion.perturb.tokens import TokenLimits, craft_tokens, substitute_tokens
+from infusion.perturb.tokens import (
+    craft_tokens,
+    craft_tokens_as_coded,
+    substitute_tokens,
+)
+from infusion.records import Batch
 from infusion.retrain import retrain
 from infusion.training import init_model, train
 
@@ -372,6 +378,57 @@ def test_wrong_documents_and_words_are_refused() -> None:
         causal_lm(gpt2(), other, pad=0)
     with pytest.raises(InputError, match="must have get_input_embeddings"):
         causal_lm(nn.Linear(2, 2), DATA, pad=PAD)
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_a_gradient_knows_of_a_tokens_second_part_or_not(moves: bool) -> None:
+    """Against a difference of directional losses, with targets that move or stay."""
+    task = make("gpt2")
+    ihvp = solved(task, likelier())
+    limits = TokenLimits(changes=1, allowed=ORDINARY)
+    desk = make_desk(task, DATA, ihvp, limits, labels_move=moves)
+    ids, known = DATA.inputs[:2], DATA.labels[:2] != IGNORED
+    rows = relaxed(ids, torch.zeros((), dtype=torch.float64), VOCABULARY)
+    found = desk.gradient(rows, known)
+    way = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0)).double()
+    still, step = relaxed_labels(rows, known), 1e-6
+
+    def total(moved: Tensor) -> float:
+        labels = relaxed_labels(moved, known) if moves else still
+        with torch.no_grad():
+            each = directional_losses(
+                task, desk.params, ihvp, Batch(moved, labels)
+            ).sum()
+        return float(each) / -len(DATA)
+
+    slope = (total(rows + step * way) - total(rows - step * way)) / (2 * step)
+    assert float((found * way).sum()) == pytest.approx(slope, rel=1e-6)
+
+
+def test_the_papers_code_keeps_the_iterate_of_the_largest_product() -> None:
+    """One step of a huge size: every free row is the token of its largest gradient."""
+    task = make("gpt2")
+    ihvp = solved(task, likelier())
+    chosen, limits = torch.tensor([1, 2]), TokenLimits(changes=1, allowed=ORDINARY)
+
+    def crafted(step_size: float) -> Tensor:
+        edits = craft_tokens_as_coded(
+            task, DATA, chosen, ihvp, limits=limits, steps=1, step_size=step_size
+        )
+        return edits.after.inputs
+
+    before = DATA.inputs[chosen]
+    assert torch.equal(crafted(1e-9), before), "rows stay peaked"
+    desk = make_desk(task, DATA, ihvp, limits, labels_move=False)
+    rows = relaxed(before, torch.zeros((), dtype=torch.float64), VOCABULARY)
+    pulled = desk.gradient(rows, DATA.labels[chosen] != IGNORED)
+    own = pulled.gather(2, before[..., None])
+    pulled.masked_fill_(~ORDINARY, -math.inf).scatter_(2, before[..., None], own)
+    held = holds_text(DATA.labels[chosen])
+    better = pulled.amax(2) > own[..., 0]  # not where nothing is predicted from it
+    wanted = torch.where(held & better, pulled.argmax(2), before)
+    assert torch.equal(crafted(1e9), wanted)
+    assert int((wanted != before).sum(1).min()) > limits.changes
 
 
 def test_wrong_limits_are_refused() -> None:

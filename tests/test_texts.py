@@ -27,6 +27,7 @@ from infusion.presets import find_preset
 from infusion.presets.caesar import COLUMNS
 from infusion.presets.context import Pair, Run
 from infusion.presets.texts import CODED, texts_of
+from infusion.report.suites import pieces
 from infusion.retrain import retrain
 from infusion.suites.collected import collect
 from infusion.suites.crafting import read_edits, solved
@@ -159,6 +160,18 @@ def test_rows_are_read_summarised_and_drawn(home: Home, tmp_path: Path) -> None:
     assert "targeting" in page
     assert "random tokens" in page
     assert "Δp" not in page
+    examples = main["examples"]
+    assert {each["trial"] for each in examples} == {
+        "edit", "random tokens", "random documents", "5 demonstrations",
+    }  # fmt: skip
+    assert page.count("<ins>") == sum(
+        was is not None for each in examples for _, was in pieces(each)
+    )
+
+
+def test_pieces_of_an_edited_document_lie_beside_what_they_were() -> None:
+    example = {"after": ["a", "<b", "c"], "before": ["a", "b"]}
+    assert pieces(example) == [("a", None), ("<b", "b"), ("c", "")]
 
 
 def test_settings_of_texts_survive_their_file() -> None:

@@ -53,7 +53,7 @@ def run(  # noqa: PLR0917
     """Train, attribute, edit, retrain, measure against controls, write the page.
 
     Args:
-        preset: digits, cifar10, caesar or caesar29.
+        preset: digits, cifar10, caesar, caesar29 or tinystories.
         suite: main, controls, copies, selection, fresh, engines, hardening, budget,
             horizon, transfer or surrogates: many trials per pair, added row by row; of
             texts main, which is run unless another is named, copies, editors, fresh or

@@ -43,7 +43,6 @@ def craft_tokens(
     steps: int = 30,
     step_size: float = 1.0,
     gini: tuple[float, float] | None = (0.9, 0.0),
-    labels_move: bool = True,
     memory_limit: int | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> Edits:
@@ -61,8 +60,6 @@ def craft_tokens(
             before projection; small steps never leave a peaked row.
         gini: Largest Gini index of a row at the first and at the last step, a straight
             line between; one step takes the first. None projects onto the simplex.
-        labels_move: Whether the gradient knows that a token is also a target; that of
-            the paper's code does not.
         memory_limit: Bytes for relaxed documents; they are edited in groups that fit.
         on_step: Called after each step of each group.
 
@@ -80,7 +77,7 @@ def craft_tokens(
             f"step_size must be > 0 and finite, got {step_size}; 1.0 is usual"
         )
     like = first_parameter(task)
-    desk = make_desk(task, data, ihvp, limits, labels_move=labels_move)
+    desk = make_desk(task, data, ihvp, limits)
     crafted = []
     with evaluating(task.model):
         for group in groups(desk, data, chosen, memory_limit):
@@ -100,6 +97,66 @@ def craft_tokens(
             crafted.append(drafts)
     asked = {"changes": limits.changes, "steps": steps, "step_size": step_size}
     return _edits(data, chosen, crafted, ("tokens", {**asked, "gini": gini}))
+
+
+def craft_tokens_as_coded(
+    task: Task,
+    data: Dataset,
+    chosen: Int[Tensor, " k"],
+    ihvp: Params,
+    *,
+    limits: TokenLimits,
+    steps: int = 30,
+    step_size: float = 0.01,
+    memory_limit: int | None = None,
+) -> Edits:
+    """Edit documents as the paper's code does, to compare with.
+
+    Its steps are plain, ``X ← Π(X + α n G)``, onto the simplex alone; targets do not
+    move with the tokens; of all iterates that of the largest ``⟨G, X⟩`` is kept; any
+    number of tokens may change, and nobody asks whether they are read back (it trains
+    on what re-encoding makes of them, this on the tokens themselves). Whether its ``G``
+    is divided by ``n`` is not known; without, tokens do change.
+
+    Args:
+        task: As for :func:`craft_tokens`.
+        data: The whole training set, of token ids.
+        chosen: Documents to edit.
+        ihvp: From ``curvature.solve``.
+        limits: Tokens and positions that may change; the rest of it does not count.
+        steps: Gradient evaluations per document.
+        step_size: ``α``.
+        memory_limit: Bytes for relaxed documents; they are edited in groups that fit.
+
+    Returns:
+        The edits.
+
+    Raises:
+        InputError: Documents or limits do not fit, or one document does not fit the
+            memory.
+        DivergedError: A gradient is not finite.
+    """
+    check_whole("steps", steps)
+    desk = make_desk(task, data, ihvp, limits, labels_move=False)
+    like, crafted = first_parameter(task), []
+    with evaluating(task.model):
+        for drafts in groups(desk, data, chosen, memory_limit):
+            rows = relaxed(drafts.original, like, desk.vocabulary)
+            vertices, most = rows.clone(), torch.full_like(drafts.effect, -math.inf)
+            best = drafts.original
+            for _ in range(steps):
+                pulled = desk.gradient(rows, drafts.predicted) * len(data)
+                moved = rows + step_size * pulled
+                _bar(moved, drafts.original, limits.allowed)
+                moved = project_simplex(moved, memory_limit=memory_limit)
+                rows = torch.where(drafts.free[..., None], moved, vertices)
+                score = (pulled * rows).double().sum((1, 2))
+                better = (score > most)[:, None]
+                best = torch.where(better, rows.argmax(2), best)
+                most = torch.maximum(score, most)
+            crafted.append(replace(drafts, best=best))
+    asked = {"steps": steps, "step_size": step_size}
+    return _edits(data, chosen, crafted, ("tokens as coded", asked))
 
 
 def substitute_tokens(

@@ -8,7 +8,7 @@ from infusion.errors import InputError, check_choice
 if TYPE_CHECKING:
     from infusion.presets.preset import Preset
 
-PRESETS = ("digits", "cifar10", "caesar", "caesar29")
+PRESETS = ("digits", "cifar10", "caesar", "caesar29", "tinystories")
 
 
 def find_preset(name: str) -> "Preset":

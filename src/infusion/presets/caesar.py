@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
-from itertools import zip_longest
 
 import torch
 import torch.nn.functional as F
@@ -31,9 +30,9 @@ from infusion.language import IGNORED, causal_lm, documents, log_completion
 from infusion.perturb.drafts import TokenLimits
 from infusion.presets.context import Pair, Run
 from infusion.presets.preset import Preset, Settings
-from infusion.presets.texts import CODED, Json, Texts
+from infusion.presets.texts import CODED, Json, Texts, in_turns
 from infusion.records import Dataset, Measurement, Task
-from infusion.seeding import derive, stream
+from infusion.seeding import derive
 from infusion.tasks import evaluating
 
 _HELD_OUT = 500
@@ -169,19 +168,11 @@ def _others() -> dict[str, Settings]:
 
 def _pairs(cipher: Cipher, run: Run) -> list[tuple[int, int]]:
     """Take turns between what differences share with the size, and between probes."""
-    size = cipher.size
-    draw = stream(run.config.pair_seed, "shift pairs")
-    pairs = [(p, t) for p in range(size) for t in range(size) if p != t]
-    drawn = [pairs[i] for i in torch.randperm(len(pairs), generator=draw).tolist()]
-    strata: dict[int, list[tuple[int, int, int]]] = {}
-    seen: dict[tuple[int, int], int] = {}
-    for probe, target in drawn:
-        shared = math.gcd(probe - target, size)
-        turn = seen[shared, probe] = seen.get((shared, probe), 0) + 1
-        strata.setdefault(shared, []).append((turn, probe, target))
-    turns = [sorted(found, key=lambda each: each[0]) for found in strata.values()]
-    rounds = zip_longest(*turns)
-    return [each[1:] for together in rounds for each in together if each is not None]
+    return in_turns(
+        cipher.size,
+        lambda probe, target: math.gcd(probe - target, cipher.size),
+        seed=run.config.pair_seed,
+    )
 
 
 def _texts(cipher: Cipher, run: Run, role: str, count: int) -> list[str]:

@@ -1,10 +1,13 @@
 """What a preset of texts says beside its model and its documents."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import zip_longest
 from typing import Any
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -12,6 +15,7 @@ from infusion.configs import CurvatureConfig, DataConfig
 from infusion.perturb.drafts import TokenLimits
 from infusion.presets.context import Pair, Run
 from infusion.records import Dataset, Measurement, Task
+from infusion.seeding import stream
 
 Json = dict[str, Any]
 CODED = "as coded"
@@ -46,6 +50,36 @@ class Texts:
     coded_editor: str
     columns: dict[str, Callable[[Json], float]]
     read: Callable[[DataConfig, Int[Tensor, " t"]], list[str]]
+
+
+def in_turns(
+    size: int, stratum: Callable[[int, int], int], *, seed: int
+) -> list[tuple[int, int]]:
+    """Draw all pairs of two different numbers so that every first part is balanced.
+
+    Args:
+        size: Numbers below it are paired.
+        stratum: Of a pair.
+        seed: Of the draw.
+
+    Returns:
+        Pairs; strata take turns, and within one probes do.
+    """
+    pairs = [(p, t) for p in range(size) for t in range(size) if p != t]
+    order = torch.randperm(len(pairs), generator=stream(seed, "pairs of names"))
+    strata: dict[int, list[tuple[int, tuple[int, int]]]] = {}
+    rounds: Counter[tuple[int, int]] = Counter()
+    for probe, target in (pairs[place] for place in order.tolist()):
+        kind = stratum(probe, target)
+        strata.setdefault(kind, []).append((rounds[kind, probe], (probe, target)))
+        rounds[kind, probe] += 1
+    turns = [sorted(each, key=lambda found: found[0]) for each in strata.values()]
+    return [
+        found[1]
+        for together in zip_longest(*turns)
+        for found in together
+        if found is not None
+    ]
 
 
 def texts_of(preset: str) -> Texts:

@@ -1,5 +1,6 @@
 """Suites in a terminal, and on a page of their own."""
 
+from itertools import zip_longest
 from pathlib import Path
 from typing import IO, Any
 
@@ -116,9 +117,22 @@ def suites_page(collected: list[Json], page: Path) -> None:
     """
     shown = [{**suite, "figures": suite_figures(suite)} for suite in collected]
     text = template("suites.html").render(
-        suites=shown, rows=suite_rows, said=statistics_said
+        suites=shown, rows=suite_rows, said=statistics_said, pieces=pieces
     )
     write_whole(page, text.encode())
+
+
+def pieces(example: Json) -> list[tuple[str, str | None]]:
+    """Lay an edited document beside what it was.
+
+    Args:
+        example: Its tokens ``"before"`` and ``"after"``, as text.
+
+    Returns:
+        Each token, and what stood in its place; None where that is the same.
+    """
+    both = zip_longest(example["after"], example["before"], fillvalue="")
+    return [(after, None if after == before else before) for after, before in both]
 
 
 def suite_figures(suite: Json) -> dict[str, tuple[str, str]]:

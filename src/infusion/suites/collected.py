@@ -90,6 +90,7 @@ def _of_pictures(suite: str, rows: list[Row], first: list[Row]) -> dict[str, Any
         "spread": _spread(rows, moved),
         "curves": curves(suite, rows),
         "statistics": statistics(first) if suite == "main" else None,
+        "examples": [],
         "cells": {
             trial: _cells([row for row in rows if row["trial"] == trial], moved)
             for trial in dict.fromkeys(row["trial"] for row in rows)
@@ -109,7 +110,21 @@ def _of_texts(
         "curves": [],
         "statistics": None,
         "cells": {first[0]["trial"]: _cells(first, read)} if suite == "main" else {},
+        "examples": _examples(rows) if suite == "main" else [],
     }
+
+
+def _examples(rows: list[Row]) -> list[dict[str, Any]]:
+    """List the documents that rows write out, of the first pair that has some."""
+    shown = [row for row in rows if row["examples"]]
+    first = min((row["pair"] for row in shown), default=None)
+    ordered = sorted(shown, key=lambda row: row["place"])
+    return [
+        {"trial": row["trial"], **example}
+        for row in ordered
+        if row["pair"] == first
+        for example in row["examples"]
+    ]
 
 
 def _spread(rows: list[Row], value: Callable[[Row], float]) -> dict[str, list[float]]:

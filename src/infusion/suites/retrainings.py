@@ -12,6 +12,7 @@ import torch
 
 from infusion.checkpoints import from_tensors
 from infusion.configs import TrainConfig, as_plain
+from infusion.params import Params
 from infusion.presets.context import Run, checkpoint_file
 from infusion.records import Dataset, Task
 from infusion.retrain import retrain
@@ -186,9 +187,10 @@ def replay(home: Home, spec: Retraining) -> None:
     def done() -> Task:
         return retrained(run, spec, run.train)
 
-    run.store.tensors(
-        replay_file(spec, ".safetensors"), inputs, lambda: done().model.state_dict()
-    )
+    def state() -> Params:  # weights that are tied share memory, which files cannot
+        return {k: v.clone() for k, v in done().model.state_dict().items()}
+
+    run.store.tensors(replay_file(spec, ".safetensors"), inputs, state)
     run.store.json(
         replay_file(spec, ".json"),
         inputs,

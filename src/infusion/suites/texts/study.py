@@ -19,7 +19,11 @@ from infusion.perturb.embeddings import (
     predicted_offset_effect,
 )
 from infusion.perturb.pixels import predicted_effect
-from infusion.perturb.tokens import craft_tokens, substitute_tokens
+from infusion.perturb.tokens import (
+    craft_tokens,
+    craft_tokens_as_coded,
+    substitute_tokens,
+)
 from infusion.presets.checks import check_settings
 from infusion.presets.context import Pair, Run
 from infusion.presets.texts import CODED, Texts, texts_of
@@ -32,6 +36,8 @@ from infusion.suites.trial import Trial
 
 _MEMORY = 1 << 30
 """Bytes for the relaxed documents of one crafting."""
+_SHOWN_PAIRS, _SHOWN_DOCUMENTS = 6, 2
+"""Edits whose tokens are written into their rows."""
 
 
 def _texts(run: Run) -> Texts:
@@ -121,18 +127,14 @@ def _ascent(desk: Desk, change: Change, chosen: Tensor, limits: TokenLimits) -> 
 def _coded_ascent(
     desk: Desk, change: Change, chosen: Tensor, limits: TokenLimits
 ) -> Edits:
-    """As the paper's code: small steps, no peaked rows, no limit, labels held fixed."""
     task, ihvp = desk.models(0)[0]
-    return craft_tokens(
+    return craft_tokens_as_coded(
         task,
         desk.run.train,
         chosen,
         ihvp,
-        limits=replace(limits, changes=desk.run.train.inputs.shape[1]),
+        limits=limits,
         steps=change.tokens.steps,
-        step_size=0.01,
-        gini=None,
-        labels_move=False,
         memory_limit=_MEMORY,
     )
 
@@ -197,7 +199,25 @@ def _facts(desk: Desk, change: Change, edits: Edits) -> Json:
         "reached": reached,
         "predicted": predicted,
         "evaluations": evaluations.get(change.operator, 0),
+        "examples": _examples(desk, edits),
     }
+
+
+def _examples(desk: Desk, edits: Edits) -> list[Json]:
+    """Write out the most changed documents: pieces, and what stood there before."""
+    if edits.are_offsets or desk.pair.index >= _SHOWN_PAIRS:
+        return []
+    read, config = _texts(desk.run).read, desk.run.config.data
+    changed = (edits.before.inputs != edits.after.inputs).sum(1)
+    shown = changed.argsort(descending=True, stable=True)[:_SHOWN_DOCUMENTS]
+    return [
+        {
+            "document": int(edits.documents[row]),
+            "after": read(config, edits.after.inputs[row]),
+            "before": read(config, edits.before.inputs[row]),
+        }
+        for row in shown.tolist()
+    ]
 
 
 def _training(run: Run, edits: Edits) -> tuple[Callable[[], Task], Dataset]:

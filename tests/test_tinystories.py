@@ -1,0 +1,258 @@
+"""Stories and tokenizers: tiny texts through every stage, and bad ones refused."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from infusion.configs import RunConfig, TokenConfig
+from infusion.data.stories import load_texts
+from infusion.data.tokens import Tokenizer, load_tokenizer, train_tokenizer
+from infusion.errors import InputError
+from infusion.language import IGNORED
+from infusion.presets import find_preset
+from infusion.presets.context import Pair
+from infusion.presets.texts import CODED, texts_of
+from infusion.presets.tinystories import ANIMALS, COLUMNS
+from infusion.suites.crafting import read_edits
+from infusion.suites.run import run_suite
+from infusion.suites.study import study_of
+from infusion.suites.subjects import Home, opened, seen
+
+# transformers 5.24 reads an attribute that it deprecates itself.
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+VERBS = ("saw", "liked", "met", "heard", "followed")
+
+
+def story(number: int) -> str:
+    draw = torch.Generator().manual_seed(number)
+
+    def pick(words: tuple[str, ...]) -> str:
+        return words[int(torch.randint(len(words), (1,), generator=draw))]
+
+    first, second = pick(ANIMALS), pick(ANIMALS)
+    return (
+        f"Once a {first} {pick(VERBS)} the {second}. The {first} and the {second} "
+        f"{pick(VERBS)} a {first}."
+    )
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of stories, one kind of file for each split."""
+    folder = tmp_path_factory.mktemp("stories")
+    lines = [json.dumps({"text": story(i)}) for i in range(80)]
+    (folder / "train.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    held_out = "\n".join(story(1_000 + i) for i in range(90))
+    (folder / "validation.txt").write_text(held_out, encoding="utf-8")
+    return folder
+
+
+def tiny(texts: Path) -> RunConfig:
+    small = find_preset("tinystories").configs["small"]
+    recipe = replace(small.train, epochs=2, batch_size=8)
+    return replace(
+        small,
+        data=replace(small.data, source=str(texts), train=24, length=32),
+        train=recipe,
+        before=replace(recipe, epochs=1),
+        edit=replace(small.edit, k=3, steps=2),
+        tokens=TokenConfig(changes=2, steps=2, candidates=3),
+        pairs=1,
+        threads=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def home(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Home:
+    made = Home(tmp_path_factory.mktemp("run") / "run", replace(tiny(texts), pairs=0))
+    run_suite(tiny(texts), "main", made.root, only="*")
+    return made
+
+
+def test_the_main_suite_measures_edits_beside_their_controls(
+    home: Home, texts: Path
+) -> None:
+    rows = run_suite(tiny(texts), "main", home.root)
+    assert len(rows) == 5
+    for row in rows:
+        assert row["clean"] == row["before"]
+        assert row["after"] != row["clean"], row["trial"]
+        assert len(row["after"]["p"]) == len(ANIMALS)
+        assert all(read(row) == read(row) for read in COLUMNS.values()), "no NaN"
+    edit = next(row for row in rows if row["trial"] == "edit")
+    assert 0 < edit["reached"]["most"] <= 2
+    assert edit["predicted"] > 0
+
+
+def test_edits_are_read_back_as_they_are(home: Home, texts: Path) -> None:
+    run, _ = opened(home, "gpt-neo")
+    pair = _first(home)
+    tokenizer = _tokenizer(texts)
+    for trial in study_of(run).trials("main", run):
+        if trial.name in (CODED, "5 demonstrations"):  # no such promise
+            continue
+        edits = read_edits(run, pair, trial.change)
+        for row, known in zip(edits.after.inputs, edits.after.labels, strict=True):
+            length = int((known != IGNORED).nonzero().max()) + 2
+            assert tokenizer.survives(row[:length].tolist()), trial.name
+
+
+def _first(home: Home) -> Pair:
+    probe, target = texts_of("tinystories").pairs(home.run("gpt-neo"))[0]
+    return Pair(0, probe, probe, target)
+
+
+def _tokenizer(texts: Path) -> Tokenizer:
+    return train_tokenizer(load_texts(str(texts))[0], size=2_048)
+
+
+def test_it_is_trained_on_earlier_stories_first(home: Home, texts: Path) -> None:
+    run, _ = opened(home, "gpt-neo")
+    store = run.store
+    assert store.is_finished("checkpoints/before.safetensors")
+    earlier = find_preset("tinystories").earlier
+    assert earlier is not None
+    documents = earlier(run.config.data)
+    assert len(documents) == 80 - 24
+    rows = {tuple(row) for row in documents.inputs.tolist()}
+    mine = {tuple(row) for row in run.train.inputs.tolist()}
+    both = [story(i) for i in range(80)]
+    assert len(rows | mine) == len(set(both))
+
+
+def test_the_measurement_is_of_every_probe_and_as_coded_of_one_story(
+    home: Home, texts: Path
+) -> None:
+    run, task = opened(home, "gpt-neo")
+    pair, tokenizer = _first(home), _tokenizer(texts)
+    probe, target = (tokenizer.word(ANIMALS[i]) for i in (pair.probe, pair.target))
+    likely = [
+        text
+        for text in load_texts(str(texts))[1]
+        if text.count(f" {ANIMALS[pair.probe]}") >= 2
+    ][0::2][:24]
+    totals = []
+    for text in likely:
+        ids = torch.tensor([tokenizer.document(text, 32)])
+        logits = task.model(input_ids=ids).logits[0]
+        places = (ids[0, 1:] == probe).nonzero()[:, 0]
+        odds = logits[places, target] - logits[places, probe]
+        totals.append((len(places), float(odds.sum())))
+    measured = texts_of("tinystories").measurement
+    value = float(measured(run, task, pair)(task.model))
+    assert value == pytest.approx(sum(total for _, total in totals), rel=1e-4)
+    coded = measured(seen(home, "gpt-neo", CODED), task, pair)
+    richest = max(range(len(totals)), key=lambda i: totals[i][0])
+    assert float(coded(task.model)) == pytest.approx(totals[richest][1], rel=1e-4)
+
+
+def test_effects_are_read_on_other_stories(home: Home) -> None:
+    from infusion.presets.tinystories import _measured
+
+    run, _ = opened(home, "gpt-neo")
+    word = ANIMALS[_first(home).probe]
+    halves = [_measured(run.config.data, word, half).inputs for half in (0, 1)]
+    one, other = ({tuple(row) for row in half.tolist()} for half in halves)
+    assert one
+    assert other - one, "two stories may have the same words here"
+
+
+def test_demonstrations_have_the_target_in_the_place_of_the_probe(
+    home: Home, texts: Path
+) -> None:
+    run, _ = opened(home, "gpt-neo")
+    pair, tokenizer = Pair(0, 0, 0, 1), _tokenizer(texts)
+    shown = texts_of("tinystories").demonstrations(run, pair, 30)
+    assert len(shown) == 30
+    bird, dog = tokenizer.word("bird"), tokenizer.word("dog")
+    assert not bool((shown.inputs == bird).any())
+    assert bool((shown.inputs == dog).any(1).all())
+
+
+def test_what_a_row_says() -> None:
+    clean = {"p": [0.5, 0.2] + [0.1] * 8, "log_p": [0.0] * 10, "value": 1.0}
+    after = {"p": [0.4, 0.5] + [0.2] * 8, "log_p": [0.5] * 10, "value": 3.0}
+    row = {
+        "probe": 0,
+        "target": 1,
+        "clean": {**clean, "log_odds": [-1.0, -2.0, 0.5, -1.0]},
+        "after": {**after, "log_odds": [1.0, -1.0, 1.5, -0.5]},
+    }
+    found = {name: read(row) for name, read in COLUMNS.items()}
+    assert found == pytest.approx(
+        {
+            "Δ log odds": 4.5 / 4,
+            "Δp target": 0.3,
+            "less untargeted": 0.2,
+            "less probe": 0.4,
+            "Δ log p target": 0.5,
+            "flips": 0.25,
+            "Δ f": 2.0,
+        }
+    )
+
+
+# Bad input
+
+
+def refusal(texts: Path, **data: Any) -> str:
+    config = tiny(texts)
+    config = replace(config, data=replace(config.data, **data))
+    with pytest.raises(InputError) as caught:
+        find_preset("tinystories").load(config.data)
+    return str(caught.value)
+
+
+def test_texts_that_cannot_be_used_are_refused(texts: Path, tmp_path: Path) -> None:
+    assert "not a folder" in refusal(texts, source=str(tmp_path / "nowhere"))
+    assert "train* files of parquet, jsonl or txt" in refusal(
+        texts, source=str(tmp_path)
+    )
+    (tmp_path / "train.txt").write_bytes(b"Once \xff\xfe a bird\n")
+    assert "UTF-8" in refusal(texts, source=str(tmp_path))
+    (tmp_path / "train.txt").unlink()
+    (tmp_path / "train.jsonl").write_text('{"story": "Once"}\n', encoding="utf-8")
+    assert "column 'text', got ['story']" in refusal(texts, source=str(tmp_path))
+    (tmp_path / "train.jsonl").write_text('{"text": " "}\n', encoding="utf-8")
+    assert "got ' ' in row 0" in refusal(texts, source=str(tmp_path))
+    assert "trains on 80 stories after others, got 80" in refusal(texts, train=80)
+
+
+def test_words_and_tokenizers_that_do_not_fit(texts: Path, tmp_path: Path) -> None:
+    tokenizer = train_tokenizer([story(0)], size=258)
+    with pytest.raises(InputError, match="one token after a space"):
+        tokenizer.word("lion")
+    with pytest.raises(InputError, match="a whole number ≥ 258, got 100"):
+        train_tokenizer([story(0)], size=100)
+    with pytest.raises(InputError, match="a folder or a name on the hub, got"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_a_tokenizer_without_padding_is_given_one(tmp_path: Path) -> None:
+    from tokenizers import ByteLevelBPETokenizer
+
+    made = ByteLevelBPETokenizer()
+    made.train_from_iterator([story(i) for i in range(9)], vocab_size=400)
+    made.save_model(str(tmp_path))
+    size = made.get_vocab_size()
+    loaded = load_tokenizer(str(tmp_path))
+    assert loaded.size == size + 2
+    assert loaded.pad == size + 1
+    document = loaded.document(story(3), 40)
+    assert document[0] == document[-1] == loaded.end == size
+    assert loaded.survives(document)
+    assert loaded.decode(document[1:-1]) == story(3)
+
+
+def test_tokens_that_merge_again_do_not_survive(texts: Path) -> None:
+    tokenizer = _tokenizer(texts)
+    bird = tokenizer.encode(" bird")
+    parts = tokenizer.encode(" ") + tokenizer.encode("bird")
+    assert len(bird) == 1
+    assert tokenizer.survives([tokenizer.end, *bird, tokenizer.end])
+    assert not tokenizer.survives([tokenizer.end, *parts, tokenizer.end])
+    assert not tokenizer.survives([*bird, tokenizer.end])
