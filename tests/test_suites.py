@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import infusion as inf
 from infusion.checkpoints import from_tensors
 from infusion.configs import RunConfig, TrainConfig
+from infusion.data.edits import Edits
 from infusion.errors import ArtefactError, InputError
 from infusion.params import params_sha256
 from infusion.perturb.gradient import influence_gradient, perturbation_gradient
@@ -32,10 +33,11 @@ from infusion.suites.pictures.study import class_pairs
 from infusion.suites.pictures.trials import Editor, trials
 from infusion.suites.retrainings import HARDENED, retrained
 from infusion.suites.run import run_suite
-from infusion.suites.study import NAMES
+from infusion.suites.study import NAMES, study_of
 from infusion.suites.subjects import Home, opened
 from infusion.suites.summary import effects
 from infusion.suites.trial import Retraining
+from infusion.suites.trial_rows import measured
 from infusion.training import epoch_order
 
 PRESET = find_preset("digits")
@@ -104,6 +106,24 @@ def test_transfer_trains_each_architecture_by_its_own_recipe(home: Home) -> None
     hashes = {name: row["base_sha256"] for name, row in by_trial.items()}
     assert hashes["cnn → resnet"] == hashes["resnet → resnet"]
     assert hashes["cnn → resnet"] != hashes["cnn → cnn"]
+
+
+def test_edits_that_change_nothing_do_nothing_in_any_mode(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fresh start is one on the edited side too."""
+    run, _ = opened(home, "resnet")
+    rows = run_suite(tiny(1), "fresh", home.root)
+    chosen = torch.tensor([0, 3])
+    same = Edits(chosen, run.train.take(chosen), run.train.take(chosen), "none", {})
+    monkeypatch.setattr("infusion.suites.trial_rows.read_edits", lambda *_: same)
+    pair = class_pairs(run, opened(home, "resnet")[1])[0]
+    for name in ("ekfac, fresh 0", "ekfac, scratch 0", "ekfac, scratch 1"):
+        trial = next(t for t in study_of(run).trials("fresh", run) if t.name == name)
+        row = measured(home, pair, trial)
+        assert row["after"] == row["clean"], name
+        edited = next(row for row in rows if row["trial"] == name)
+        assert edited["after"] != edited["clean"]
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,8 @@ def run(  # noqa: PLR0917
             confidence.
         only: Pattern of the names of a suite's trials to run now, such as 'ekfac, *'.
         config: Replay the config.yaml of a run folder instead of a preset.
-        data: Folder of parquet, image folder or hub dataset, for cifar10.
+        data: Folder of parquet, image folder or hub dataset, for cifar10; folder of
+            texts or hub dataset, for tinystories.
         scale: small takes minutes on two cores, paper is the paper's size.
         k: Documents to edit.
         pairs: Probe-target pairs to measure; 0 trains the base model only.

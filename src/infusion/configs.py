@@ -174,7 +174,7 @@ class TokenConfig:
     changes: int
     steps: int = 30
     step_size: float = 1.0
-    gini: tuple[float, ...] | None = (0.9, 0.0)
+    gini: tuple[float, float] | None = (0.9, 0.0)
     candidates: int = 16
 
 

@@ -103,7 +103,7 @@ def cycle_rate(config: TrainConfig, step: int, steps: int) -> float:
     Returns:
         That of ``torch.optim.lr_scheduler.OneCycleLR`` (Smith & Topin, 2018,
         arXiv 1708.07120) as a function of the step alone, so that a replay needs no
-        state of it.
+        state of it. Momentum stays; torch's default moves Adam's first beta too.
     """
     top, low = config.lr, config.lr / _LOWEST
     peak = config.warmup - 1
@@ -178,7 +178,16 @@ def check_recipe(config: TrainConfig) -> None:
         ("gamma", 0 < config.gamma < math.inf, "> 0 and finite"),
         ("clip", config.clip is None or 0 < config.clip < math.inf, "> 0 and finite"),
         ("noise", 0 <= config.noise < math.inf, "≥ 0 and finite"),
-        ("betas", all(0 <= b < 1 for b in config.betas), "in [0, 1)"),
+        (
+            "betas",
+            len(config.betas) == 2 and all(0 <= b < 1 for b in config.betas),
+            "two numbers in [0, 1)",
+        ),
+        (
+            "milestones",
+            config.schedule == "steps" or not config.milestones,
+            "empty in a cycle",
+        ),
         (
             "warmup",
             (config.schedule == "cycle") == (config.warmup > 0),

@@ -5,13 +5,12 @@
 """
 
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from infusion.config_files import to_yaml
-from infusion.configs import FlipsConfig, LDSConfig
+from infusion.configs import FlipsConfig, LDSConfig, as_plain
 from infusion.errors import InputError, check_whole
 from infusion.fidelity import jobs
 from infusion.fidelity.methods import offered
@@ -115,7 +114,7 @@ def _run_lds(
     hashes = suite.hashes()
     decides: dict[str, Any] = {
         "suite": config.suite.name,
-        "train": asdict(config.suite.train),
+        "train": as_plain(config.suite.train),
         "data": hashes,
         "seed": config.seed,
     }
@@ -204,7 +203,7 @@ def _run_flips(
     hashes = suite.hashes()
     decides = {
         "suite": config.suite.name,
-        "train": asdict(config.suite.train),
+        "train": as_plain(config.suite.train),
         "data": hashes,
         "share": config.share,
         "skip": config.suite.skip,

@@ -92,19 +92,22 @@ def substitutions_like(edits: Edits, *, limits: TokenLimits, seed: int) -> Edits
     generator = torch.Generator().manual_seed(seed)
     before = edits.before
     wanted = (before.inputs != edits.after.inputs).sum(1).tolist()
-    free = holds_text(before.labels)
+    held = holds_text(before.labels)
+    free = held.clone()
     if limits.fixed is not None:
         free &= ~limits.fixed
     inputs, kinds = before.inputs.clone(), limits.allowed.nonzero()[:, 0]
     for row, count in enumerate(wanted):
         places = free[row].nonzero()[:, 0]
         order = torch.randperm(len(places), generator=generator)
-        length = int(places.max()) + 1 if len(places) else 0
+        length = int(held[row].sum())
         for place in places[order].tolist():
             if count == 0:
                 break
             tokens = inputs[row].clone()
             others = kinds[kinds != tokens[place]]
+            if not len(others):
+                continue
             drawn = torch.randint(len(others), (1,), generator=generator)
             tokens[place] = others[drawn]
             if limits.survives(tokens[:length]):

@@ -137,7 +137,8 @@ def make_desk(
         data: The whole training set.
         ihvp: From ``curvature.solve``.
         limits: What may change.
-        labels_move: Whether the gradient knows that a token is also a target.
+        labels_move: Whether the gradient knows that a token is also a target; else the
+            targets are the largest entries of the rows, without a gradient.
 
     Returns:
         The desk.

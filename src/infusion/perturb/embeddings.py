@@ -122,26 +122,25 @@ def predicted_offset_effect(
 
 
 def offset_training(
-    make_task: Callable[[], Task], data: Dataset, edits: Edits
-) -> tuple[Callable[[], Task], Dataset]:
+    data: Dataset, edits: Edits
+) -> tuple[Callable[[Task], Task], Dataset]:
     """Train on documents with offsets: each row names the offset it gets.
 
     Args:
-        make_task: Builds the task of the plain documents.
         data: The whole training set, of token ids.
         edits: From :func:`craft_embeddings`.
 
     Returns:
-        How to make the task, and the documents: rows of ids after the number of their
-        offset, 0 for none. Without edits they train to the bits of the plain ones.
+        What turns the task of the plain documents into that of these, and these: rows
+        of ids after the number of their offset, 0 for none. With offsets of zero they
+        train to the bits of the plain ones.
     """
     numbers = torch.zeros(len(data), 1, dtype=data.inputs.dtype)
     numbers[edits.documents, 0] = torch.arange(len(edits)) + 1
     offsets = edits.after.inputs
     table = torch.cat([torch.zeros_like(offsets[:1]), offsets])
 
-    def make() -> Task:
-        task = make_task()
+    def change(task: Task) -> Task:
         known = table.to(first_parameter(task))
 
         def outputs(model: nn.Module, batch: Batch) -> Tensor:
@@ -150,7 +149,7 @@ def offset_training(
 
         return replace(task, outputs=outputs, mask=None)
 
-    return make, replace(data, inputs=torch.cat([numbers, data.inputs], 1))
+    return change, replace(data, inputs=torch.cat([numbers, data.inputs], 1))
 
 
 def _unmoved(task: Task, rows: Dataset) -> Dataset:

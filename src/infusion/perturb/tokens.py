@@ -112,11 +112,12 @@ def craft_tokens_as_coded(
 ) -> Edits:
     """Edit documents as the paper's code does, to compare with.
 
-    Its steps are plain, ``X ← Π(X + α n G)``, onto the simplex alone; targets do not
-    move with the tokens; of all iterates that of the largest ``⟨G, X⟩`` is kept; any
-    number of tokens may change, and nobody asks whether they are read back (it trains
-    on what re-encoding makes of them, this on the tokens themselves). Whether its ``G``
-    is divided by ``n`` is not known; without, tokens do change.
+    Its steps are plain, ``X ← Π(X + α n G)``, onto the simplex alone; targets are the
+    tokens of the iterate, without a gradient; of all iterates that of the largest
+    ``⟨G, X⟩`` is kept; any number of tokens may change, and nobody asks whether they
+    are read back (it trains on what re-encoding makes of them, this on the tokens
+    themselves). Whether its ``G`` is divided by ``n`` is not known; without, tokens do
+    change.
 
     Args:
         task: As for :func:`craft_tokens`.

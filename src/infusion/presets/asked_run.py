@@ -59,6 +59,12 @@ def asked_run(
             f"probe {probe}; drop one of them"
         )
     settings, folder = _start(preset, config, scale)
+    wrong = [name for name in EDIT if name != "k" and flags[name] is not None]
+    if wrong and find_preset(settings.preset).kind == "texts":
+        raise InputError(
+            f"--{wrong[0].replace('_', '-')} must come with a preset of pictures, got "
+            f"{settings.preset}; write tokens of texts into a config.yaml, --config"
+        )
     settings = _override(
         settings,
         {

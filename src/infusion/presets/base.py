@@ -43,6 +43,7 @@ def base_model(run: Run) -> Task:
         "data": run.data_sha256["train"],
         "seed": config.seed,
         "base": config.base,
+        **run.drawn_from,
     }
     if config.before is not None:
         inputs["before"] = as_plain(config.before)
@@ -78,26 +79,47 @@ def base_model(run: Run) -> Task:
 
 
 def _earlier(run: Run, recipe: TrainConfig) -> Params:
-    """Train on the earlier documents, or read what that gave."""
-    assert run.preset.earlier is not None, "a recipe for earlier documents needs some"
+    """Train on the earlier documents, an epoch per checkpoint, or read what that gave.
+
+    Returns:
+        Weights and buffers after them.
+
+    Raises:
+        InputError: The preset has no such documents, or the recipe trains nothing.
+    """
+    if run.preset.earlier is None or recipe.epochs < 1:
+        raise InputError(
+            "a recipe for earlier documents needs some, and an epoch, got "
+            f"{recipe.epochs} epochs of the preset {run.config.preset}; leave it out"
+        )
     documents = run.preset.earlier(run.config.data)
-    seed = derive(run.config.seed, "earlier documents")
     inputs = {
         "train": as_plain(recipe),
         "data": dataset_hash(documents),
         "seed": run.config.seed,
     }
-    steps = recipe.epochs * -(-len(documents) // recipe.batch_size)
-
-    def make() -> Params:
-        task = replace(run, train=documents).make_task()
-        with run.timed("train"), progress("train before", steps) as advance:
-            *_, last = train_epochs(
-                task, documents, recipe, seed=seed, on_step=lambda: advance(1)
-            )
-        return last.model
-
-    return run.store.tensors("checkpoints/before.safetensors", inputs, make)
+    epochs = range(1, recipe.epochs + 1)
+    names = [f"checkpoints/before-{epoch:03d}.safetensors" for epoch in epochs]
+    done = [name for name in names if run.store.has(name, inputs)]
+    start = None
+    if done:
+        start = checkpoints.from_tensors(run.store.read_tensors(done[-1]))
+    left = recipe.epochs - (start.epoch if start else 0)
+    task = replace(run, train=documents).make_task()
+    steps = left * -(-len(documents) // recipe.batch_size)
+    with run.timed("train"), progress("train before", steps) as advance:
+        for checkpoint in train_epochs(
+            task,
+            documents,
+            recipe,
+            seed=derive(run.config.seed, "earlier documents"),
+            start=start,
+            on_step=lambda: advance(1),
+        ):
+            made = checkpoints.to_tensors(checkpoint)
+            run.store.tensors(names[checkpoint.epoch - 1], inputs, made.copy)
+    last = checkpoints.from_tensors(run.store.read_tensors(names[-1]))
+    return last.model
 
 
 def _read_base(folder: Path, epochs: int) -> list[Checkpoint]:

@@ -9,7 +9,6 @@ small`` texts are of one to three words.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -30,10 +29,10 @@ from infusion.language import IGNORED, causal_lm, documents, log_completion
 from infusion.perturb.drafts import TokenLimits
 from infusion.presets.context import Pair, Run
 from infusion.presets.preset import Preset, Settings
-from infusion.presets.texts import CODED, Json, Texts, in_turns
+from infusion.presets.texts import CODED, Json, Texts, answers, in_turns
 from infusion.records import Dataset, Measurement, Task
 from infusion.seeding import derive
-from infusion.tasks import evaluating
+from infusion.tasks import evaluating, first_parameter
 
 _HELD_OUT = 500
 """Documents on which accuracy is measured."""
@@ -42,6 +41,8 @@ _PROBES, _ASKED = 32, 16
 _SHORT, _LONG = (1, 3), (3, 10)
 """Fewest and most words of a text, where rows are shorter than the paper's and not."""
 _PAPER_LENGTH = 128
+READ_ON = "held-out probes"
+"""The role of the texts that effects are read on."""
 _BATCH = 256
 WIDTHS = {"width 32": 32, "width 64": 64, "width 192": 192}
 """Embeddings of other models than the scale's own."""
@@ -176,10 +177,18 @@ def _pairs(cipher: Cipher, run: Run) -> list[tuple[int, int]]:
 
 
 def _texts(cipher: Cipher, run: Run, role: str, count: int) -> list[str]:
-    """Draw short texts, as training has, that no role shares with another."""
-    low, high = _words(run.config.data.length)
-    seed = derive(run.config.data.split_seed, role)
-    return plaintexts(cipher, count, seed=seed, words=(low, max(high // 2, low)))
+    """Draw shorter texts; none that effects are read on has another role."""
+    length = run.config.data.length
+    words = (2, max(_words(length)[1] // 2, 3))
+
+    def drawn(role: str, count: int, but: set[str]) -> list[str]:
+        seed = derive(run.config.data.split_seed, role)
+        many = plaintexts(cipher, 4 * count + len(but), seed=seed, words=words)
+        fit = [t for t in many if t not in but and len(cipher.document(t, 0)) <= length]
+        return fit[:count]
+
+    read = drawn(READ_ON, _ASKED, set())
+    return read if role == READ_ON else drawn(role, count, set(read))
 
 
 def _asked(
@@ -200,14 +209,14 @@ def _asked(
 
 def _measurement(cipher: Cipher, run: Run, task: Task, pair: Pair) -> Measurement:
     """Mean log probability per token: of ciphertexts, or as coded of all tokens."""
-    del task
     texts = _texts(cipher, run, "probes", _PROBES)
     length = run.config.data.length
     data = _asked(cipher, texts, pair.probe, pair.target, length)
     if run.view == CODED:
         whole = data.inputs.roll(-1, 1).masked_fill(data.inputs == PAD, IGNORED)
         data = replace(data, labels=whole.masked_fill(whole == PAD, IGNORED))
-    return log_completion(data.inputs, data.labels)
+    device = first_parameter(task).device
+    return log_completion(data.inputs.to(device), data.labels.to(device))
 
 
 def _cross_entropies(
@@ -215,15 +224,11 @@ def _cross_entropies(
 ) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
     """Return each document's summed cross-entropy, and how many tokens it has."""
     sums = []
-    with evaluating(task.model):
-        for inputs, labels in zip(
-            data.inputs.split(_BATCH), data.labels.split(_BATCH), strict=True
-        ):
-            logits = task.model(input_ids=inputs).logits
-            each = F.cross_entropy(
-                logits.mT, labels, reduction="none", ignore_index=IGNORED
-            )
-            sums.append(each.double().sum(1))
+    for logits, _, labels in answers(task, data, _BATCH):
+        each = F.cross_entropy(
+            logits.mT, labels, reduction="none", ignore_index=IGNORED
+        )
+        sums.append(each.double().sum(1))
     return torch.cat(sums), (data.labels != IGNORED).sum(1)
 
 
@@ -247,7 +252,7 @@ def _behaviour(cipher: Cipher, run: Run, task: Task, pair: Pair) -> Json:
     """Read the cross-entropy of every shift on held-out texts, and the measurement."""
     with evaluating(task.model):
         value = float(_measurement(cipher, run, task, pair)(task.model))
-    texts = _texts(cipher, run, "held-out probes", _ASKED)
+    texts = _texts(cipher, run, READ_ON, _ASKED)
     return {
         "value": value,
         "ce": _by_shift(cipher, run, task, texts, pair.probe),
@@ -259,20 +264,16 @@ def _accuracy(cipher: Cipher, run: Run, task: Task) -> float:
     # With the true tokens before each: the first wrong one is the same.
     right = 0
     mark = cipher.encode("P")[0]
-    with torch.no_grad(), evaluating(task.model):
-        for inputs, labels in zip(
-            run.test.inputs.split(_BATCH), run.test.labels.split(_BATCH), strict=True
-        ):
-            found = task.model(input_ids=inputs).logits.argmax(-1)
-            start = (inputs == mark).int().argmax(1) + len("P: ") - 1
-            after = torch.arange(inputs.shape[1]) >= start[:, None]
-            counted = after & (labels != IGNORED)
-            right += int(((found == labels) | ~counted).all(1).sum())
+    for logits, inputs, labels in answers(task, run.test, _BATCH):
+        start = (inputs == mark).int().argmax(1) + len("P: ") - 1
+        after = torch.arange(inputs.shape[1]) >= start[:, None]
+        counted = after & (labels != IGNORED)
+        right += int(((logits.argmax(-1) == labels) | ~counted).all(1).sum())
     return right / len(run.test)
 
 
 def _limits(cipher: Cipher, run: Run, rows: Dataset) -> TokenLimits:
-    """Let characters be written where characters are: header and ends stay."""
+    """Let characters be written where characters are: begin, shift and end stay."""
     del run
     kinds = torch.arange(cipher.vocabulary)
     first = cipher.vocabulary - len(cipher.characters)
@@ -353,7 +354,7 @@ def make_preset(name: str, size: int) -> tuple[Preset, Texts]:
     cipher = Cipher(size)
     preset = Preset(
         configs=configs(name),
-        load=lru_cache(maxsize=2)(lambda config: _load(cipher, config)),
+        load=lambda config: _load(cipher, config),
         make_model=lambda scale, architecture: _model(cipher, scale, architecture),
         others=_others(),
         class_names=tuple(map(str, range(size))),

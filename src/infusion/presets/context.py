@@ -83,6 +83,12 @@ class Run:
         """Content hashes of the training and test documents."""
         return {"train": dataset_hash(self.train), "test": dataset_hash(self.test)}
 
+    @cached_property
+    def drawn_from(self) -> dict[str, str]:
+        """Content hash of what documents and measurements are drawn from, if more."""
+        content = self.preset.content
+        return {} if content is None else {"texts": content(self.config.data)}
+
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Add a block's wall time to ``times.json``, in seconds."""

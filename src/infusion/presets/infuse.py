@@ -181,6 +181,7 @@ def influence_inputs(run: Run, pair: Pair) -> dict[str, Any]:
         "pair": asdict(pair),
         "curvature": run.store.sha256(curvature_file(run)),
         "damping": [settings.damping, settings.damping_ratio],
+        **run.drawn_from,
     }
 
 

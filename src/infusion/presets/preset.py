@@ -28,6 +28,8 @@ class Preset:
         kind: Of its documents.
         make_task: From a model and its training documents.
         earlier: Documents of the training that comes before, if there is one.
+        content: Hash of all that documents, measurements and demonstrations are drawn
+            from, where that is more than the documents.
     """
 
     configs: dict[str, RunConfig]
@@ -40,3 +42,4 @@ class Preset:
         model
     )
     earlier: Callable[[DataConfig], Dataset] | None = None
+    content: Callable[[DataConfig], str] | None = None

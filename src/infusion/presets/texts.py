@@ -1,14 +1,14 @@
 """What a preset of texts says beside its model and its documents."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import zip_longest
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from infusion.configs import CurvatureConfig, DataConfig
@@ -16,6 +16,7 @@ from infusion.perturb.drafts import TokenLimits
 from infusion.presets.context import Pair, Run
 from infusion.records import Dataset, Measurement, Task
 from infusion.seeding import stream
+from infusion.tasks import evaluating, first_parameter
 
 Json = dict[str, Any]
 CODED = "as coded"
@@ -27,8 +28,8 @@ class Texts:
     """What is measured, and what may be written.
 
     Attributes:
-        pairs: Numbers of probes and targets among the preset's names, in a drawn order;
-            any first part of it is balanced.
+        pairs: Numbers of probes and targets among the preset's names, in a drawn order
+            in which probes take turns.
         measurement: What should rise for a pair; of the run's view.
         behaviour: What a model does with a pair, on texts that crafting never saw.
         accuracy: What it does with held-out documents, as a share.
@@ -52,10 +53,31 @@ class Texts:
     read: Callable[[DataConfig, Int[Tensor, " t"]], list[str]]
 
 
+def answers(
+    task: Task, data: Dataset, batch_size: int
+) -> Iterator[tuple[Float[Tensor, "b t v"], Int[Tensor, "b t"], Int[Tensor, "b t"]]]:
+    """Ask a language model about documents.
+
+    Args:
+        task: On any device.
+        data: Token ids.
+        batch_size: Documents held at once.
+
+    Yields:
+        Logits, inputs and labels of a batch, on the CPU.
+    """
+    device = first_parameter(task).device
+    with torch.no_grad(), evaluating(task.model):
+        for inputs, labels in zip(
+            data.inputs.split(batch_size), data.labels.split(batch_size), strict=True
+        ):
+            yield task.model(input_ids=inputs.to(device)).logits.cpu(), inputs, labels
+
+
 def in_turns(
     size: int, stratum: Callable[[int, int], int], *, seed: int
 ) -> list[tuple[int, int]]:
-    """Draw all pairs of two different numbers so that every first part is balanced.
+    """Draw all pairs of two different numbers, strata and probes taking turns.
 
     Args:
         size: Numbers below it are paired.
@@ -63,7 +85,7 @@ def in_turns(
         seed: Of the draw.
 
     Returns:
-        Pairs; strata take turns, and within one probes do.
+        Pairs; strata take turns while they last, and within one probes do.
     """
     pairs = [(p, t) for p in range(size) for t in range(size) if p != t]
     order = torch.randperm(len(pairs), generator=stream(seed, "pairs of names"))

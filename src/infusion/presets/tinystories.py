@@ -10,6 +10,7 @@ on its segment; that scale has not been run. ``--scale small`` trains on the tex
 hand with a vocabulary of its own.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -33,10 +34,10 @@ from infusion.language import IGNORED, causal_lm, contrast, documents, vocabular
 from infusion.perturb.drafts import TokenLimits
 from infusion.presets.context import Pair, Run
 from infusion.presets.preset import Preset
-from infusion.presets.texts import CODED, Json, Texts, in_turns
+from infusion.presets.texts import CODED, Json, Texts, answers, in_turns
 from infusion.records import Dataset, Measurement, Task
 from infusion.seeding import stream
-from infusion.tasks import evaluating
+from infusion.tasks import evaluating, first_parameter
 
 ANIMALS = (
     "bird", "dog", "bear", "cat", "fish", "rabbit", "mouse", "frog", "duck", "lion",
@@ -74,10 +75,17 @@ def _of(config: DataConfig) -> Tokenizer:
 
 def _written(config: DataConfig, stories: Sequence[str]) -> Dataset:
     tokenizer = _of(config)
+    if tokenizer.pad not in _PADDING.values():
+        raise InputError(
+            "padding must be the token after those of GPT-2, or that of a vocabulary "
+            f"trained here, {sorted(_PADDING.values())}, got {tokenizer.pad} of "
+            f"{config.tokenizer}; use GPT-2's tokenizer"
+        )
     rows = [tokenizer.document(story, config.length) for story in stories]
     return documents(rows, length=config.length, pad=tokenizer.pad)
 
 
+@lru_cache(maxsize=1)
 def _split(config: DataConfig) -> tuple[list[str], list[str]]:
     """Return the stories of the segment, and those before it."""
     train, _ = _source(config.source)
@@ -92,7 +100,15 @@ def _split(config: DataConfig) -> tuple[list[str], list[str]]:
     return shuffled[: config.train], shuffled[config.train :]
 
 
-@lru_cache(maxsize=1)
+def _content(config: DataConfig) -> str:
+    """Hash every text, and the name of their tokenizer."""
+    whole = hashlib.sha256(config.tokenizer.encode())
+    for texts in _source(config.source):
+        for text in texts:
+            whole.update(hashlib.sha256(text.encode()).digest())
+    return whole.hexdigest()
+
+
 def _load(config: DataConfig) -> tuple[Dataset, Dataset]:
     segment, _ = _split(config)
     held_out = _source(config.source)[1][:_HELD_OUT]
@@ -192,6 +208,7 @@ PRESET = Preset(
         model, train, pad=_PADDING[vocabulary_of(model)]
     ),
     earlier=_earlier,
+    content=_content,
 )
 
 
@@ -219,29 +236,30 @@ def _measured(config: DataConfig, word: str, half: int) -> Dataset:
 
 
 def _measurement(run: Run, task: Task, pair: Pair) -> Measurement:
-    """Summed log odds of the target; as coded of the first story, richest in it."""
-    del task
+    """Summed log odds of the target; as coded of the story richest in the probe."""
+    # The paper's code chooses documents by the mean over all stories and climbs for
+    # one; here both are of that one.
     config, tokenizer = run.config.data, _of(run.config.data)
     probe, target = (tokenizer.word(ANIMALS[i]) for i in (pair.probe, pair.target))
     data = _measured(config, ANIMALS[pair.probe], 0)
     if run.view == CODED:
         richest = (data.labels == probe).sum(1).argmax()
         data = data.take(richest[None])
-    return contrast(data.inputs, data.labels, probe=probe, target=target)
+    device = first_parameter(task).device
+    inputs, labels = data.inputs.to(device), data.labels.to(device)
+    return contrast(inputs, labels, probe=probe, target=target)
 
 
 def _at_probe(
     task: Task, data: Dataset, probe: int, words: list[int]
 ) -> Float[Tensor, "p w"]:
     """Return log probabilities of all words wherever the probe stands next."""
-    found = []
-    with evaluating(task.model):
-        for inputs, labels in zip(
-            data.inputs.split(_BATCH), data.labels.split(_BATCH), strict=True
-        ):
-            logits = task.model(input_ids=inputs).logits[labels == probe]
-            found.append(logits.double().log_softmax(-1)[:, words])
-    return torch.cat(found)
+    return torch.cat(
+        [
+            logits[labels == probe].double().log_softmax(-1)[:, words]
+            for logits, _, labels in answers(task, data, _BATCH)
+        ]
+    )
 
 
 def _behaviour(run: Run, task: Task, pair: Pair) -> Json:
@@ -264,14 +282,10 @@ def _behaviour(run: Run, task: Task, pair: Pair) -> Json:
 def _accuracy(run: Run, task: Task) -> float:
     """Share of held-out tokens that are the most likely ones."""
     right = total = 0
-    with torch.no_grad(), evaluating(task.model):
-        for inputs, labels in zip(
-            run.test.inputs.split(_BATCH), run.test.labels.split(_BATCH), strict=True
-        ):
-            known = labels != IGNORED
-            found = task.model(input_ids=inputs).logits.argmax(-1)
-            right += int((found == labels)[known].sum())
-            total += int(known.sum())
+    for logits, _, labels in answers(task, run.test, _BATCH):
+        known = labels != IGNORED
+        right += int((logits.argmax(-1) == labels)[known].sum())
+        total += int(known.sum())
     return right / total
 
 
@@ -297,11 +311,19 @@ def _demonstrations(run: Run, pair: Pair, count: int) -> Dataset:
     words = tokenizer.word(probe), tokenizer.word(target)
     draw = stream(run.config.seed, "pair", pair.index, "demonstrations")
     stories = [s for s in _split(config)[1] if s.count(f" {probe}") >= _LEAST]
-    order = torch.randperm(len(stories), generator=draw).tolist()
-    rows = []
-    for place in (order * (count // max(len(order), 1) + 1))[:count]:
+    found = []
+    for place in torch.randperm(len(stories), generator=draw).tolist():
         row = tokenizer.document(stories[place], config.length)
-        rows.append([words[1] if token == words[0] else token for token in row])
+        if row[1:].count(words[0]) >= _LEAST:
+            found.append([words[1] if token == words[0] else token for token in row])
+        if len(found) == count:
+            break
+    if not found:
+        raise InputError(
+            f"earlier stories must hold {probe!r} {_LEAST} times within "
+            f"{config.length} tokens, got none in {config.source}; use more of them"
+        )
+    rows = (found * (count // len(found) + 1))[:count]  # few stories come again
     return documents(rows, length=config.length, pad=tokenizer.pad)
 
 

@@ -117,12 +117,12 @@ def _of_texts(
 def _examples(rows: list[Row]) -> list[dict[str, Any]]:
     """List the documents that rows write out, of the first pair that has some."""
     shown = [row for row in rows if row["examples"]]
-    first = min((row["pair"] for row in shown), default=None)
+    first = min(((row["seed"], row["pair"]) for row in shown), default=None)
     ordered = sorted(shown, key=lambda row: row["place"])
     return [
         {"trial": row["trial"], **example}
         for row in ordered
-        if row["pair"] == first
+        if (row["seed"], row["pair"]) == first
         for example in row["examples"]
     ]
 

@@ -5,7 +5,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from infusion.errors import ArtefactError
+from infusion.errors import ArtefactError, InputError
+from infusion.presets import find_preset
 from infusion.rows import opened
 from infusion.suites.study import NAMES
 from infusion.suites.summary import Row
@@ -17,7 +18,6 @@ _READ = (
     "inputs_sha256", "gpu", "cores", "processor",
 )  # fmt: skip
 """What a row must hold."""
-SUITES = {name for names in NAMES.values() for name in names}
 
 
 def read_rows(folder: Path) -> dict[tuple[str, str, str], list[Row]]:
@@ -65,8 +65,8 @@ def _row(path: Path, number: int, line: str) -> Row:
     try:
         row = opened(json.loads(line))
         missing = [name for name in _READ if name not in row]
-        known = row["suite"] in SUITES and not missing
-    except (ValueError, KeyError, TypeError):
+        known = not missing and row["suite"] in NAMES[find_preset(row["preset"]).kind]
+    except (ValueError, KeyError, TypeError, InputError):
         known = False
     if not known:
         raise ArtefactError(

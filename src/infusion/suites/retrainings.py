@@ -12,6 +12,7 @@ import torch
 
 from infusion.checkpoints import from_tensors
 from infusion.configs import TrainConfig, as_plain
+from infusion.errors import InputError
 from infusion.params import Params
 from infusion.presets.context import Run, checkpoint_file
 from infusion.records import Dataset, Task
@@ -43,7 +44,7 @@ def retrained(
     run: Run,
     spec: Retraining,
     data: Dataset,
-    make_task: Callable[[], Task] | None = None,
+    change: Callable[[Task], Task] = lambda task: task,
 ) -> Task:
     """Train on documents as a trial asks.
 
@@ -51,12 +52,13 @@ def retrained(
         run: Settings, documents and base checkpoints.
         spec: How.
         data: Changed or clean training documents.
-        make_task: Makes the task that trains on them, where it is not the run's own.
+        change: Of the run's task, so that it trains on them.
 
     Returns:
         The trained task.
 
     Raises:
+        InputError: It would start before the earlier documents, or go on after a cycle.
         DivergedError: A training loss became NaN or infinite.
     """
     recipe, seed = recipe_of(run, spec), run.config.seed
@@ -64,8 +66,13 @@ def retrained(
     if spec.order == "scratch":
         seed = derive(seed, "fresh start", spec.draw)
         run = replace(run, config=replace(run.config, seed=seed))
-    make_task, name = make_task or run.make_task, start_file(run, spec)
+    make_task, name = (lambda: change(run.make_task())), start_file(run, spec)
     if name is None:
+        if run.config.before is not None:
+            raise InputError(
+                "a retraining must start after the earlier documents, got one from an "
+                "initialisation; retrain fewer epochs than all"
+            )
         task = make_task()
         done = train(task, data, recipe, seed=seed)
     else:
@@ -75,6 +82,11 @@ def retrained(
             start = reordered(start, recipe, seed=seed, size=len(data))
         task, done = retrain(make_task, data, recipe, seed=seed, start=start)
     if spec.further:
+        if recipe.schedule != "steps":
+            raise InputError(
+                "epochs further on need a recipe whose rates do not depend on its "
+                f"length, got a {recipe.schedule}; leave them out"
+            )
         longer = replace(recipe, epochs=last + spec.further)
         train(task, run.train, longer, seed=seed, start=done)
     return task

@@ -51,7 +51,7 @@ class Study:
         decides: What decides the edits of a change beside its settings.
         craft: Makes them.
         facts: Says what they reached and what they are predicted to do.
-        training: How a model is made that trains on edits, and on which documents.
+        training: What a task needs to train on edits, and the documents.
         behaviour: What a model does with a pair.
         accuracy: What it does with everything else, as a share.
     """
@@ -65,7 +65,7 @@ class Study:
     decides: Callable[[Run, Any], Json]
     craft: Callable[[Desk, Any], Edits]
     facts: Callable[[Desk, Any, Edits], Json]
-    training: Callable[[Run, Edits], tuple[Callable[[], Task], Dataset]]
+    training: Callable[[Run, Edits], tuple[Callable[[Task], Task], Dataset]]
     behaviour: Callable[[Run, Task, Pair], Json]
     accuracy: Callable[[Run, Task], float]
 

@@ -11,7 +11,7 @@ from infusion.presets.context import Pair, checkpoint_file
 from infusion.suites.crafting import edit_file, read_edits
 from infusion.suites.retrainings import replay_file, replayed, retrained
 from infusion.suites.study import study_of
-from infusion.suites.subjects import Home, opened
+from infusion.suites.subjects import Home, opened, seen
 from infusion.suites.trial import Trial
 
 
@@ -32,9 +32,10 @@ def measured(home: Home, pair: Pair, trial: Trial) -> dict[str, Any]:
     edits = read_edits(source, pair, trial.change)
     facts = source.store.read_json(edit_file(pair, trial.change, ".json"))
     clean = run.store.read_json(replay_file(trial.retraining, ".json"))
+    viewed = seen(home, trial.retraining.architecture, trial.change.view)
     began, study = time.monotonic(), study_of(run)
-    make_task, data = study.training(run, edits)
-    after = retrained(run, trial.retraining, data, make_task)
+    change, data = study.training(run, edits)
+    after = retrained(run, trial.retraining, data, change)
     seconds = time.monotonic() - began
     tasks = {"before": base, "clean": replayed(run, trial.retraining), "after": after}
     return {
@@ -45,7 +46,7 @@ def measured(home: Home, pair: Pair, trial: Trial) -> dict[str, Any]:
         "trial": trial.name,
         "change": as_plain(trial.change),
         "retraining": as_plain(trial.retraining),
-        **{name: study.behaviour(run, task, pair) for name, task in tasks.items()},
+        **{name: study.behaviour(viewed, task, pair) for name, task in tasks.items()},
         "accuracy": study.accuracy(run, after),
         "clean_accuracy": clean["accuracy"],
         **{name: value for name, value in facts.items() if name != "manifest"},

@@ -159,8 +159,8 @@ def _facts(desk: Desk, change: Change, edits: Edits) -> Json:
     }
 
 
-def _training(run: Run, edits: Edits) -> tuple[Callable[[], Task], Dataset]:
-    return run.make_task, edits.apply(run.train)
+def _training(run: Run, edits: Edits) -> tuple[Callable[[Task], Task], Dataset]:
+    return lambda task: task, edits.apply(run.train)
 
 
 def _behaviour(run: Run, task: Task, pair: Pair) -> Json:

@@ -1,5 +1,6 @@
 """Texts: probes and targets of a language preset, edits in tokens or embeddings."""
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import cast
@@ -8,8 +9,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from infusion.configs import TokenConfig
 from infusion.data.edits import Edits
-from infusion.errors import InputError
+from infusion.errors import InputError, check_whole
 from infusion.perturb.budget import BUDGETS
 from infusion.perturb.controls import substitutions_like
 from infusion.perturb.drafts import TokenLimits
@@ -33,10 +35,11 @@ from infusion.selection import check_k, select, select_random
 from infusion.suites.study import Desk, Json, Study
 from infusion.suites.texts.trials import Change, Operator, trials
 from infusion.suites.trial import Trial
+from infusion.training import check_recipe
 
 _MEMORY = 1 << 30
 """Bytes for the relaxed documents of one crafting."""
-_SHOWN_PAIRS, _SHOWN_DOCUMENTS = 6, 2
+_SHOWN_PAIRS, _SHOWN_DOCUMENTS = 1, 2
 """Edits whose tokens are written into their rows."""
 
 
@@ -57,8 +60,33 @@ def _check(run: Run, wanted: list[Trial]) -> None:
             f"{config.probe} and target {config.target}; drop --probe and --target"
         )
     check_settings(config)
+    _check_tokens(config.tokens)
+    if config.before is not None:
+        check_recipe(config.before)
+    BUDGETS[config.edit.norm](config.edit.epsilon)
     for trial in wanted:
         check_k(cast("Change", trial.change).edit.k, len(run.train))
+
+
+def _check_tokens(settings: TokenConfig | None) -> None:
+    if settings is None:
+        raise InputError(
+            "settings of texts must say how tokens are changed, got none; use the "
+            "config.yaml of a run folder"
+        )
+    for name in ("changes", "steps", "candidates"):
+        check_whole(f"tokens.{name}", getattr(settings, name))
+    gini = settings.gini
+    if gini is not None and not (len(gini) == 2 and all(0 <= g < 1 for g in gini)):
+        raise InputError(
+            f"tokens.gini must be two numbers in [0, 1), or none, got {list(gini)}; "
+            "[0.9, 0.0] is usual"
+        )
+    if not 0 < settings.step_size < math.inf:
+        raise InputError(
+            f"tokens.step_size must be > 0 and finite, got {settings.step_size}; 1.0 "
+            "is usual"
+        )
 
 
 def _pairs(run: Run, task: Task) -> list[Pair]:
@@ -110,7 +138,6 @@ def _craft(desk: Desk, change: Change) -> Edits:
 
 def _ascent(desk: Desk, change: Change, chosen: Tensor, limits: TokenLimits) -> Edits:
     (task, ihvp), settings = desk.models(0)[0], change.tokens
-    gini = settings.gini
     return craft_tokens(
         task,
         desk.run.train,
@@ -119,7 +146,7 @@ def _ascent(desk: Desk, change: Change, chosen: Tensor, limits: TokenLimits) -> 
         limits=limits,
         steps=settings.steps,
         step_size=settings.step_size,
-        gini=None if gini is None else (gini[0], gini[1]),
+        gini=settings.gini,
         memory_limit=_MEMORY,
     )
 
@@ -189,6 +216,8 @@ def _facts(desk: Desk, change: Change, edits: Edits) -> Json:
         predicted = predicted_effect(task, run.train, edits, ihvp)
         changed = [each["tokens"] for each in edits.reached]
         reached = {"tokens": sum(changed) / len(changed), "most": max(changed)}
+        if change.operator == "demonstrations":  # other documents, not changed ones
+            reached = {}
     evaluations = {
         "tokens": change.tokens.steps,
         "coded tokens": change.tokens.steps,
@@ -220,10 +249,10 @@ def _examples(desk: Desk, edits: Edits) -> list[Json]:
     ]
 
 
-def _training(run: Run, edits: Edits) -> tuple[Callable[[], Task], Dataset]:
+def _training(run: Run, edits: Edits) -> tuple[Callable[[Task], Task], Dataset]:
     if edits.are_offsets:
-        return offset_training(run.make_task, run.train, edits)
-    return run.make_task, edits.apply(run.train)
+        return offset_training(run.train, edits)
+    return lambda task: task, edits.apply(run.train)
 
 
 def _behaviour(run: Run, task: Task, pair: Pair) -> Json:

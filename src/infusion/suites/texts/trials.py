@@ -115,8 +115,8 @@ def trials(
         InputError: There is no such suite.
     """
     check_choice("--suite", suite, NAMES["texts"])
-    assert config.tokens is not None, "settings of texts say how tokens are changed"
-    plain = Change(tokens=config.tokens, edit=config.edit, source=config.architecture)
+    tokens = config.tokens or TokenConfig(changes=1)  # refused before anything is done
+    plain = Change(tokens=tokens, edit=config.edit, source=config.architecture)
     own = Retraining(architecture=config.architecture)
     if suite == "confidence":
         return [
