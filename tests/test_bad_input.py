@@ -89,7 +89,10 @@ def assert_one_line(printed: str, wanted: str):
     [
         ("run", "exactly one of PRESET and --config must be given, got None and None"),
         ("run digits --config x.yaml", "exactly one of PRESET and --config"),
-        ("run mnist", "preset must be one of digits, cifar10, got 'mnist'"),
+        (
+            "run mnist",
+            r"preset must be one of digits, cifar10, .*, got 'mnist'",
+        ),
         ("run digits --pears 3", r"Unrecognized options: --pears.*meant --pairs; try"),
         ("run digits cifar10", "Unrecognized options: cifar10"),
         ("run digits --pairs", "Missing value for argument '--pairs'"),
@@ -179,7 +182,10 @@ def test_report_needs_a_run(tmp_path: Path, refused: Refused):
     [
         (b"", r"config must have the keys .*, got \[\]"),
         (b"- 1\n- 2\n", r"config must have the keys .*, got \[\]"),
-        (b"preset: digits\n", r"config must have the keys .*, got \['preset'\]"),
+        (
+            b"preset: digits\n",
+            r"config must have the keys .*, got \[\] beside them and no ",
+        ),
         (b"preset: [digits\n", "config must be YAML, got while parsing a flow"),
         (b"\xff\xfe\x00\x9c", "config must"),
         (b"!!python/object:os.system x", "config must be YAML, got could not"),
@@ -220,7 +226,11 @@ def test_config_that_is_none(
         ("arms", ["edit", "wish"], r"config.arms must be of type Literal.*'wish'"),
         ("device", "tpu", "device must be cpu or cuda, got 'tpu'"),
         ("target", 10, "target must lie in 0…9, the classes, got 10"),
-        ("preset", "mnist", "preset must be one of digits, cifar10, got 'mnist'"),
+        (
+            "preset",
+            "mnist",
+            r"preset must be one of digits, cifar10, .*, got 'mnist'",
+        ),
         ("surprise", 1, "and no others than"),
     ],
 )

@@ -87,7 +87,8 @@ def _build(kind: type[Any], plain: Any, where: str) -> Any:
     if not isinstance(plain, dict) or got - names or required - got:
         raise InputError(
             f"{where} must have the keys {sorted(required)} and no others than "
-            f"{sorted(names)}, got {sorted(got)}; use the config.yaml of a run folder"
+            f"{sorted(names - required)}, got {sorted(got - names)} beside them and no "
+            f"{sorted(required - got)}; use the config.yaml of a run folder"
         )
     hints = get_type_hints(kind)
     values = {}
