@@ -29,7 +29,16 @@ from infusion.language import IGNORED, causal_lm, documents, log_completion
 from infusion.perturb.drafts import TokenLimits
 from infusion.presets.context import Pair, Run
 from infusion.presets.preset import Preset, Settings
-from infusion.presets.texts import CODED, Json, Texts, answers, in_turns
+from infusion.presets.texts import (
+    CODED,
+    Json,
+    Texts,
+    answers,
+    in_turns,
+    moved,
+    moved_elsewhere,
+    realised,
+)
 from infusion.records import Dataset, Measurement, Task
 from infusion.seeding import derive
 from infusion.tasks import evaluating, first_parameter
@@ -290,34 +299,21 @@ def _demonstrations(cipher: Cipher, run: Run, pair: Pair, count: int) -> Dataset
     return documents(rows, length=run.config.data.length, pad=PAD)
 
 
-def _change(row: Json) -> list[float]:
-    """Change of the cross-entropy of every shift."""
-    both = zip(row["after"]["ce"], row["clean"]["ce"], strict=True)
-    return [after - clean for after, clean in both]
-
-
-def _other(row: Json) -> float:
-    """Mean change over all shifts but the probe and the target."""
-    named = (row["probe"], row["target"])
-    rest = [change for shift, change in enumerate(_change(row)) if shift not in named]
-    return sum(rest) / len(rest)
-
-
 def _target(row: Json) -> float:
-    return _change(row)[row["target"]]
+    return moved(row, "ce")[row["target"]]
 
 
 def _correct(row: Json) -> float:
-    return _change(row)[row["probe"]]
+    return moved(row, "ce")[row["probe"]]
 
 
 COLUMNS: dict[str, Callable[[Json], float]] = {
-    "targeting": lambda row: _other(row) - _target(row),
+    "targeting": lambda row: moved_elsewhere(row, "ce") - _target(row),
     "Δ CE target": _target,
-    "Δ CE other": _other,
+    "Δ CE other": lambda row: moved_elsewhere(row, "ce"),
     "Δ CE correct": _correct,
     "margin shift": lambda row: _correct(row) - _target(row),
-    "Δ f": lambda row: row["after"]["value"] - row["clean"]["value"],
+    "Δ f": realised,
 }
 
 

@@ -74,6 +74,47 @@ def answers(
             yield task.model(input_ids=inputs.to(device)).logits.cpu(), inputs, labels
 
 
+def realised(row: Json) -> float:
+    """Return the change of the measurement beyond the clean replay.
+
+    Args:
+        row: Of one trial.
+
+    Returns:
+        In its units.
+    """
+    return row["after"]["value"] - row["clean"]["value"]
+
+
+def moved(row: Json, name: str) -> list[float]:
+    """Return the change, beyond the clean replay, of what there is one of per name.
+
+    Args:
+        row: Of one trial.
+        name: Of a list in a behaviour, in the order of the preset's names.
+
+    Returns:
+        After the edit minus after the clean replay.
+    """
+    both = zip(row["after"][name], row["clean"][name], strict=True)
+    return [after - clean for after, clean in both]
+
+
+def moved_elsewhere(row: Json, name: str) -> float:
+    """Return the mean of :func:`moved` over all but the probe and the target.
+
+    Args:
+        row: Likewise.
+        name: Likewise.
+
+    Returns:
+        The mean.
+    """
+    named = (row["probe"], row["target"])
+    rest = [change for i, change in enumerate(moved(row, name)) if i not in named]
+    return sum(rest) / len(rest)
+
+
 def in_turns(
     size: int, stratum: Callable[[int, int], int], *, seed: int
 ) -> list[tuple[int, int]]:

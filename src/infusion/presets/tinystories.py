@@ -34,7 +34,16 @@ from infusion.language import IGNORED, causal_lm, contrast, documents, vocabular
 from infusion.perturb.drafts import TokenLimits
 from infusion.presets.context import Pair, Run
 from infusion.presets.preset import Preset
-from infusion.presets.texts import CODED, Json, Texts, answers, in_turns
+from infusion.presets.texts import (
+    CODED,
+    Json,
+    Texts,
+    answers,
+    in_turns,
+    moved,
+    moved_elsewhere,
+    realised,
+)
 from infusion.records import Dataset, Measurement, Task
 from infusion.seeding import stream
 from infusion.tasks import evaluating, first_parameter
@@ -327,21 +336,8 @@ def _demonstrations(run: Run, pair: Pair, count: int) -> Dataset:
     return documents(rows, length=config.length, pad=tokenizer.pad)
 
 
-def _risen(row: Json) -> list[float]:
-    """Change of every animal's probability."""
-    both = zip(row["after"]["p"], row["clean"]["p"], strict=True)
-    return [after - clean for after, clean in both]
-
-
-def _untargeted(row: Json) -> float:
-    """Mean change over the animals that are neither probe nor target."""
-    named = (row["probe"], row["target"])
-    rest = [change for word, change in enumerate(_risen(row)) if word not in named]
-    return sum(rest) / len(rest)
-
-
 def _target(row: Json) -> float:
-    return _risen(row)[row["target"]]
+    return moved(row, "p")[row["target"]]
 
 
 def _log_odds(row: Json) -> float:
@@ -360,13 +356,13 @@ def _flips(row: Json) -> float:
 COLUMNS: dict[str, Callable[[Json], float]] = {
     "Δ log odds": _log_odds,
     "Δp target": _target,
-    "less untargeted": lambda row: _target(row) - _untargeted(row),
-    "less probe": lambda row: _target(row) - _risen(row)[row["probe"]],
+    "less untargeted": lambda row: _target(row) - moved_elsewhere(row, "p"),
+    "less probe": lambda row: _target(row) - moved(row, "p")[row["probe"]],
     "Δ log p target": lambda row: (
         row["after"]["log_p"][row["target"]] - row["clean"]["log_p"][row["target"]]
     ),
     "flips": _flips,
-    "Δ f": lambda row: row["after"]["value"] - row["clean"]["value"],
+    "Δ f": realised,
 }
 
 

@@ -8,14 +8,13 @@ from typing import Any
 
 from infusion.errors import InputError
 from infusion.presets import find_preset
-from infusion.presets.texts import texts_of
+from infusion.presets.texts import realised, texts_of
 from infusion.suites.curves import curves
 from infusion.suites.read import read_rows
 from infusion.suites.statistics import statistics
 from infusion.suites.study import NAMES
 from infusion.suites.summary import Row, effects, moved, units
 from infusion.suites.texts.effects import effects as text_effects
-from infusion.suites.texts.effects import realised
 
 
 def collect(folder: Path) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean as mean
 
 from infusion.measure import Interval, rank_correlation
+from infusion.presets.texts import realised
 from infusion.suites.summary import Row, interval, units
 
 
@@ -29,18 +30,6 @@ class TextEffect:
     predicted: float | None
     evaluations: int
     tokens: float | None
-
-
-def realised(row: Row) -> float:
-    """Return the change of the measurement beyond the clean replay.
-
-    Args:
-        row: Of one trial.
-
-    Returns:
-        In its units.
-    """
-    return row["after"]["value"] - row["clean"]["value"]
 
 
 def effects(
