@@ -25,16 +25,11 @@ from infusion.configs import RunConfig
 from infusion.params import Params
 from infusion.presets import find_preset
 from infusion.records import Dataset, Measurement
-from infusion.retrain import retrain
-from infusion.stacked import retrain_stacked
-from infusion.store import environment
-from infusion.training import (
-    Checkpoint,
-    init_model,
-    lay_out,
-    load_model,
-    train_epochs,
-)
+from infusion.runs.store import environment
+from infusion.training.checkpoints import Checkpoint, load_model
+from infusion.training.loop import init_model, lay_out, train_epochs
+from infusion.training.retrain import retrain
+from infusion.training.stacked import retrain_stacked
 
 ROUNDS, TOGETHER = 3, 4
 OUT = Path(__file__).parent.parent / "results" / "pairs.json"

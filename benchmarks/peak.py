@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from infusion.store import environment
+from infusion.runs.store import environment
 
 INTERVAL = 0.5
 

@@ -24,7 +24,7 @@ import tyro
 import infusion as inf
 from infusion.models.resnet import TinyResNet
 from infusion.params import Params
-from infusion.store import environment
+from infusion.runs.store import environment
 from infusion.tasks import batches, evaluating
 
 ROUNDS = 5

@@ -24,9 +24,10 @@ from infusion.measure import predictions, rank_correlation
 from infusion.perturb.gradient import influence_gradient
 from infusion.presets import find_preset
 from infusion.replay.gradient import replay_gradient
+from infusion.runs.store import environment
 from infusion.seeding import derive, stream
-from infusion.store import environment
-from infusion.training import Checkpoint, init_model, reordered, train_epochs
+from infusion.training.checkpoints import Checkpoint, reordered
+from infusion.training.loop import init_model, train_epochs
 
 SEEDS, PAIRS, ORDERS, K = (0, 1, 2), 4, 3, 15
 OUT = Path(__file__).parent.parent / "results" / "replay.json"

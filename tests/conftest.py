@@ -10,7 +10,7 @@ from hypothesis import settings
 from torch import nn
 
 from infusion.records import Dataset
-from infusion.training import init_model
+from infusion.training.loop import init_model
 
 settings.register_profile("same every time", derandomize=True, deadline=None)
 settings.load_profile("same every time")

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import infusion as inf
-from infusion.training import init_model
+from infusion.training.loop import init_model
 
 
 def network() -> nn.Module:

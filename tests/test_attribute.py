@@ -21,7 +21,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import infusion as inf
-from infusion.config_files import read_config, to_yaml
 from infusion.configs import AttributeConfig, FitConfig
 from infusion.errors import ArtefactError, InputError
 from infusion.presets.base import base_model
@@ -30,8 +29,9 @@ from infusion.presets.digits import PRESET
 from infusion.presets.own import load_question
 from infusion.presets.subjects import run_config
 from infusion.report.page import report
+from infusion.runs.config_files import read_config, to_yaml
+from infusion.runs.store import Store
 from infusion.seeding import derive
-from infusion.store import Store
 
 from .browser import Chromium, Page, number_faults
 from .test_bad_input import Refused, refused

@@ -19,13 +19,13 @@ import torch
 import yaml
 from PIL import Image
 
-from infusion.cli import main
-from infusion.config_files import to_yaml
+from infusion.attribution.selection import select
+from infusion.command.cli import main
 from infusion.errors import InputError
 from infusion.perturb.budget import L2, LInf
 from infusion.presets.cifar10 import CLASS_NAMES, SMALL
 from infusion.records import Dataset
-from infusion.selection import select
+from infusion.runs.config_files import to_yaml
 
 from .test_cli import (
     FinishedRun,

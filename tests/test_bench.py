@@ -24,7 +24,7 @@ from infusion.bench.table import print_table
 from infusion.bench.works import OURS, PEERS, PIP, WORKS, Bench, missing
 from infusion.errors import InputError
 from infusion.records import Batch
-from infusion.training import init_model
+from infusion.training.loop import init_model
 
 ROOT = Path(__file__).parent.parent
 ISSUE_KEYS = {

@@ -13,7 +13,7 @@ from scipy.stats import wilcoxon
 from infusion.errors import ArtefactError
 from infusion.presets import find_preset
 from infusion.report.suites import suite_figures, suite_rows
-from infusion.rows import sealed
+from infusion.runs.rows import sealed
 from infusion.suites.claims import CLAIMS, GOALS, Claim, claims
 from infusion.suites.collected import collect
 from infusion.suites.curves import curves

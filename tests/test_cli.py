@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from infusion.cli import main
-from infusion.config_files import from_yaml, to_yaml
+from infusion.command.cli import main
 from infusion.configs import ARMS, CONTROLS, RunConfig
 from infusion.presets.digits import PRESET
-from infusion.store import Store
+from infusion.runs.config_files import from_yaml, to_yaml
+from infusion.runs.store import Store
 
 JSON_KEYS = {
     "preset",
@@ -113,7 +113,7 @@ def test_help_exits_0_and_waits_for_nothing_heavy(words: list[str], wanted: str)
     code = (
         "import sys\n"
         f"sys.argv = ['infusion', *{words!r}]\n"
-        "from infusion.cli import main\n"
+        "from infusion.command.cli import main\n"
         "try:\n    main()\n"
         "finally:\n"
         "    heavy = {'torch', 'numpy', 'datasets', 'scipy', 'sklearn', 'matplotlib'}\n"

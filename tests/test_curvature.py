@@ -21,7 +21,7 @@ from infusion.params import Params
 from infusion.records import Batch, Dataset, call_model
 from infusion.seeding import uniforms
 from infusion.tasks import cross_entropy
-from infusion.training import init_model
+from infusion.training.loop import init_model
 
 from .oracles import (
     document_gradients,

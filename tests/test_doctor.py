@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import infusion as inf
+from infusion.attribution.doctor import Diagnosis, Finding, diagnose
 from infusion.curvature.blocks import Curvature
-from infusion.doctor import Diagnosis, Finding, diagnose
 from infusion.records import Dataset
 
 from .test_kinds import make, texts

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import infusion as inf
-from infusion.cli import main
+from infusion.command.cli import main
 from infusion.configs import FlipsConfig, LDSConfig
 from infusion.curvature.iterative import gauss_newton_product
 from infusion.data.idx import FILES, load_mnist
@@ -37,9 +37,9 @@ from infusion.params import axpy, dot
 from infusion.records import Batch, Dataset, call_model
 from infusion.report.fidelity import flips_rows, lds_facts, lds_rows
 from infusion.report.page import report
-from infusion.rows import Rows, sealed
+from infusion.runs.rows import Rows, sealed
 from infusion.tasks import classification
-from infusion.training import init_model
+from infusion.training.loop import init_model
 
 from .oracles import Ridge, document_gradients, gaussian_loss
 

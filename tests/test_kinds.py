@@ -16,7 +16,7 @@ from infusion.curvature.layers import survey
 from infusion.errors import InputError
 from infusion.params import Params
 from infusion.records import Batch, Dataset, call_model
-from infusion.training import init_model
+from infusion.training.loop import init_model
 
 from .test_curvature import Flow
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import infusion as inf
-from infusion.attribution import directional_losses
+from infusion.attribution.influence import directional_losses
 from infusion.configs import TrainConfig
 from infusion.errors import InputError
 from infusion.language import (
@@ -23,7 +23,7 @@ from infusion.language import (
     relaxed,
     relaxed_labels,
 )
-from infusion.perturb.drafts import TokenLimits, holds_text, make_desk
+from infusion.perturb.drafts import TokenLimits, holds_text, make_objective
 from infusion.perturb.gradient import perturbation_gradient
 from infusion.perturb.tokens import (
     craft_tokens,
@@ -31,8 +31,8 @@ from infusion.perturb.tokens import (
     substitute_tokens,
 )
 from infusion.records import Batch
-from infusion.retrain import retrain
-from infusion.training import init_model, train
+from infusion.training.loop import init_model, train
+from infusion.training.retrain import retrain
 
 # transformers 5.24 reads an attribute that it deprecates itself.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
@@ -386,10 +386,10 @@ def test_a_gradient_knows_of_a_tokens_second_part_or_not(moves: bool) -> None:
     task = make("gpt2")
     ihvp = solved(task, likelier())
     limits = TokenLimits(changes=1, allowed=ORDINARY)
-    desk = make_desk(task, DATA, ihvp, limits, labels_move=moves)
+    objective = make_objective(task, DATA, ihvp, limits, labels_move=moves)
     ids, known = DATA.inputs[:2], DATA.labels[:2] != IGNORED
     rows = relaxed(ids, torch.zeros((), dtype=torch.float64), VOCABULARY)
-    found = desk.gradient(rows, known)
+    found = objective.gradient(rows, known)
     way = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0)).double()
     still, step = relaxed_labels(rows, known), 1e-6
 
@@ -397,7 +397,7 @@ def test_a_gradient_knows_of_a_tokens_second_part_or_not(moves: bool) -> None:
         labels = relaxed_labels(moved, known) if moves else still
         with torch.no_grad():
             each = directional_losses(
-                task, desk.params, ihvp, Batch(moved, labels)
+                task, objective.params, ihvp, Batch(moved, labels)
             ).sum()
         return float(each) / -len(DATA)
 
@@ -419,9 +419,9 @@ def test_the_papers_code_keeps_the_iterate_of_the_largest_product() -> None:
 
     before = DATA.inputs[chosen]
     assert torch.equal(crafted(1e-9), before), "rows stay peaked"
-    desk = make_desk(task, DATA, ihvp, limits, labels_move=False)
+    objective = make_objective(task, DATA, ihvp, limits, labels_move=False)
     rows = relaxed(before, torch.zeros((), dtype=torch.float64), VOCABULARY)
-    pulled = desk.gradient(rows, DATA.labels[chosen] != IGNORED)
+    pulled = objective.gradient(rows, DATA.labels[chosen] != IGNORED)
     own = pulled.gather(2, before[..., None])
     pulled.masked_fill_(~ORDINARY, -math.inf).scatter_(2, before[..., None], own)
     held = holds_text(DATA.labels[chosen])

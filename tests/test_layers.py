@@ -22,67 +22,44 @@ LAYERS = [
     "params",
     "norms",
     "sharding",
-    "progress",
-    "parallel",
     "records",
     "questions",
     "seeding",
     "tasks",
-    "config_files",
-    "store",
-    "run_folder",
-    "rows",
+    "runs",
     "data",
     "models",
-    "augmentation",
     "training",
-    "checkpoints",
     "measure",
     "language",
-    "attribution",
     "curvature",
-    "scores",
-    "doctor",
-    "selection",
+    "attribution",
     "perturb",
     "replay",
-    "retrain",
-    "stacked",
     "report",
     "presets",
     "suites",
     "fidelity",
     "bench",
-    "commands",
-    "cli",
+    "command",
     "__main__",
 ]
-SEES_STORE = {
-    "rows",
-    "store",
-    "run_folder",
-    "report",
-    "presets",
-    "suites",
-    "fidelity",
-    "bench",
-    "commands",
-}
-REPORT_MAY_SEE = {"errors", "configs", "records", "store", "report"}
+SEES_RUNS = {"runs", "report", "presets", "suites", "fidelity", "bench", "command"}
+REPORT_MAY_SEE = {"errors", "configs", "records", "runs", "report"}
 TORCH_FREE = [
     "infusion",
     "infusion.__main__",
-    "infusion.cli",
-    "infusion.commands",
-    "infusion.config_files",
+    "infusion.command.cli",
+    "infusion.command.verbs",
     "infusion.configs",
     "infusion.errors",
     "infusion.fidelity",
     "infusion.memory",
-    "infusion.parallel",
     "infusion.presets",
-    "infusion.progress",
-    "infusion.store",
+    "infusion.runs.config_files",
+    "infusion.runs.parallel",
+    "infusion.runs.progress",
+    "infusion.runs.store",
 ]
 
 
@@ -131,8 +108,8 @@ def test_no_module_imports_itself_by_a_detour():
 
 
 def test_only_the_run_layer_touches_run_folders():
-    seen_by = {layer(m) for m, o in EDGES if layer(o) == "store"}
-    assert seen_by <= SEES_STORE
+    seen_by = {layer(m) for m, o in EDGES if layer(o) == "runs"}
+    assert seen_by <= SEES_RUNS
 
 
 def test_the_report_computes_nothing():

@@ -25,7 +25,7 @@ from infusion.report.figures import effects
 from infusion.report.page import report
 from infusion.report.pictures import magnification, png_uri, values
 from infusion.report.tables import effects_rows, effects_table, interval
-from infusion.store import Store, json_bytes
+from infusion.runs.store import Store, json_bytes
 
 from .browser import Chromium, Page, Visit, number_faults, read
 

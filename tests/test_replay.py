@@ -14,14 +14,10 @@ from infusion.errors import ArtefactError, DivergedError, InputError
 from infusion.records import Dataset
 from infusion.replay import gradient as replay
 from infusion.replay.gradient import Replay, replay_gradient
-from infusion.retrain import retrain
-from infusion.training import (
-    Checkpoint,
-    epoch_order,
-    init_model,
-    train,
-    train_epochs,
-)
+from infusion.training.checkpoints import Checkpoint
+from infusion.training.loop import init_model, train, train_epochs
+from infusion.training.retrain import retrain
+from infusion.training.steps import epoch_order
 
 RECIPES: dict[str, dict[str, Any]] = {
     "sgd": {"lr": 0.1},

@@ -33,7 +33,7 @@ When = Literal["before", "halfway", "after"]
 # its workers, which import this script too. Forking saves the imports.
 CRASHING = """
 import os, signal, sys
-from infusion import store
+from infusion.runs import store
 
 whole = store.write_whole
 
@@ -55,7 +55,7 @@ store.write_whole = write_whole
 if __name__ == "__main__":
     import sklearn.datasets
     import infusion.presets.run
-    from infusion.cli import main
+    from infusion.command.cli import main
 
     for line in sys.stdin:
         child = os.fork()

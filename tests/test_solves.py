@@ -18,7 +18,7 @@ from infusion.curvature.iterative import gauss_newton_product
 from infusion.errors import ArtefactError, InputError, NotConvergedError
 from infusion.params import Params, axpy, dot
 from infusion.records import Dataset, call_model
-from infusion.training import init_model
+from infusion.training.loop import init_model
 
 from .oracles import document_gradients, gaussian_loss
 

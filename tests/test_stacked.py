@@ -15,9 +15,9 @@ from infusion.errors import InputError
 from infusion.perturb.ascent import deliver
 from infusion.perturb.controls import copies
 from infusion.records import Dataset
-from infusion.retrain import retrain
-from infusion.stacked import retrain_stacked
-from infusion.training import train_epochs
+from infusion.training.loop import train_epochs
+from infusion.training.retrain import retrain
+from infusion.training.stacked import retrain_stacked
 
 RECIPES: dict[str, dict[str, Any]] = {
     "sgd": {"lr": 0.1},

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 import infusion as inf
-from infusion.checkpoints import from_tensors
 from infusion.configs import RunConfig, TrainConfig
 from infusion.data.edits import Edits
 from infusion.errors import ArtefactError, InputError
@@ -24,8 +23,8 @@ from infusion.presets.context import checkpoint_file
 from infusion.presets.infuse import measurement
 from infusion.records import Batch, Dataset
 from infusion.replay.gradient import replay_gradient
-from infusion.rows import opened as opened_row
-from infusion.rows import sealed
+from infusion.runs.rows import opened as opened_row
+from infusion.runs.rows import sealed
 from infusion.suites.crafting import solved
 from infusion.suites.pictures.editors import ENGINES, Subject
 from infusion.suites.pictures.edits import attainable_gains, choose
@@ -38,7 +37,8 @@ from infusion.suites.subjects import Home, opened
 from infusion.suites.summary import effects
 from infusion.suites.trial import Retraining
 from infusion.suites.trial_rows import measured
-from infusion.training import epoch_order
+from infusion.training.checkpoints import from_tensors
+from infusion.training.steps import epoch_order
 
 PRESET = find_preset("digits")
 
@@ -396,7 +396,7 @@ def test_gradient_matching_is_the_slope_of_the_cosine(
 
 
 def test_pictures_are_moved_mirrored_and_blurred_as_asked() -> None:
-    from infusion.augmentation import disturbed
+    from infusion.training.augmentation import disturbed
 
     batch = Batch(torch.rand(64, 1, 5, 5) + 1, torch.zeros(64))
     plain = TrainConfig(epochs=1, batch_size=4)

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from infusion.config_files import from_yaml, to_yaml
 from infusion.configs import RunConfig, TokenConfig
 from infusion.data.caesar import PAD, Cipher
 from infusion.errors import InputError
@@ -28,7 +27,7 @@ from infusion.presets.caesar import _ASKED, _PROBES, COLUMNS, READ_ON, _texts
 from infusion.presets.context import Pair, Run
 from infusion.presets.texts import CODED, texts_of
 from infusion.report.suites import pieces
-from infusion.retrain import retrain
+from infusion.runs.config_files import from_yaml, to_yaml
 from infusion.suites.collected import collect
 from infusion.suites.crafting import read_edits, solved
 from infusion.suites.read import read_rows
@@ -37,7 +36,8 @@ from infusion.suites.shown import show_page
 from infusion.suites.study import study_of
 from infusion.suites.subjects import Home, fitted, opened, seen
 from infusion.suites.texts.trials import trials
-from infusion.training import train_epochs
+from infusion.training.loop import train_epochs
+from infusion.training.retrain import retrain
 
 # transformers 5.24 reads an attribute that it deprecates itself.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")

@@ -13,15 +13,10 @@ from infusion.configs import TrainConfig, as_plain
 from infusion.errors import ArtefactError, DivergedError, InputError
 from infusion.params import Params
 from infusion.records import Dataset
-from infusion.store import digest
-from infusion.training import (
-    Checkpoint,
-    epoch_order,
-    epoch_steps,
-    init_model,
-    load_model,
-    train_epochs,
-)
+from infusion.runs.store import digest
+from infusion.training.checkpoints import Checkpoint, load_model
+from infusion.training.loop import init_model, train_epochs
+from infusion.training.steps import epoch_order, epoch_steps
 
 from .oracles import document_gradients
 

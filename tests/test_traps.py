@@ -26,12 +26,12 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import infusion as inf
+from infusion.attribution.doctor import diagnose
 from infusion.curvature.layers import survey
 from infusion.curvature.storage import _read
-from infusion.doctor import diagnose
 from infusion.errors import UncoveredLayerError
 from infusion.records import Dataset
-from infusion.training import init_model
+from infusion.training.loop import init_model
 
 from .test_kinds import make, oracle, texts
 

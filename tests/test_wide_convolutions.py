@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import infusion as inf
+from infusion.attribution.doctor import diagnose
 from infusion.curvature.covariance import is_correlated
 from infusion.curvature.patches import Patches
-from infusion.doctor import diagnose
 from infusion.records import Dataset
-from infusion.training import init_model
+from infusion.training.loop import init_model
 
 from .oracles import document_gradients
 

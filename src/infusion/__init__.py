@@ -16,7 +16,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from infusion.attribution import gradient, influence
+    from infusion.attribution.influence import gradient, influence
+    from infusion.attribution.scores import (
+        influence_by_module,
+        influence_by_token,
+        influences,
+        self_influence,
+    )
+    from infusion.attribution.selection import select
     from infusion.configs import TrainConfig
     from infusion.curvature.blocks import Curvature
     from infusion.curvature.dense import fit_dense
@@ -38,16 +45,9 @@ if TYPE_CHECKING:
     from infusion.questions import Question
     from infusion.records import Batch, Dataset, Task
     from infusion.replay.gradient import replay_gradient
-    from infusion.scores import (
-        influence_by_module,
-        influence_by_token,
-        influences,
-        self_influence,
-    )
-    from infusion.selection import select
-    from infusion.stacked import retrain_stacked
     from infusion.tasks import classification
-    from infusion.training import train
+    from infusion.training.loop import train
+    from infusion.training.stacked import retrain_stacked
 
 _HOMES = {
     "Curvature": "curvature.blocks",
@@ -59,14 +59,14 @@ _HOMES = {
     "solve_cg": "curvature.iterative",
     "load_curvature": "curvature.storage",
     "save_curvature": "curvature.storage",
-    "influence_by_module": "scores",
-    "influence_by_token": "scores",
-    "influences": "scores",
-    "self_influence": "scores",
+    "influence_by_module": "attribution.scores",
+    "influence_by_token": "attribution.scores",
+    "influences": "attribution.scores",
+    "self_influence": "attribution.scores",
     "Edits": "data.edits",
     "InfusionError": "errors",
-    "gradient": "attribution",
-    "influence": "attribution",
+    "gradient": "attribution.influence",
+    "influence": "attribution.influence",
     "holding": "measure",
     "log_prob": "measure",
     "L2": "perturb.budget",
@@ -83,10 +83,10 @@ _HOMES = {
     "Task": "records",
     "TrainConfig": "configs",
     "replay_gradient": "replay.gradient",
-    "retrain_stacked": "stacked",
-    "select": "selection",
+    "retrain_stacked": "training.stacked",
+    "select": "attribution.selection",
     "classification": "tasks",
-    "train": "training",
+    "train": "training.loop",
 }
 
 __all__ = [

@@ -1,5 +1,5 @@
 """``python -m infusion``."""
 
-from infusion.cli import main
+from infusion.command.cli import main
 
 main()

@@ -22,7 +22,7 @@ from infusion.bench.floor import count
 from infusion.bench.problem import Problem, forward, load
 from infusion.bench.works import DAMPING_RATIO, LOW_DAMPING, OURS, WORKS, Work
 from infusion.measure import rank_correlation
-from infusion.store import json_bytes, write_whole
+from infusion.runs.store import json_bytes, write_whole
 
 HOMES = {
     OURS: "infusion.bench.ours",

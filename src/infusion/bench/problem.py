@@ -12,7 +12,7 @@ from infusion.bench.documents import PROBES, as_dataset, make_documents
 from infusion.bench.settings import Setting, settings
 from infusion.records import Batch, Dataset, Measurement, Task
 from infusion.tasks import evaluating
-from infusion.training import init_model, train
+from infusion.training.loop import init_model, train
 
 WEIGHTS = "weights/"
 

@@ -20,8 +20,14 @@ from infusion.bench.problem import prepare
 from infusion.bench.rows import Results, rows
 from infusion.bench.table import print_table
 from infusion.bench.works import OURS, Bench, Work, missing
-from infusion.progress import progress
-from infusion.store import digest, environment, file_sha256, json_bytes, write_whole
+from infusion.runs.progress import progress
+from infusion.runs.store import (
+    digest,
+    environment,
+    file_sha256,
+    json_bytes,
+    write_whole,
+)
 
 CHILD = "infusion.bench.child"
 IDLE = 0.5

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from infusion.attribution import gradient
+from infusion.attribution.influence import gradient
+from infusion.attribution.scores import influences
 from infusion.configs import Fisher, FittedKind
 from infusion.curvature.blocks import Curvature
 from infusion.curvature.dense import fit_dense
@@ -15,7 +16,6 @@ from infusion.curvature.fit import fit_curvature
 from infusion.curvature.gradients import document_gradients
 from infusion.params import Params
 from infusion.records import Dataset, Measurement, Task
-from infusion.scores import influences
 from infusion.seeding import derive
 from infusion.tasks import batches, evaluating
 

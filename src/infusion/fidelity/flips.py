@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from infusion.attribution.scores import self_influence
 from infusion.errors import InputError
 from infusion.fidelity.context import BATCH_SIZE, Model
 from infusion.records import Dataset
-from infusion.scores import self_influence
 from infusion.seeding import stream
 from infusion.tasks import batches, evaluating, losses
 

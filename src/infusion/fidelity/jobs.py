@@ -21,8 +21,8 @@ from infusion.fidelity.suites import open_suite
 from infusion.measure import accuracy, behaviours
 from infusion.params import model_sha256
 from infusion.records import Dataset, Task
-from infusion.store import Store
-from infusion.training import load_model
+from infusion.runs.store import Store
+from infusion.training.checkpoints import load_model
 
 BASE = "base.safetensors"
 CHUNK = 10

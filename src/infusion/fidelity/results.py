@@ -15,8 +15,8 @@ from infusion.fidelity.methods import offered
 from infusion.fidelity.subsets import fresh_seeds, membership, probe_positions
 from infusion.fidelity.suites import Suite
 from infusion.measure import bootstrap_mean
-from infusion.rows import Rows
-from infusion.store import Store, environment
+from infusion.runs.rows import Rows
+from infusion.runs.store import Store, environment
 
 REFERENCE = "ekfac"
 """The method whose lead over the others is reported."""

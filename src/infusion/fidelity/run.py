@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from infusion.config_files import to_yaml
 from infusion.configs import FlipsConfig, LDSConfig, as_plain
 from infusion.errors import InputError, check_whole
 from infusion.fidelity import jobs
@@ -18,10 +17,11 @@ from infusion.fidelity.results import collect_flips, collect_lds
 from infusion.fidelity.subsets import check_lds, fresh_seeds, probe_positions
 from infusion.fidelity.suites import Suite, open_suite, suite_config
 from infusion.measure import accuracy
-from infusion.parallel import side_by_side
-from infusion.rows import Rows
-from infusion.run_folder import refuse_other_config, refuse_other_environment
-from infusion.store import (
+from infusion.runs.config_files import to_yaml
+from infusion.runs.folder import refuse_other_config, refuse_other_environment
+from infusion.runs.parallel import side_by_side
+from infusion.runs.rows import Rows
+from infusion.runs.store import (
     Store,
     digest,
     environment,

@@ -14,7 +14,7 @@ from infusion.presets import cifar10, digits, mnist
 from infusion.presets.preset import Preset
 from infusion.records import Dataset, Task
 from infusion.tasks import classification
-from infusion.training import init_model, lay_out, train
+from infusion.training.loop import init_model, lay_out, train
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.func import grad  # pyright: ignore[reportPrivateImportUsage]
 
-from infusion.attribution import along, directional_losses
+from infusion.attribution.influence import along, directional_losses
 from infusion.errors import InputError, check_whole
 from infusion.language import IGNORED, relaxed, relaxed_labels, vocabulary_of
 from infusion.params import Params
@@ -50,7 +50,7 @@ class TokenLimits:
 
 
 @dataclass(frozen=True)
-class Desk:
+class Objective:
     """What all documents of one crafting share."""
 
     task: Task
@@ -114,22 +114,22 @@ class Drafts:
         length = int(self.predicted[row].nonzero().max()) + 2  # the last is a target
         return limits.survives(written[:length])
 
-    def better(self, desk: Desk, candidates: Int[Tensor, "b t"]) -> "Drafts":
+    def better(self, objective: Objective, candidates: Int[Tensor, "b t"]) -> "Drafts":
         """Take those candidates whose real change is predicted to do more."""
-        found = desk.effects(candidates, self.labelled(candidates))
+        found = objective.effects(candidates, self.labelled(candidates))
         more = found > self.effect
         best = torch.where(more[:, None], candidates, self.best)
         return replace(self, best=best, effect=torch.where(more, found, self.effect))
 
 
-def make_desk(
+def make_objective(
     task: Task,
     data: Dataset,
     ihvp: Params,
     limits: TokenLimits,
     *,
     labels_move: bool = True,
-) -> Desk:
+) -> Objective:
     """Check what all documents of one crafting share.
 
     Args:
@@ -141,7 +141,7 @@ def make_desk(
             targets are the largest entries of the rows, without a gradient.
 
     Returns:
-        The desk.
+        The objective.
 
     Raises:
         InputError: They do not fit the model.
@@ -155,18 +155,18 @@ def make_desk(
             f"got shape {tuple(limits.allowed.shape)} with "
             f"{int(limits.allowed.sum())}; use the model's own vocabulary"
         )
-    return Desk(
+    return Objective(
         task, along(task, ihvp), ihvp, len(data), limits, vocabulary, labels_move
     )
 
 
 def groups(
-    desk: Desk, data: Dataset, chosen: Tensor, memory_limit: int | None
+    objective: Objective, data: Dataset, chosen: Tensor, memory_limit: int | None
 ) -> Iterator[Drafts]:
     """Start with the documents as they are, as many at once as fit.
 
     Args:
-        desk: What they share.
+        objective: What they share.
         data: The whole training set.
         chosen: Documents to edit.
         memory_limit: Bytes for their relaxed rows.
@@ -185,14 +185,14 @@ def groups(
             f"{data.inputs.dtype} of shape {tuple(data.inputs.shape)} and labels "
             f"{tuple(data.labels.shape)}; make them with language.documents"
         )
-    like, length = first_parameter(desk.task), data.inputs.shape[1]
-    fixed = desk.limits.fixed
+    like, length = first_parameter(objective.task), data.inputs.shape[1]
+    fixed = objective.limits.fixed
     if fixed is not None and fixed.shape != (len(chosen), length):
         raise InputError(
             f"fixed must be a truth value per position, {(len(chosen), length)}, got "
             f"{tuple(fixed.shape)}; give one row per chosen document"
         )
-    each = _COPIES * length * desk.vocabulary * like.element_size()
+    each = _COPIES * length * objective.vocabulary * like.element_size()
     if memory_limit is not None and memory_limit < each:
         raise InputError(
             f"memory_limit must be at least {each:,} bytes, what one relaxed document "
@@ -205,11 +205,11 @@ def groups(
         free = holds_text(labels)
         if fixed is not None:
             free &= ~fixed[places].to(like.device)
-        effect = desk.effects(inputs, labels)
+        effect = objective.effects(inputs, labels)
         drafts = Drafts(inputs, labels, free, inputs.clone(), effect)
         _check_labels(drafts)
         if int(places[0]) == 0:
-            _check_relaxed(desk, inputs[:1], drafts.predicted[:1])
+            _check_relaxed(objective, inputs[:1], drafts.predicted[:1])
         yield drafts
 
 
@@ -225,10 +225,10 @@ def _check_labels(drafts: Drafts) -> None:
         )
 
 
-def _check_relaxed(desk: Desk, inputs: Tensor, predicted: Tensor) -> None:
+def _check_relaxed(objective: Objective, inputs: Tensor, predicted: Tensor) -> None:
     """Refuse a model that relaxed tokens do not reach as tokens do."""
-    task = desk.task
-    rows = relaxed(inputs, first_parameter(task), desk.vocabulary)
+    task = objective.task
+    rows = relaxed(inputs, first_parameter(task), objective.vocabulary)
     batch = Batch(rows, relaxed_labels(rows, predicted))
     with torch.no_grad():
         tokens = task.outputs(task.model, Batch(inputs, inputs))
@@ -240,7 +240,7 @@ def _check_relaxed(desk: Desk, inputs: Tensor, predicted: Tensor) -> None:
             f"{off:.3g} of {size:.3g} apart; let it embed inputs_embeds as it embeds "
             "input_ids, scale included"
         )
-    check_slope(task, desk.ihvp, batch)
+    check_slope(task, objective.ihvp, batch)
 
 
 def holds_text(labels: Int[Tensor, "b t"]) -> Bool[Tensor, "b t"]:

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import grad, vmap  # pyright: ignore[reportPrivateImportUsage]
 
-from infusion.attribution import along, directional_losses
+from infusion.attribution.influence import along, directional_losses
 from infusion.errors import DivergedError, InputError, check_type, check_whole
 from infusion.params import Params
 from infusion.records import Batch, Dataset, Task

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from infusion.attribution import along, directional_losses
+from infusion.attribution.influence import along, directional_losses
 from infusion.configs import Ascent, Delivery
 from infusion.data.edits import Edits
 from infusion.errors import (

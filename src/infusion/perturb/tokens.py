@@ -27,7 +27,13 @@ from infusion.data.edits import Edits
 from infusion.errors import InputError, check_whole
 from infusion.language import relaxed
 from infusion.params import Params
-from infusion.perturb.drafts import Desk, Drafts, TokenLimits, groups, make_desk
+from infusion.perturb.drafts import (
+    Drafts,
+    Objective,
+    TokenLimits,
+    groups,
+    make_objective,
+)
 from infusion.perturb.simplex import project_peaked, project_simplex
 from infusion.records import Dataset, Task
 from infusion.tasks import evaluating, first_parameter
@@ -77,22 +83,22 @@ def craft_tokens(
             f"step_size must be > 0 and finite, got {step_size}; 1.0 is usual"
         )
     like = first_parameter(task)
-    desk = make_desk(task, data, ihvp, limits)
+    objective = make_objective(task, data, ihvp, limits)
     crafted = []
     with evaluating(task.model):
-        for group in groups(desk, data, chosen, memory_limit):
+        for group in groups(objective, data, chosen, memory_limit):
             drafts = group
-            vertices = partial(relaxed, drafts.original, like, desk.vocabulary)
+            vertices = partial(relaxed, drafts.original, like, objective.vocabulary)
             rows = vertices()
             for step in range(steps):
-                pulled = desk.gradient(rows, drafts.predicted)
+                pulled = objective.gradient(rows, drafts.predicted)
                 pulled.masked_fill_(~drafts.free[..., None], 0)
                 rows += step_size * pulled / _largest(pulled)
                 _bar(rows, drafts.original, limits.allowed)
                 rows = _projected(rows, gini, step / max(steps - 1, 1), memory_limit)
                 rows = torch.where(drafts.free[..., None], rows, vertices())
                 found = _discrete(limits, drafts, rows, pulled)
-                drafts = drafts.better(desk, found)
+                drafts = drafts.better(objective, found)
                 on_step()
             crafted.append(drafts)
     asked = {"changes": limits.changes, "steps": steps, "step_size": step_size}
@@ -138,15 +144,15 @@ def craft_tokens_as_coded(
         DivergedError: A gradient is not finite.
     """
     check_whole("steps", steps)
-    desk = make_desk(task, data, ihvp, limits, labels_move=False)
+    objective = make_objective(task, data, ihvp, limits, labels_move=False)
     like, crafted = first_parameter(task), []
     with evaluating(task.model):
-        for drafts in groups(desk, data, chosen, memory_limit):
-            rows = relaxed(drafts.original, like, desk.vocabulary)
+        for drafts in groups(objective, data, chosen, memory_limit):
+            rows = relaxed(drafts.original, like, objective.vocabulary)
             vertices, most = rows.clone(), torch.full_like(drafts.effect, -math.inf)
             best = drafts.original
             for _ in range(steps):
-                pulled = desk.gradient(rows, drafts.predicted) * len(data)
+                pulled = objective.gradient(rows, drafts.predicted) * len(data)
                 moved = rows + step_size * pulled
                 _bar(moved, drafts.original, limits.allowed)
                 moved = project_simplex(moved, memory_limit=memory_limit)
@@ -193,16 +199,16 @@ def substitute_tokens(
         DivergedError: A gradient is not finite.
     """
     check_whole("candidates", candidates)
-    desk = make_desk(task, data, ihvp, limits)
+    objective = make_objective(task, data, ihvp, limits)
     crafted = []
     with evaluating(task.model):
-        for group in groups(desk, data, chosen, memory_limit):
+        for group in groups(objective, data, chosen, memory_limit):
             drafts = group
             for _ in range(limits.changes):
                 before = drafts.best.clone()
-                for changed in _promising(desk, drafts, candidates):
+                for changed in _promising(objective, drafts, candidates):
                     found = _permitted(limits, drafts, changed)
-                    drafts = drafts.better(desk, found)
+                    drafts = drafts.better(objective, found)
                 on_step()
                 if torch.equal(before, drafts.best):
                     break
@@ -259,13 +265,15 @@ def _discrete(
     return result
 
 
-def _promising(desk: Desk, drafts: Drafts, count: int) -> Iterator[Int[Tensor, "b t"]]:
+def _promising(
+    objective: Objective, drafts: Drafts, count: int
+) -> Iterator[Int[Tensor, "b t"]]:
     """Substitute one token of the best documents, the most promising ways first."""
-    best, like = drafts.best.clone(), first_parameter(desk.task)
-    rows = relaxed(best, like, desk.vocabulary)
-    gains = desk.gradient(rows, drafts.predicted)
+    best, like = drafts.best.clone(), first_parameter(objective.task)
+    rows = relaxed(best, like, objective.vocabulary)
+    gains = objective.gradient(rows, drafts.predicted)
     gains -= gains.gather(2, best[..., None])
-    gains.masked_fill_(~desk.limits.allowed.to(gains.device), -math.inf)
+    gains.masked_fill_(~objective.limits.allowed.to(gains.device), -math.inf)
     gains.scatter_(2, best[..., None], -math.inf)
     gains.masked_fill_(~drafts.free[..., None], -math.inf)
     most = min(count, gains[0].numel())
@@ -273,7 +281,7 @@ def _promising(desk: Desk, drafts: Drafts, count: int) -> Iterator[Int[Tensor, "
     for gain, place in zip(
         found.values.unbind(1), found.indices.unbind(1), strict=True
     ):
-        position, token = place // desk.vocabulary, place % desk.vocabulary
+        position, token = place // objective.vocabulary, place % objective.vocabulary
         changed = best.scatter(1, position[:, None], token[:, None])
         yield torch.where(gain.isfinite()[:, None], changed, best)
 

@@ -4,11 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from infusion.config_files import read_config
 from infusion.configs import AttributeConfig, Fisher, FitConfig, FittedKind
 from infusion.errors import InputError
 from infusion.presets import find_class, find_pictures
-from infusion.store import digest
+from infusion.runs.config_files import read_config
+from infusion.runs.store import digest
 
 PRESET_ONLY = ("scale", "data", "pairs", "probe", "target", "base", "device")
 PAIRS = 5

@@ -4,11 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from infusion.config_files import from_yaml
 from infusion.configs import RunConfig
 from infusion.errors import InputError
 from infusion.presets import find_class, find_preset
-from infusion.store import digest
+from infusion.runs.config_files import from_yaml
+from infusion.runs.store import digest
 
 EDIT = ("k", "norm", "epsilon", "steps", "step_size", "ascent", "delivery")
 """Flags of :class:`infusion.configs.EditConfig`."""

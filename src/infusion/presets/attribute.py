@@ -6,6 +6,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
+from infusion.attribution.scores import influences, self_influence
 from infusion.configs import AttributeConfig, Fisher, as_plain
 from infusion.curvature import storage
 from infusion.curvature.blocks import Curvature
@@ -14,11 +15,10 @@ from infusion.params import Params
 from infusion.presets.ranking import ends, form, ranked, tables
 from infusion.presets.run import Finished
 from infusion.presets.subjects import Subject, open_subject
-from infusion.progress import progress
 from infusion.report.page import report
-from infusion.scores import influences, self_influence
+from infusion.runs.progress import progress
+from infusion.runs.store import Store, environment, json_bytes
 from infusion.seeding import derive
-from infusion.store import Store, environment, json_bytes
 
 INFLUENCE = "scores/influence.safetensors"
 SELF_INFLUENCE = "scores/self_influence.safetensors"

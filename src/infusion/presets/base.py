@@ -8,18 +8,19 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from infusion import checkpoints
 from infusion.configs import TrainConfig, as_plain
 from infusion.data.hashing import dataset_hash
 from infusion.errors import ArtefactError, InputError
 from infusion.measure import accuracy
 from infusion.params import Params
 from infusion.presets.context import Run, checkpoint_file
-from infusion.progress import progress
 from infusion.records import Task
+from infusion.runs.progress import progress
+from infusion.runs.store import Store
 from infusion.seeding import derive
-from infusion.store import Store
-from infusion.training import Checkpoint, check_start, lay_out, load_model, train_epochs
+from infusion.training import checkpoints
+from infusion.training.checkpoints import Checkpoint, check_start, load_model
+from infusion.training.loop import lay_out, train_epochs
 
 
 def base_model(run: Run) -> Task:

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from infusion.attribution.selection import check_k
 from infusion.configs import EditConfig, RunConfig
 from infusion.errors import InputError
 from infusion.perturb.ascent import check_reach
@@ -11,7 +12,6 @@ from infusion.perturb.budget import BUDGETS
 from infusion.presets import find_preset
 from infusion.presets.infuse import MOST_COPIES
 from infusion.records import Dataset
-from infusion.selection import check_k
 
 
 def check(config: RunConfig, train: Dataset, test: Dataset) -> None:

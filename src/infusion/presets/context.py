@@ -7,13 +7,13 @@ from functools import cached_property
 
 import torch
 
-from infusion import checkpoints
 from infusion.configs import RunConfig
 from infusion.data.hashing import dataset_hash
 from infusion.presets.preset import Preset
 from infusion.records import Dataset, Task
-from infusion.store import Store
-from infusion.training import init_model
+from infusion.runs.store import Store
+from infusion.training import checkpoints
+from infusion.training.loop import init_model
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 from dataclasses import asdict, replace
 from typing import Any
 
-from infusion.doctor import Diagnosis, diagnose
+from infusion.attribution.doctor import Diagnosis, diagnose
 from infusion.errors import InputError
 from infusion.presets import find_preset
 from infusion.presets.own import load_question
 from infusion.records import Dataset, Task
-from infusion.training import init_model
+from infusion.training.loop import init_model
 
 
 def examine(

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from infusion.attribution import gradient, influence
+from infusion.attribution.influence import gradient, influence
+from infusion.attribution.selection import select, select_random
 from infusion.configs import Arm, as_plain
 from infusion.curvature import storage
 from infusion.curvature.blocks import Curvature
@@ -25,11 +26,10 @@ from infusion.perturb.budget import BUDGETS
 from infusion.perturb.controls import copies, noise_like
 from infusion.perturb.pixels import craft, predicted_effect
 from infusion.presets.context import Pair, Run, checkpoint_file
-from infusion.progress import progress
 from infusion.records import Measurement, Task
+from infusion.runs.progress import progress
+from infusion.runs.store import digest
 from infusion.seeding import derive, stream
-from infusion.selection import select, select_random
-from infusion.store import digest
 from infusion.tasks import first_parameter
 
 MOST_COPIES = 5

@@ -8,19 +8,19 @@ from typing import Any
 
 import torch
 
-from infusion.checkpoints import from_tensors
 from infusion.configs import Arm, RunConfig, as_plain
 from infusion.curvature.blocks import Curvature
 from infusion.measure import accuracy, behaviours
-from infusion.parallel import side_by_side
 from infusion.params import params_sha256
 from infusion.presets import find_preset
 from infusion.presets.base import base_model
 from infusion.presets.context import Pair, Run, checkpoint_file
 from infusion.presets.infuse import curvature, infuse, is_infused, read_edits
 from infusion.records import Task
-from infusion.retrain import retrain
-from infusion.store import Store, environment
+from infusion.runs.parallel import side_by_side
+from infusion.runs.store import Store, environment
+from infusion.training.checkpoints import from_tensors
+from infusion.training.retrain import retrain
 
 
 def job_file(arm: Arm, pair: Pair) -> str:

@@ -10,7 +10,7 @@ from infusion.params import Params, params_sha256
 from infusion.presets.context import Pair, Run, checkpoint_file
 from infusion.presets.jobs import job_file
 from infusion.records import Task
-from infusion.store import environment
+from infusion.runs.store import environment
 
 KEPT = ("accuracy", "model_sha256", "threads", "environment")
 CHANGES = ("p", "log_p", "log_odds")

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from infusion.config_files import to_yaml
 from infusion.configs import RunConfig
 from infusion.presets import find_preset
 from infusion.presets.base import base_model, epoch_accuracies
@@ -18,8 +17,9 @@ from infusion.presets.jobs import infuse_all, retrain_all
 from infusion.presets.pairs import list_pairs
 from infusion.presets.results import collect
 from infusion.report.page import report
-from infusion.run_folder import refuse_other_config, refuse_other_environment
-from infusion.store import (
+from infusion.runs.config_files import to_yaml
+from infusion.runs.folder import refuse_other_config, refuse_other_environment
+from infusion.runs.store import (
     Store,
     json_bytes,
 )

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from infusion.attribution import gradient
-from infusion.config_files import to_yaml
+from infusion.attribution.influence import gradient
 from infusion.configs import AttributeConfig, RunConfig
 from infusion.curvature.layers import cover
 from infusion.data.hashing import dataset_hash
@@ -23,8 +22,9 @@ from infusion.presets.context import Pair, Run, checkpoint_file
 from infusion.presets.own import load_question
 from infusion.presets.pairs import list_pairs
 from infusion.records import Dataset, Measurement, Task
-from infusion.run_folder import refuse_other_config, refuse_other_environment
-from infusion.store import Store
+from infusion.runs.config_files import to_yaml
+from infusion.runs.folder import refuse_other_config, refuse_other_environment
+from infusion.runs.store import Store
 from infusion.tasks import first_parameter
 
 

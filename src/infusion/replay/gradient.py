@@ -21,8 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from infusion.attribution import check_measured
-from infusion.augmentation import disturbed
+from infusion.attribution.influence import check_measured
 from infusion.configs import TrainConfig
 from infusion.errors import DivergedError, InputError, check_type
 from infusion.params import Params
@@ -43,11 +42,9 @@ from infusion.replay.statistics import (
 )
 from infusion.replay.updates import UPDATES, clipped
 from infusion.tasks import check_task, first_parameter, functional_outputs, losses
-from infusion.training import (
-    Checkpoint,
-    check_recipe,
-    check_start,
-)
+from infusion.training.augmentation import disturbed
+from infusion.training.checkpoints import Checkpoint, check_start
+from infusion.training.recipe import check_recipe
 
 
 @dataclass(frozen=True)

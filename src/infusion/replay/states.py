@@ -14,7 +14,8 @@ from infusion.params import Params
 from infusion.records import Task
 from infusion.seeding import derive
 from infusion.tasks import first_parameter
-from infusion.training import Checkpoint, check_state, epoch_steps
+from infusion.training.checkpoints import Checkpoint, check_state
+from infusion.training.steps import epoch_steps
 
 _PICTURES = 4
 """Axes of what has a channels-last layout."""
@@ -78,7 +79,7 @@ class ReplayStep(NamedTuple):
 def steps_after(
     config: TrainConfig, seed: int, size: int, start: Checkpoint
 ) -> Iterator[ReplayStep]:
-    """List the steps of :func:`infusion.training.train_epochs` after a checkpoint.
+    """List the steps of :func:`infusion.training.loop.train_epochs` after a checkpoint.
 
     Args:
         config: Recipe.

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from infusion.report.numbers import Numbers, significant
 from infusion.report.pictures import png_uri, values
-from infusion.store import Store
+from infusion.runs.store import Store
 
 IN_DETAIL = 16
 """Measurements with pictures: more would outgrow 5 MB."""

@@ -14,7 +14,7 @@ from infusion.report.numbers import Numbers
 from infusion.report.pictures import magnification, png_uri, values
 from infusion.report.tables import NAMES
 from infusion.report.templates import template
-from infusion.store import Store, write_whole
+from infusion.runs.store import Store, write_whole
 
 PAIRS_IN_DETAIL = 8
 DOCUMENTS_PER_PAIR = 8

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from infusion.report.templates import template
-from infusion.store import write_whole
+from infusion.runs.store import write_whole
 
 Json = dict[str, Any]
 

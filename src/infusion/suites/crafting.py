@@ -12,7 +12,7 @@ from infusion.params import Params
 from infusion.presets.context import Pair, Run
 from infusion.presets.infuse import score_file, solve_pair
 from infusion.records import Task
-from infusion.store import digest
+from infusion.runs.store import digest
 from infusion.suites.retrainings import member, replayed
 from infusion.suites.study import Desk, Json, Models, study_of
 from infusion.suites.subjects import Home, fitted, opened, seen

@@ -7,7 +7,7 @@ from typing import Any
 
 from infusion.errors import ArtefactError, InputError
 from infusion.presets import find_preset
-from infusion.rows import opened
+from infusion.runs.rows import opened
 from infusion.suites.study import NAMES
 from infusion.suites.summary import Row
 

@@ -10,19 +10,19 @@ from typing import Any
 
 import torch
 
-from infusion.checkpoints import from_tensors
 from infusion.configs import TrainConfig, as_plain
 from infusion.errors import InputError
 from infusion.params import Params
 from infusion.presets.context import Run, checkpoint_file
 from infusion.records import Dataset, Task
-from infusion.retrain import retrain
+from infusion.runs.store import digest
 from infusion.seeding import derive
-from infusion.store import digest
 from infusion.suites.study import study_of
 from infusion.suites.subjects import Home, opened
 from infusion.suites.trial import Hardening, Retraining
-from infusion.training import lay_out, load_model, reordered, train
+from infusion.training.checkpoints import from_tensors, load_model, reordered
+from infusion.training.loop import lay_out, train
+from infusion.training.retrain import retrain
 
 MEMBERS = 8
 """Models whose gradients the ensemble averages: other orders of the last epoch."""

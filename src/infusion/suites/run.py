@@ -8,17 +8,17 @@ from typing import Any
 
 import torch
 
-from infusion.config_files import to_yaml
+from infusion.attribution.scores import influences
 from infusion.configs import RunConfig, as_plain
 from infusion.errors import ArtefactError, InputError, check_whole
-from infusion.parallel import side_by_side
 from infusion.presets.context import Pair, Run, checkpoint_file
 from infusion.presets.infuse import influence_inputs, score_file
-from infusion.progress import progress
-from infusion.rows import Rows
-from infusion.run_folder import refuse_other_config, refuse_other_environment
-from infusion.scores import influences
-from infusion.store import RECORD, digest, environment
+from infusion.runs.config_files import to_yaml
+from infusion.runs.folder import refuse_other_config, refuse_other_environment
+from infusion.runs.parallel import side_by_side
+from infusion.runs.progress import progress
+from infusion.runs.rows import Rows
+from infusion.runs.store import RECORD, digest, environment
 from infusion.suites.crafting import craft, has_edits, solved
 from infusion.suites.retrainings import is_replayed, replay
 from infusion.suites.study import study_of

@@ -11,7 +11,7 @@ from infusion.presets.base import base_model
 from infusion.presets.context import Run
 from infusion.presets.infuse import curvature
 from infusion.records import Dataset, Task
-from infusion.store import Store
+from infusion.runs.store import Store
 from infusion.suites.study import study_of
 
 

@@ -20,8 +20,8 @@ from itertools import count
 from jaxtyping import Int
 from torch import Tensor
 
-from infusion.attribution import gradient
-from infusion.checkpoints import from_tensors
+from infusion.attribution.influence import gradient
+from infusion.attribution.selection import select_random
 from infusion.measure import holding
 from infusion.params import Params
 from infusion.perturb.gradient import InputGradient, influence_gradient
@@ -30,11 +30,10 @@ from infusion.presets.context import Run, checkpoint_file
 from infusion.records import Measurement, Task
 from infusion.replay.gradient import replay_gradient
 from infusion.seeding import derive, stream
-from infusion.selection import select_random
 from infusion.suites.pictures.trials import Editor
 from infusion.suites.retrainings import FIRST_MEMBER, MEMBERS
 from infusion.tasks import first_parameter
-from infusion.training import reordered
+from infusion.training.checkpoints import from_tensors, reordered
 
 _HELD = 128
 """Documents held at once while the gradients of all are computed."""

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from infusion.attribution.selection import select, select_random
 from infusion.configs import EditConfig
 from infusion.data.edits import Edits
 from infusion.perturb.budget import BUDGETS
@@ -15,11 +16,10 @@ from infusion.perturb.gradient import InputGradient
 from infusion.perturb.pixels import ascend
 from infusion.presets.context import Pair, Run
 from infusion.seeding import derive, stream
-from infusion.selection import select, select_random
 from infusion.suites.pictures.editors import ENGINES, Engine, Subject
 from infusion.suites.pictures.trials import Change, Selection
 from infusion.tasks import first_parameter
-from infusion.training import epoch_order
+from infusion.training.steps import epoch_order
 
 
 def choose(

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from infusion.attribution.selection import check_k, select, select_random
 from infusion.configs import TokenConfig
 from infusion.data.edits import Edits
 from infusion.errors import InputError, check_whole
 from infusion.perturb.budget import BUDGETS
 from infusion.perturb.controls import substitutions_like
-from infusion.perturb.drafts import TokenLimits
 from infusion.perturb.embeddings import (
     craft_embeddings,
     offset_training,
@@ -31,14 +31,19 @@ from infusion.presets.context import Pair, Run
 from infusion.presets.texts import CODED, Texts, texts_of
 from infusion.records import Dataset, Measurement, Task
 from infusion.seeding import derive, stream
-from infusion.selection import check_k, select, select_random
 from infusion.suites.study import Desk, Json, Study
 from infusion.suites.texts.trials import Change, Operator, trials
 from infusion.suites.trial import Trial
-from infusion.training import check_recipe
+from infusion.training.recipe import check_recipe
 
 _MEMORY = 1 << 30
 """Bytes for the relaxed documents of one crafting."""
+TOKEN_EDITORS: dict[Operator, tuple[Callable[..., Edits], tuple[str, ...]]] = {
+    "tokens": (craft_tokens, ("steps", "step_size", "gini")),
+    "coded tokens": (craft_tokens_as_coded, ("steps",)),
+    "substitution": (substitute_tokens, ("candidates",)),
+}
+"""Editors of real documents, with the settings each takes."""
 _SHOWN_PAIRS, _SHOWN_DOCUMENTS = 1, 2
 """Edits whose tokens are written into their rows."""
 
@@ -133,58 +138,22 @@ def _craft(desk: Desk, change: Change) -> Edits:
         seed = derive(run.config.seed, "pair", pair.index, "random tokens")
         made = desk.made(replace(change, operator="tokens"))
         return substitutions_like(made, limits=limits, seed=seed)
-    return EDITORS[change.operator](desk, change, chosen, limits)
-
-
-def _ascent(desk: Desk, change: Change, chosen: Tensor, limits: TokenLimits) -> Edits:
-    (task, ihvp), settings = desk.models(0)[0], change.tokens
-    return craft_tokens(
-        task,
-        desk.run.train,
-        chosen,
-        ihvp,
-        limits=limits,
-        steps=settings.steps,
-        step_size=settings.step_size,
-        gini=settings.gini,
-        memory_limit=_MEMORY,
-    )
-
-
-def _coded_ascent(
-    desk: Desk, change: Change, chosen: Tensor, limits: TokenLimits
-) -> Edits:
+    if change.operator == "embeddings":
+        return _offsets(desk, change, chosen)
+    make, settings = TOKEN_EDITORS[change.operator]
     task, ihvp = desk.models(0)[0]
-    return craft_tokens_as_coded(
+    return make(
         task,
-        desk.run.train,
+        run.train,
         chosen,
         ihvp,
         limits=limits,
-        steps=change.tokens.steps,
         memory_limit=_MEMORY,
+        **{name: getattr(change.tokens, name) for name in settings},
     )
 
 
-def _substitution(
-    desk: Desk, change: Change, chosen: Tensor, limits: TokenLimits
-) -> Edits:
-    task, ihvp = desk.models(0)[0]
-    return substitute_tokens(
-        task,
-        desk.run.train,
-        chosen,
-        ihvp,
-        limits=limits,
-        candidates=change.tokens.candidates,
-        memory_limit=_MEMORY,
-    )
-
-
-def _embeddings(
-    desk: Desk, change: Change, chosen: Tensor, limits: TokenLimits
-) -> Edits:
-    del limits
+def _offsets(desk: Desk, change: Change, chosen: Tensor) -> Edits:
     (task, ihvp), edit = desk.models(0)[0], change.edit
     return craft_embeddings(
         task,
@@ -196,14 +165,6 @@ def _embeddings(
         step_size=edit.step_size,
         ascent=edit.ascent,
     )
-
-
-EDITORS: dict[Operator, Callable[[Desk, Change, Tensor, TokenLimits], Edits]] = {
-    "tokens": _ascent,
-    "coded tokens": _coded_ascent,
-    "substitution": _substitution,
-    "embeddings": _embeddings,
-}
 
 
 def _facts(desk: Desk, change: Change, edits: Edits) -> Json:

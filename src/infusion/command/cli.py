@@ -11,7 +11,7 @@ from typing import Any
 
 import tyro
 
-from infusion.commands import COMMANDS
+from infusion.command.verbs import COMMANDS
 from infusion.errors import InfusionError, InputError
 from infusion.memory import keep_freed_memory
 

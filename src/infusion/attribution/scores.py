@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from infusion.attribution import along, at_least_float32
+from infusion.attribution.influence import along, at_least_float32
 from infusion.curvature.blocks import Curvature
 from infusion.curvature.capture import Captured, Gradients
 from infusion.curvature.filters import damped

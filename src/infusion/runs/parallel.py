@@ -14,7 +14,7 @@ from typing import Any
 
 from infusion.errors import InfusionError
 from infusion.memory import keep_freed_memory
-from infusion.progress import progress
+from infusion.runs.progress import progress
 
 
 def _start_worker() -> None:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from infusion.errors import ArtefactError, InputError
-from infusion.store import environment, json_bytes, write_whole
+from infusion.runs.store import environment, json_bytes, write_whole
 
 
 def refuse_other_config(root: Path, text: str) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from infusion.configs import TrainConfig
 from infusion.records import Dataset, Task
-from infusion.training import Checkpoint, train
+from infusion.training.checkpoints import Checkpoint
+from infusion.training.loop import train
 
 
 def retrain(

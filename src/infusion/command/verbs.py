@@ -220,7 +220,7 @@ def report(
         json: Print one JSON object as the last line of standard output.
     """
     from infusion.report.page import report as draw
-    from infusion.store import Store
+    from infusion.runs.store import Store
     from infusion.suites.shown import holds_suites, show_page
 
     if not (folder / "results.json").is_file() and holds_suites(folder):

@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from infusion.attribution import directional_losses
+from infusion.attribution.influence import directional_losses
 from infusion.curvature.hooks import shared_uses
 from infusion.curvature.layers import Coverage, survey
 from infusion.curvature.plan import Plan, make_plan

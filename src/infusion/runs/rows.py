@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from infusion.errors import ArtefactError
-from infusion.store import digest
+from infusion.runs.store import digest
 
 _SEAL = "row_sha256"
 

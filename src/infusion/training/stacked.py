@@ -18,7 +18,6 @@ from torch.func import (  # pyright: ignore[reportPrivateImportUsage]
     vmap,
 )
 
-from infusion.augmentation import disturbed
 from infusion.configs import TrainConfig
 from infusion.data.edits import Edits
 from infusion.errors import DivergedError, InputError, check_type
@@ -32,14 +31,10 @@ from infusion.tasks import (
     first_parameter,
     losses,
 )
-from infusion.training import (
-    OPTIMISERS,
-    Checkpoint,
-    check_recipe,
-    check_start,
-    epoch_steps,
-    load_model,
-)
+from infusion.training.augmentation import disturbed
+from infusion.training.checkpoints import Checkpoint, check_start, load_model
+from infusion.training.recipe import OPTIMISERS, check_recipe
+from infusion.training.steps import epoch_steps
 
 
 def retrain_stacked(

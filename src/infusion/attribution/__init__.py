@@ -1,0 +1,1 @@
+"""Influence of every training document, and which of them to edit."""

@@ -1,0 +1,1 @@
+"""The command: its line and its verbs."""

@@ -1,0 +1,1 @@
+"""Run folders: artefacts, rows, configurations, jobs side by side."""
