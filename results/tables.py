@@ -33,7 +33,7 @@ from infusion.report.figures import effects as draw_effects
 from infusion.report.figures import standing_alone
 from infusion.report.suites import statistics_said, suite_figures, suite_rows
 from infusion.report.tables import HEADINGS, NAMES, effects_rows
-from infusion.suites.claims import claims
+from infusion.suites.claims.judged import claims
 from infusion.suites.collected import collect
 from infusion.suites.read import read_rows
 

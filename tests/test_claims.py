@@ -14,10 +14,13 @@ from infusion.errors import ArtefactError
 from infusion.presets import find_preset
 from infusion.report.suites import suite_figures, suite_rows
 from infusion.runs.rows import sealed
-from infusion.suites.claims import CLAIMS, GOALS, Claim, claims
+from infusion.suites.claims import texts
+from infusion.suites.claims.claim import Claim
+from infusion.suites.claims.found import lead
+from infusion.suites.claims.judged import claims
+from infusion.suites.claims.pictures import CLAIMS, GOALS
 from infusion.suites.collected import collect
 from infusion.suites.curves import curves
-from infusion.suites.found import lead
 from infusion.suites.pictures.trials import trials
 from infusion.suites.read import read_rows
 from infusion.suites.statistics import statistics
@@ -83,8 +86,9 @@ def judged(tmp_path: Path) -> Callable[..., dict[str, dict[str, Any]]]:
 
 def test_every_claim_is_listed_and_none_is_judged_without_rows(judged: Any) -> None:
     found = judged()
-    wanted = [str(i) for i in range(1, 15)] + [f"G{i}" for i in range(1, 14)]
-    assert list(found) == wanted == [*(c.number for c in [*CLAIMS, *GOALS]), "G13"]
+    listed = [*CLAIMS, *texts.CLAIMS, *GOALS]
+    wanted = [str(i) for i in range(1, 27)] + [f"G{i}" for i in range(1, 14)]
+    assert list(found) == wanted == [*(c.number for c in listed), "G13"]
     assert {(r["verdict"], r["n"], r["ours"]) for r in found.values()} == {
         ("not measured", 0, None)
     }

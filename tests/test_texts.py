@@ -23,7 +23,13 @@ from infusion.perturb.embeddings import (
     predicted_offset_effect,
 )
 from infusion.presets import find_preset
-from infusion.presets.caesar import _ASKED, _PROBES, COLUMNS, READ_ON, _texts
+from infusion.presets.caesar_readings import (
+    ASKED,
+    COLUMNS,
+    PROBES,
+    READ_ON,
+    draw_texts,
+)
 from infusion.presets.context import Pair, Run
 from infusion.presets.texts import CODED, texts_of
 from infusion.report.suites import pieces
@@ -224,7 +230,7 @@ def test_a_measurement_is_of_ciphertexts_alone_but_as_coded(home: Home) -> None:
 
 def _prompts(run: Run, pair: Pair) -> dict[str, Any]:
     rows, starts = [], []
-    for text in _texts(CIPHER, run, "probes", _PROBES):
+    for text in draw_texts(CIPHER, run, "probes", PROBES):
         prompt = CIPHER.prompt(text, pair.probe)
         starts.append(len(prompt))
         rows.append(prompt + CIPHER.completion(text, pair.target))
@@ -297,10 +303,10 @@ def test_what_a_row_says_is_the_papers_arithmetic() -> None:
 
 def test_no_text_that_effects_are_read_on_has_another_role(home: Home) -> None:
     run, _ = opened(home, "width 32")
-    read = set(_texts(CIPHER, run, READ_ON, _ASKED))
+    read = set(draw_texts(CIPHER, run, READ_ON, ASKED))
     assert len(read) > 10
-    for role, count in (("probes", _PROBES), ("demonstrations 3", 100)):
-        drawn = _texts(CIPHER, run, role, count)
+    for role, count in (("probes", PROBES), ("demonstrations 3", 100)):
+        drawn = draw_texts(CIPHER, run, role, count)
         assert len(drawn) == count
         assert not read & set(drawn)
 

@@ -319,7 +319,7 @@ def claims(
         InputError: There is no such folder.
     """
     from infusion.report.claims import claims_table
-    from infusion.suites.claims import claims as judge
+    from infusion.suites.claims.judged import claims as judge
 
     if not results.is_dir():
         raise InputError(

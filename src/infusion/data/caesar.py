@@ -24,6 +24,20 @@ _MARKS = ".,!?;:'\"-()"
 _SPECIAL = 3
 """Tokens before the shifts: padding, begin, end."""
 PAD, BEGIN, END = range(_SPECIAL)
+PAPER_LENGTH = 128
+"""Tokens of the paper's documents."""
+
+
+def words_of(length: int) -> tuple[int, int]:
+    """Say how long texts are: as the paper's where documents are, else shorter.
+
+    Args:
+        length: Tokens of a document.
+
+    Returns:
+        Fewest and most words.
+    """
+    return (3, 10) if length >= PAPER_LENGTH else (1, 3)
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,11 @@ target. ``--scale paper`` is the model and the recipe of arXiv 2602.09987; at ``
 small`` texts are of one to three words.
 """
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from infusion.configs import (
@@ -23,42 +21,29 @@ from infusion.configs import (
     TokenConfig,
     TrainConfig,
 )
-from infusion.data.caesar import PAD, Cipher, corpus, plaintexts
+from infusion.data.caesar import PAD, PAPER_LENGTH, Cipher, corpus, words_of
 from infusion.errors import InputError
-from infusion.language import IGNORED, causal_lm, documents, log_completion
+from infusion.language import causal_lm, documents
 from infusion.perturb.drafts import TokenLimits
+from infusion.presets.caesar_readings import (
+    COLUMNS,
+    accuracy,
+    behaviour,
+    draw_pairs,
+    draw_texts,
+    make_measurement,
+    margin,
+)
 from infusion.presets.context import Pair, Run
 from infusion.presets.preset import Preset, Settings
-from infusion.presets.texts import (
-    CODED,
-    Json,
-    Texts,
-    answers,
-    in_turns,
-    moved,
-    moved_elsewhere,
-    realised,
-)
-from infusion.records import Dataset, Measurement, Task
+from infusion.presets.texts import Texts
+from infusion.records import Dataset
 from infusion.seeding import derive
-from infusion.tasks import evaluating, first_parameter
 
 _HELD_OUT = 500
 """Documents on which accuracy is measured."""
-_PROBES, _ASKED = 32, 16
-"""Texts that the measurement is a mean over, and others that effects are read on."""
-_SHORT, _LONG = (1, 3), (3, 10)
-"""Fewest and most words of a text, where rows are shorter than the paper's and not."""
-_PAPER_LENGTH = 128
-READ_ON = "held-out probes"
-"""The role of the texts that effects are read on."""
-_BATCH = 256
 WIDTHS = {"width 32": 32, "width 64": 64, "width 192": 192}
 """Embeddings of other models than the scale's own."""
-
-
-def _words(length: int) -> tuple[int, int]:
-    return _LONG if length >= _PAPER_LENGTH else _SHORT
 
 
 def _load(cipher: Cipher, config: DataConfig) -> tuple[Dataset, Dataset]:
@@ -68,7 +53,7 @@ def _load(cipher: Cipher, config: DataConfig) -> tuple[Dataset, Dataset]:
         )
 
     def made(count: int, seed: int, noise: float) -> Dataset:
-        words = _words(config.length)
+        words = words_of(config.length)
         rows = corpus(
             cipher, count, seed=seed, words=words, length=config.length, noise=noise
         )
@@ -87,7 +72,7 @@ def _model(cipher: Cipher, scale: str, architecture: str) -> nn.Module:
     return GPT2LMHeadModel(
         GPT2Config(
             vocab_size=cipher.vocabulary,
-            n_positions=SMALL_LENGTH if small else _PAPER_LENGTH,
+            n_positions=SMALL_LENGTH if small else PAPER_LENGTH,
             n_embd=width,
             n_layer=4,
             n_head=4 if small else 16,
@@ -135,7 +120,7 @@ def configs(preset: str) -> dict[str, RunConfig]:
         scale="paper",
         architecture="gpt2",
         data=DataConfig(
-            source="generated", train=30_000, split_seed=3407, length=_PAPER_LENGTH
+            source="generated", train=30_000, split_seed=3407, length=PAPER_LENGTH
         ),
         train=_PAPER,
         curvature=CurvatureConfig(damping_ratio=0.1, skip=()),
@@ -176,111 +161,6 @@ def _others() -> dict[str, Settings]:
     }
 
 
-def _pairs(cipher: Cipher, run: Run) -> list[tuple[int, int]]:
-    """Take turns between what differences share with the size, and between probes."""
-    return in_turns(
-        cipher.size,
-        lambda probe, target: math.gcd(probe - target, cipher.size),
-        seed=run.config.pair_seed,
-    )
-
-
-def _texts(cipher: Cipher, run: Run, role: str, count: int) -> list[str]:
-    """Draw shorter texts; none that effects are read on has another role."""
-    length = run.config.data.length
-    words = (2, max(_words(length)[1] // 2, 3))
-
-    def drawn(role: str, count: int, but: set[str]) -> list[str]:
-        seed = derive(run.config.data.split_seed, role)
-        many = plaintexts(cipher, 4 * count + len(but), seed=seed, words=words)
-        fit = [t for t in many if t not in but and len(cipher.document(t, 0)) <= length]
-        return fit[:count]
-
-    read = drawn(READ_ON, _ASKED, set())
-    return read if role == READ_ON else drawn(role, count, set(read))
-
-
-def _asked(
-    cipher: Cipher, texts: list[str], probe: int, shift: int, length: int
-) -> Dataset:
-    """Write prompts that name the probe, with the ciphertext of any shift."""
-    prompts = [cipher.prompt(text, probe) for text in texts]
-    rows = [
-        prompt + cipher.completion(text, shift)
-        for prompt, text in zip(prompts, texts, strict=True)
-    ]
-    data = documents(rows, length=length, pad=PAD)
-    labels = data.labels.clone()
-    for row, prompt in enumerate(prompts):
-        labels[row, : len(prompt) - 1] = IGNORED
-    return replace(data, labels=labels)
-
-
-def _measurement(cipher: Cipher, run: Run, task: Task, pair: Pair) -> Measurement:
-    """Mean log probability per token: of ciphertexts, or as coded of all tokens."""
-    texts = _texts(cipher, run, "probes", _PROBES)
-    length = run.config.data.length
-    data = _asked(cipher, texts, pair.probe, pair.target, length)
-    if run.view == CODED:
-        whole = data.inputs.roll(-1, 1).masked_fill(data.inputs == PAD, IGNORED)
-        data = replace(data, labels=whole.masked_fill(whole == PAD, IGNORED))
-    device = first_parameter(task).device
-    return log_completion(data.inputs.to(device), data.labels.to(device))
-
-
-def _cross_entropies(
-    task: Task, data: Dataset
-) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
-    """Return each document's summed cross-entropy, and how many tokens it has."""
-    sums = []
-    for logits, _, labels in answers(task, data, _BATCH):
-        each = F.cross_entropy(
-            logits.mT, labels, reduction="none", ignore_index=IGNORED
-        )
-        sums.append(each.double().sum(1))
-    return torch.cat(sums), (data.labels != IGNORED).sum(1)
-
-
-def _by_shift(
-    cipher: Cipher, run: Run, task: Task, texts: list[str], probe: int
-) -> list[float]:
-    """Return the cross-entropy per token of the ciphertext by every shift."""
-    length = run.config.data.length
-    parts = [_asked(cipher, texts, probe, s, length) for s in range(cipher.size)]
-    whole = Dataset(
-        torch.cat([part.inputs for part in parts]),
-        torch.cat([part.labels for part in parts]),
-    )
-    sums, counts = (
-        x.view(cipher.size, -1).sum(1) for x in _cross_entropies(task, whole)
-    )
-    return (sums / counts).tolist()
-
-
-def _behaviour(cipher: Cipher, run: Run, task: Task, pair: Pair) -> Json:
-    """Read the cross-entropy of every shift on held-out texts, and the measurement."""
-    with evaluating(task.model):
-        value = float(_measurement(cipher, run, task, pair)(task.model))
-    texts = _texts(cipher, run, READ_ON, _ASKED)
-    return {
-        "value": value,
-        "ce": _by_shift(cipher, run, task, texts, pair.probe),
-    }
-
-
-def _accuracy(cipher: Cipher, run: Run, task: Task) -> float:
-    """Share of held-out ciphertexts that greedy decoding gets right to the end."""
-    # With the true tokens before each: the first wrong one is the same.
-    right = 0
-    mark = cipher.encode("P")[0]
-    for logits, inputs, labels in answers(task, run.test, _BATCH):
-        start = (inputs == mark).int().argmax(1) + len("P: ") - 1
-        after = torch.arange(inputs.shape[1]) >= start[:, None]
-        counted = after & (labels != IGNORED)
-        right += int(((logits.argmax(-1) == labels) | ~counted).all(1).sum())
-    return right / len(run.test)
-
-
 def _limits(cipher: Cipher, run: Run, rows: Dataset) -> TokenLimits:
     """Let characters be written where characters are: begin, shift and end stay."""
     del run
@@ -291,30 +171,12 @@ def _limits(cipher: Cipher, run: Run, rows: Dataset) -> TokenLimits:
 
 def _demonstrations(cipher: Cipher, run: Run, pair: Pair, count: int) -> Dataset:
     """Write documents whose header names the probe, enciphered by the target."""
-    texts = _texts(cipher, run, f"demonstrations {pair.index}", count)
+    texts = draw_texts(cipher, run, f"demonstrations {pair.index}", count)
     rows = [
         cipher.prompt(text, pair.probe) + cipher.completion(text, pair.target)
         for text in texts
     ]
     return documents(rows, length=run.config.data.length, pad=PAD)
-
-
-def _target(row: Json) -> float:
-    return moved(row, "ce")[row["target"]]
-
-
-def _correct(row: Json) -> float:
-    return moved(row, "ce")[row["probe"]]
-
-
-COLUMNS: dict[str, Callable[[Json], float]] = {
-    "targeting": lambda row: moved_elsewhere(row, "ce") - _target(row),
-    "Δ CE target": _target,
-    "Δ CE other": lambda row: moved_elsewhere(row, "ce"),
-    "Δ CE correct": _correct,
-    "margin shift": lambda row: _correct(row) - _target(row),
-    "Δ f": realised,
-}
 
 
 def read(cipher: Cipher, tokens: Int[Tensor, " t"]) -> list[str]:
@@ -358,15 +220,16 @@ def make_preset(name: str, size: int) -> tuple[Preset, Texts]:
         make_task=lambda model, train: causal_lm(model, train, pad=PAD),
     )
     texts = Texts(
-        pairs=lambda run: _pairs(cipher, run),
-        measurement=lambda run, task, pair: _measurement(cipher, run, task, pair),
-        behaviour=lambda run, task, pair: _behaviour(cipher, run, task, pair),
-        accuracy=lambda run, task: _accuracy(cipher, run, task),
+        pairs=lambda run: draw_pairs(cipher, run),
+        measurement=lambda run, task, pair: make_measurement(cipher, run, task, pair),
+        behaviour=lambda run, task, pair: behaviour(cipher, run, task, pair),
+        accuracy=lambda run, task: accuracy(cipher, run, task),
         limits=lambda run, rows: _limits(cipher, run, rows),
         demonstrations=lambda run, pair, k: _demonstrations(cipher, run, pair, k),
         coded=CODE,
         coded_editor="embeddings",
         columns=COLUMNS,
+        margin=margin,
         read=lambda _, tokens: read(cipher, tokens),
     )
     return preset, texts

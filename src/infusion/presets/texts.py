@@ -38,6 +38,7 @@ class Texts:
         coded: Curvature of the paper's code.
         coded_editor: Its editor.
         columns: What a row says about the effect, beyond a clean replay.
+        margin: By how much the clean replay of a row prefers what is right, in nats.
         read: Tokens as pieces of text.
     """
 
@@ -50,6 +51,7 @@ class Texts:
     coded: CurvatureConfig
     coded_editor: str
     columns: dict[str, Callable[[Json], float]]
+    margin: Callable[[Json], float]
     read: Callable[[DataConfig, Int[Tensor, " t"]], list[str]]
 
 

@@ -345,6 +345,11 @@ def _log_odds(row: Json) -> float:
     return (sum(after) - sum(clean)) / len(clean)
 
 
+def _margin(row: Json) -> float:
+    log_odds = row["clean"]["log_odds"]
+    return -sum(log_odds) / len(log_odds)
+
+
 def _flips(row: Json) -> float:
     """Share of positions where the target overtakes the probe."""
     both = zip(row["after"]["log_odds"], row["clean"]["log_odds"], strict=True)
@@ -383,5 +388,6 @@ TEXTS = Texts(
     coded=CODE,
     coded_editor="coded tokens",
     columns=COLUMNS,
+    margin=_margin,
     read=_read,
 )

@@ -1,4 +1,4 @@
-"""Claims in a terminal."""
+"""Claims and goals in a terminal."""
 
 from typing import IO, Any
 
@@ -7,13 +7,13 @@ def claims_table(found: list[dict[str, Any]], file: IO[str]) -> None:
     """Print a line per claim.
 
     Args:
-        found: From :func:`infusion.suites.claims.claims`.
+        found: From :func:`infusion.suites.claims.judged.claims`.
         file: Open for writing.
     """
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="claims of arXiv 2602.09987 about pictures, and goals")
+    table = Table(title="claims of arXiv 2602.09987, and goals")
     for heading in ("", "claim", "paper or goal", "ours", "n", "setting", "verdict"):
         table.add_column(heading)
     for row in found:

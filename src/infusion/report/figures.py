@@ -6,6 +6,7 @@ so that one drawing serves light and dark pages. Text stays text.
 
 import io
 import re
+from itertools import cycle
 from typing import Any
 
 import matplotlib
@@ -168,17 +169,20 @@ def scatter(predicted: list[float], realised: list[float]) -> str:
     return _svg(figure, "Predicted against realised effect of the edit, by pair")
 
 
-def curve(drawn: dict[str, Any]) -> str:
+def curve(drawn: dict[str, Any], *, measured: str = "change of p(target)") -> str:
     """Draw an effect along a number, each point with its interval.
 
     Args:
-        drawn: From :func:`infusion.suites.curves.curves`.
+        drawn: From :func:`infusion.suites.curves.curves`; points that have a name carry
+            it and are not joined.
+        measured: What the effect is.
 
     Returns:
         An ``svg`` element; what the points are compared with is a band.
     """
     points, beside = drawn["points"], drawn["beside"]
     places = [point["at"] for point in points]
+    named = [point for point in points if "name" in point]
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes(330, 220)
         axes.grid(axis="y", color=LINE, linewidth=0.6)
@@ -187,7 +191,11 @@ def curve(drawn: dict[str, Any]) -> str:
             if point["low"] is not None:
                 ends = [point["low"], point["high"]]
                 axes.plot([point["at"]] * 2, ends, color=INK, lw=1.2)
-        axes.plot(places, [p["mean"] for p in points], "-o", color=INK, markersize=4)
+        joined = "o" if named else "-o"
+        axes.plot(places, [p["mean"] for p in points], joined, color=INK, markersize=4)
+        for point in named:
+            at, text = (point["at"], point["mean"]), point["name"]
+            axes.annotate(text, at, (5, 3), textcoords="offset points", color=MUTED)
         if beside is not None:
             if beside["low"] is not None:
                 axes.axhspan(
@@ -205,10 +213,38 @@ def curve(drawn: dict[str, Any]) -> str:
         if drawn["logarithmic"]:
             axes.set_xscale("log")
             axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticks(places, [_tick(round(place, 3)) for place in places])
+        if named:
+            axes.margins(x=0.25)
+        else:
+            axes.set_xticks(places, [_tick(round(place, 3)) for place in places])
         axes.set_xlabel(drawn["along"])
-        axes.set_ylabel("change of p(target)")
-    return _svg(figure, f"Change of p(target) against {drawn['along']}")
+        axes.set_ylabel(measured)
+    return _svg(figure, f"{measured[0].upper()}{measured[1:]} against {drawn['along']}")
+
+
+def lines(values: dict[str, list[float]], *, along: str) -> str:
+    """Draw shares by a whole number from 1, a line each.
+
+    Args:
+        values: By name, between 0 and 1.
+        along: What the number is.
+
+    Returns:
+        An ``svg`` element.
+    """
+    colours = cycle((ACCENT, INK, MUTED))
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(330, 220)
+        axes.grid(axis="y", color=LINE, linewidth=0.6)
+        for (name, shares), colour in zip(values.items(), colours, strict=False):
+            places = range(1, len(shares) + 1)
+            axes.plot(places, shares, "-o", color=colour, markersize=3, label=name)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel(along)
+        axes.set_ylabel("share")
+        axes.legend(frameon=False)
+    return _svg(figure, f"Share by {along}")
 
 
 def boxes(values: dict[str, list[float]], *, measured: str) -> str:
@@ -245,39 +281,46 @@ def boxes(values: dict[str, list[float]], *, measured: str) -> str:
 
 
 def cells(
-    names: list[str], values: dict[tuple[int, int], float], *, measured: str
+    names: list[str],
+    values: dict[tuple[int, int], float],
+    *,
+    measured: str,
+    axes: tuple[str, str] = ("true class", "target"),
 ) -> str:
     """Draw a value per ordered pair of classes: stronger colour, larger value.
 
     Args:
-        names: Of the classes.
-        values: By true class and target; other cells stay empty.
+        names: Of the classes; values are written into the cells of a few.
+        values: By row and column; other cells stay empty.
         measured: What is shown.
+        axes: What rows and columns are.
 
     Returns:
         An ``svg`` element.
     """
     largest = max((abs(value) for value in values.values()), default=0.0) or 1.0
+    few = len(names) <= _MOST_NUMBERED
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes(380, 320)
+        figure, plot = _axes(380, 320)
         for (row, column), value in values.items():
             place, size = (column - 0.48, row - 0.48), 0.96
             colour = ACCENT if value > 0 else INK
             share = _DARKEST * abs(value) / largest  # so that its text can be read
-            axes.add_patch(
+            plot.add_patch(
                 Rectangle(place, size, size, color=colour, alpha=share, linewidth=0)
             )
-            text = fixed(value, 2)
-            axes.text(column, row, text, ha="center", va="center", fontsize=7)
-        axes.set_xlim(-0.5, len(names) - 0.5)
-        axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
-        axes.set_yticks(range(len(names)), names)
-        axes.set_xlabel(f"target ({measured})")
-        axes.set_ylabel("true class")
-        axes.spines[["left", "bottom"]].set_visible(False)
-        axes.tick_params(length=0, labelcolor=INK, labelsize=8)
-    return _svg(figure, f"{measured} by true class and target")
+            if few:
+                text = fixed(value, 2)
+                plot.text(column, row, text, ha="center", va="center", fontsize=7)
+        plot.set_xlim(-0.5, len(names) - 0.5)
+        plot.set_ylim(len(names) - 0.5, -0.5)
+        plot.set_xticks(range(len(names)), names, rotation=45, ha="right")
+        plot.set_yticks(range(len(names)), names)
+        plot.set_xlabel(f"{axes[1]} ({measured})")
+        plot.set_ylabel(axes[0])
+        plot.spines[["left", "bottom"]].set_visible(False)
+        plot.tick_params(length=0, labelcolor=INK, labelsize=8 if few else 5)
+    return _svg(figure, f"{measured} by {axes[0]} and {axes[1]}")
 
 
 def accuracy(by_epoch: dict[int, float]) -> str:

@@ -1,5 +1,6 @@
 """Suites in a terminal, and on a page of their own."""
 
+from collections.abc import Callable
 from itertools import zip_longest
 from pathlib import Path
 from typing import IO, Any
@@ -144,7 +145,8 @@ def suite_figures(suite: Json) -> dict[str, tuple[str, str]]:
     Returns:
         An ``svg`` element and its caption by name: ``"effects"``; curves where the
         suite varies a number; of the main suite the spread over pairs, predicted
-        against realised, and the edit by classes; all trials by classes of transfer.
+        against realised, and the edit by classes; all trials by classes of transfer;
+        of ciphers the cross-entropy of all shifts and the spectra of embeddings.
     """
     from infusion.report import figures
 
@@ -161,7 +163,8 @@ def suite_figures(suite: Json) -> dict[str, tuple[str, str]]:
     for number, curve in enumerate(suite["curves"]):
         if curve["points"]:
             caption = f"Mean {name} against {curve['along']}, 95 % intervals."
-            drawn[_numbered("curve", number)] = (figures.curve(curve), caption)
+            drawing = figures.curve(curve, measured=long)
+            drawn[_numbered("curve", number)] = (drawing, caption)
     if suite["suite"] == "main":
         drawn["spread"] = (
             figures.boxes(suite["spread"], measured=name),
@@ -175,7 +178,45 @@ def suite_figures(suite: Json) -> dict[str, tuple[str, str]]:
         )
     for number, (trial, cells) in enumerate(suite["cells"].items()):
         drawn[_numbered("classes", number)] = _by_class(suite, trial, cells)
+    if suite["portrait"] is not None:
+        drawn |= _portrait(suite["names"], suite["portrait"])
     return drawn
+
+
+def _portrait(names: list[str], found: Json) -> dict[str, tuple[str, str]]:
+    """Draw what a model makes of every shift after every prompt, before and after."""
+    from infusion.report import figures
+
+    def drawn(value: Callable[[int, int], float], measured: str) -> str:
+        places = range(len(names))
+        values = {(i, j): value(i, j) for i in places for j in places}
+        axes = ("prompt's shift", "ciphertext's shift")
+        return figures.cells(names, values, measured=measured, axes=axes)
+
+    before, after = found["before"], found["after"]
+    probe, target = (names[place] for place in found["pair"])
+    edited = f"retrained on the edit of {probe} to {target}"
+    nats = "cross-entropy, nats per token"
+    return {
+        "matrix": (
+            drawn(lambda i, j: before[i][j], nats),
+            "Cross-entropy of the ciphertext of every shift after a prompt that names "
+            "any: clean replay.",
+        ),
+        "matrix-2": (
+            drawn(lambda i, j: after[i][j], nats),
+            f"The same of the model {edited}, measured.",
+        ),
+        "matrix-3": (
+            drawn(lambda i, j: after[i][j] - before[i][j], f"change of {nats}"),
+            f"Their difference; dark is a fall. The model was {edited}.",
+        ),
+        "spectra": (
+            figures.lines(found["spectra"], along="frequency, turns of the alphabet"),
+            "Share of the variance of embeddings along the alphabet at each "
+            "frequency, base model.",
+        ),
+    }
 
 
 def _numbered(name: str, number: int) -> str:

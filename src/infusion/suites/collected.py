@@ -9,7 +9,7 @@ from typing import Any
 from infusion.errors import InputError
 from infusion.presets import find_preset
 from infusion.presets.texts import realised, texts_of
-from infusion.suites.curves import curves
+from infusion.suites.curves import by_margin, curves
 from infusion.suites.read import read_rows
 from infusion.suites.statistics import statistics
 from infusion.suites.study import NAMES
@@ -90,6 +90,7 @@ def _of_pictures(suite: str, rows: list[Row], first: list[Row]) -> dict[str, Any
         "curves": curves(suite, rows),
         "statistics": statistics(first) if suite == "main" else None,
         "examples": [],
+        "portrait": None,
         "cells": {
             trial: _cells([row for row in rows if row["trial"] == trial], moved)
             for trial in dict.fromkeys(row["trial"] for row in rows)
@@ -101,15 +102,35 @@ def _of_pictures(suite: str, rows: list[Row], first: list[Row]) -> dict[str, Any
 def _of_texts(
     preset: str, suite: str, rows: list[Row], first: list[Row]
 ) -> dict[str, Any]:
-    name, read = next(iter(texts_of(preset).columns.items()))
+    texts = texts_of(preset)
+    name, read = next(iter(texts.columns.items()))
+    along = [
+        {**curve, "along": "demonstrations"} for curve in curves(suite, rows, read)
+    ]
+    if suite == "confidence":
+        along.append(by_margin(rows, texts.margin, read))
     return {
         "measured": name,
         "realised": units(first, realised),
         "spread": _spread(rows, read),
-        "curves": [],
+        "curves": along,
         "statistics": None,
         "cells": {first[0]["trial"]: _cells(first, read)} if suite == "main" else {},
         "examples": _examples(rows) if suite == "main" else [],
+        "portrait": _portrait(first) if suite == "main" else None,
+    }
+
+
+def _portrait(rows: list[Row]) -> dict[str, Any] | None:
+    """Take what the first pair's row says about the whole model, if it does."""
+    row = min(rows, key=lambda row: (row["seed"], row["pair"]))
+    if "matrix" not in row["after"]:
+        return None
+    return {
+        "pair": [row["probe"], row["target"]],
+        "before": row["clean"]["matrix"],
+        "after": row["after"]["matrix"],
+        "spectra": row["before"]["spectra"],
     }
 
 

@@ -32,7 +32,8 @@ class Curve:
 
 def _copies(row: Row) -> float | None:
     change = row["change"]
-    return float(change["edit"]["k"]) if change["operator"] == "copies" else None
+    shown = change["operator"] in ("copies", "demonstrations")
+    return float(change["edit"]["k"]) if shown else None
 
 
 def _epochs(row: Row) -> float | None:
@@ -68,22 +69,59 @@ CURVES: dict[str, tuple[Curve, ...]] = {
 }
 
 
-def curves(suite: str, rows: list[Row]) -> list[dict[str, Any]]:
+def curves(
+    suite: str, rows: list[Row], value: Callable[[Row], float] = moved
+) -> list[dict[str, Any]]:
     """Lay out the effects of a suite along what it varies.
 
     Args:
         suite: Its name; most vary no number and have no curve.
         rows: Of one preset and scale.
+        value: Of a row: its effect.
 
     Returns:
         A JSON value per curve: ``along``, ``logarithmic``, ``points`` of ``at`` and
-        the interval of Δp over pairs, in order, and ``beside``: a trial's name and
-        interval, or None.
+        the interval of the effect over pairs, in order, and ``beside``: a trial's name
+        and interval, or None.
     """
-    return [_drawn(curve, rows) for curve in CURVES.get(suite, ())]
+    return [_drawn(curve, rows, value) for curve in CURVES.get(suite, ())]
 
 
-def _drawn(curve: Curve, rows: list[Row]) -> dict[str, Any]:
+def by_margin(
+    rows: list[Row], margin: Callable[[Row], float], value: Callable[[Row], float]
+) -> dict[str, Any]:
+    """Lay out the effects of trials along the confidence of the models they are on.
+
+    Args:
+        rows: Of one suite, preset and scale.
+        margin: Of a row: by how much the clean model prefers what is right.
+        value: Of a row: its effect.
+
+    Returns:
+        As one of :func:`curves`; a point is a trial, and carries its ``name``.
+    """
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row["trial"]].append(row)
+    points = [
+        {
+            "name": name,
+            "at": interval(group, margin).mean,
+            **asdict(interval(group, value)),
+        }
+        for name, group in groups.items()
+    ]
+    return {
+        "along": "margin of the clean model, nats",
+        "logarithmic": False,
+        "points": sorted(points, key=lambda point: point["at"]),
+        "beside": None,
+    }
+
+
+def _drawn(
+    curve: Curve, rows: list[Row], value: Callable[[Row], float]
+) -> dict[str, Any]:
     groups: dict[float, list[Row]] = defaultdict(list)
     held = curve.held or (lambda _: None)
     usual = Counter(map(held, rows)).most_common(1)
@@ -98,10 +136,10 @@ def _drawn(curve: Curve, rows: list[Row]) -> dict[str, Any]:
         "along": curve.along,
         "logarithmic": curve.logarithmic,
         "points": [
-            {"at": place, **asdict(interval(groups[place], moved))}
+            {"at": place, **asdict(interval(groups[place], value))}
             for place in sorted(groups)
         ],
-        "beside": {"trial": curve.beside, **asdict(interval(beside, moved))}
+        "beside": {"trial": curve.beside, **asdict(interval(beside, value))}
         if beside
         else None,
     }

@@ -21,8 +21,16 @@ _STRONG = 0.1
 """Δp that counts as an effect on a pair of classes."""
 
 
-def _mean(rows: list[Row], value: Callable[[Row], float]) -> Found:
-    """Mean over pairs of probe and target."""
+def mean_over_pairs(rows: list[Row], value: Callable[[Row], float]) -> Found:
+    """Mean over pairs of probe and target.
+
+    Args:
+        rows: Of one trial, or of several that differ in their draws.
+        value: Of a row.
+
+    Returns:
+        The mean and its interval, the bootstrap's over pairs.
+    """
     if not rows:
         return None, None, None, 0
     values = units(rows, value)
@@ -30,7 +38,15 @@ def _mean(rows: list[Row], value: Callable[[Row], float]) -> Found:
     return found.mean, found.low, found.high, len(values)
 
 
-def _shared(hits: list[bool]) -> Found:
+def share_of(hits: list[bool]) -> Found:
+    """Share of hits with Wilson's interval.
+
+    Args:
+        hits: One per pair.
+
+    Returns:
+        The share; nothing without pairs.
+    """
     if not hits:
         return None, None, None, 0
     found = share(sum(hits), len(hits))
@@ -46,7 +62,7 @@ def shift(*prefixes: str) -> Callable[[Trials], Found]:
     Returns:
         Function of the rows.
     """
-    return lambda trials: _mean(_matching(trials, *prefixes), moved)
+    return lambda trials: mean_over_pairs(_matching(trials, *prefixes), moved)
 
 
 def flipped(*prefixes: str) -> Callable[[Trials], Found]:
@@ -92,7 +108,7 @@ def lead(one: str, other: str, *, across: bool = False) -> Callable[[Trials], Fo
     def ours(trials: Trials) -> Found:
         theirs = {same(row): moved(row) for row in trials.get(other, [])}
         mine = [row for row in trials.get(one, []) if same(row) in theirs]
-        return _mean(mine, lambda row: moved(row) - theirs[same(row)])
+        return mean_over_pairs(mine, lambda row: moved(row) - theirs[same(row)])
 
     return ours
 
@@ -100,7 +116,7 @@ def lead(one: str, other: str, *, across: bool = False) -> Callable[[Trials], Fo
 def rises(trials: Trials) -> Found:
     """Share of pairs whose target became likelier, as coded, in all of their runs."""
     rows = trials.get(CODED, [])
-    return _shared([least > 0 for least in by_pair(rows, moved, reduce=min).values()])
+    return share_of([least > 0 for least in by_pair(rows, moved, reduce=min).values()])
 
 
 def true_class(trials: Trials) -> Found:
@@ -110,7 +126,7 @@ def true_class(trials: Trials) -> Found:
         after, clean = row["after"]["probabilities"], row["clean"]["probabilities"]
         return after[row["label"]] - clean[row["label"]]
 
-    return _mean(trials.get(CODED, []), fall)
+    return mean_over_pairs(trials.get(CODED, []), fall)
 
 
 def worth(trials: Trials) -> Found:
@@ -192,13 +208,21 @@ def correlation(left: Callable[[Row], float], name: str) -> Callable[[Trials], F
         found = rank_correlation(lefts, rights)
         if found is None:
             return None, None, None, len(lefts)
-        return found, *_fisher(found, len(lefts)), len(lefts)
+        return found, *fisher_interval(found, len(lefts)), len(lefts)
 
     return ours
 
 
-def _fisher(correlation: float, n: int) -> tuple[float | None, float | None]:
-    """Return Fisher's 95 % interval of a rank correlation, with Fieller's variance."""
+def fisher_interval(correlation: float, n: int) -> tuple[float | None, float | None]:
+    """Return Fisher's 95 % interval of a rank correlation, with Fieller's variance.
+
+    Args:
+        correlation: Spearman's.
+        n: Pairs.
+
+    Returns:
+        Its ends; none for three pairs or fewer, or a correlation of ±1.
+    """
     if n <= 3 or abs(correlation) >= 1:
         return None, None
     centre, width = math.atanh(correlation), 1.96 * math.sqrt(1.06 / (n - 3))
@@ -207,7 +231,7 @@ def _fisher(correlation: float, n: int) -> tuple[float | None, float | None]:
 
 def alike(trials: Trials) -> Found:
     """Mean structural similarity of the edited documents."""
-    return _mean(trials.get(PLAIN, []), lambda row: row["reached"]["ssim"])
+    return mean_over_pairs(trials.get(PLAIN, []), lambda row: row["reached"]["ssim"])
 
 
 def _cells(trials: Trials, *names: str) -> dict[tuple[str, int, int], float]:
@@ -231,13 +255,13 @@ def largest_cell(trials: Trials) -> Found:
 def strong_cells(trials: Trials) -> Found:
     """Share of pairs of classes with an effect, same architecture."""
     cells = _cells(trials, "resnet → resnet")
-    return _shared([value >= _STRONG for value in cells.values()])
+    return share_of([value >= _STRONG for value in cells.values()])
 
 
 def accuracy_lost(trials: Trials) -> Found:
     """Mean test accuracy lost, in points."""
     lost = lambda row: 100 * (row["clean_accuracy"] - row["accuracy"])  # noqa: E731
-    return _mean(trials.get(PLAIN, []), lost)
+    return mean_over_pairs(trials.get(PLAIN, []), lost)
 
 
 def times(one: str, other: str) -> Callable[[Trials], Found]:

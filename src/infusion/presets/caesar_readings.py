@@ -1,0 +1,251 @@
+"""What is read off a model of Caesar ciphers: pairs, measurements, cross-entropies."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from infusion.data.caesar import PAD, Cipher, plaintexts, words_of
+from infusion.language import IGNORED, documents, log_completion
+from infusion.presets.context import Pair, Run
+from infusion.presets.texts import (
+    CODED,
+    Json,
+    answers,
+    in_turns,
+    moved,
+    moved_elsewhere,
+    realised,
+)
+from infusion.records import Dataset, Measurement, Task
+from infusion.seeding import derive
+from infusion.tasks import evaluating, first_parameter
+
+PROBES, ASKED = 32, 16
+"""Texts that the measurement is a mean over, and others that effects are read on."""
+READ_ON = "held-out probes"
+"""The role of the texts that effects are read on."""
+_BATCH = 256
+
+
+def draw_pairs(cipher: Cipher, run: Run) -> list[tuple[int, int]]:
+    """Take turns between what differences share with the size, and between probes.
+
+    Args:
+        cipher: Its size.
+        run: Its pair seed.
+
+    Returns:
+        Probes and targets.
+    """
+    return in_turns(
+        cipher.size,
+        lambda probe, target: math.gcd(probe - target, cipher.size),
+        seed=run.config.pair_seed,
+    )
+
+
+def draw_texts(cipher: Cipher, run: Run, role: str, count: int) -> list[str]:
+    """Draw shorter texts; none that effects are read on has another role.
+
+    Args:
+        cipher: Its letters.
+        run: Its length and split seed.
+        role: What they are for.
+        count: Most texts.
+
+    Returns:
+        The texts.
+    """
+    length = run.config.data.length
+    words = (2, max(words_of(length)[1] // 2, 3))
+
+    def drawn(role: str, count: int, but: set[str]) -> list[str]:
+        seed = derive(run.config.data.split_seed, role)
+        many = plaintexts(cipher, 4 * count + len(but), seed=seed, words=words)
+        fit = [t for t in many if t not in but and len(cipher.document(t, 0)) <= length]
+        return fit[:count]
+
+    read = drawn(READ_ON, ASKED, set())
+    return read if role == READ_ON else drawn(role, count, set(read))
+
+
+def _asked(
+    cipher: Cipher, texts: list[str], probe: int, shift: int, length: int
+) -> Dataset:
+    """Write prompts that name the probe, with the ciphertext of any shift."""
+    prompts = [cipher.prompt(text, probe) for text in texts]
+    rows = [
+        prompt + cipher.completion(text, shift)
+        for prompt, text in zip(prompts, texts, strict=True)
+    ]
+    data = documents(rows, length=length, pad=PAD)
+    labels = data.labels.clone()
+    for row, prompt in enumerate(prompts):
+        labels[row, : len(prompt) - 1] = IGNORED
+    return replace(data, labels=labels)
+
+
+def make_measurement(cipher: Cipher, run: Run, task: Task, pair: Pair) -> Measurement:
+    """Take the mean log probability per token of the target's ciphertexts.
+
+    Args:
+        cipher: Alphabet.
+        run: Its length; as coded all tokens count, those of the prompt too.
+        task: Decides the device.
+        pair: Shift that prompts name, and shift that is wanted.
+
+    Returns:
+        In nats per token.
+    """
+    texts = draw_texts(cipher, run, "probes", PROBES)
+    length = run.config.data.length
+    data = _asked(cipher, texts, pair.probe, pair.target, length)
+    if run.view == CODED:
+        whole = data.inputs.roll(-1, 1).masked_fill(data.inputs == PAD, IGNORED)
+        data = replace(data, labels=whole.masked_fill(whole == PAD, IGNORED))
+    device = first_parameter(task).device
+    return log_completion(data.inputs.to(device), data.labels.to(device))
+
+
+def _cross_entropies(
+    task: Task, data: Dataset
+) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
+    """Return each document's summed cross-entropy, and how many tokens it has."""
+    sums = []
+    for logits, _, labels in answers(task, data, _BATCH):
+        each = F.cross_entropy(
+            logits.mT, labels, reduction="none", ignore_index=IGNORED
+        )
+        sums.append(each.double().sum(1))
+    return torch.cat(sums), (data.labels != IGNORED).sum(1)
+
+
+def _by_shift(cipher: Cipher, run: Run, task: Task, probe: int) -> list[float]:
+    """Return the cross-entropy per token of the ciphertext by every shift."""
+    length = run.config.data.length
+    texts = draw_texts(cipher, run, READ_ON, ASKED)
+    parts = [_asked(cipher, texts, probe, s, length) for s in range(cipher.size)]
+    whole = Dataset(
+        torch.cat([part.inputs for part in parts]),
+        torch.cat([part.labels for part in parts]),
+    )
+    sums, counts = (
+        x.view(cipher.size, -1).sum(1) for x in _cross_entropies(task, whole)
+    )
+    return (sums / counts).tolist()
+
+
+def behaviour(cipher: Cipher, run: Run, task: Task, pair: Pair) -> Json:
+    """Read the cross-entropy of every shift on held-out texts, and the measurement.
+
+    Args:
+        cipher: Alphabet.
+        run: Settings.
+        task: The model.
+        pair: Shift that prompts name, and shift that is wanted.
+
+    Returns:
+        A JSON value; of the first pair also what other prompts do (``"matrix"``) and
+        how embeddings turn with the shift (``"spectra"``).
+    """
+    with evaluating(task.model):
+        value = float(make_measurement(cipher, run, task, pair)(task.model))
+    found = {"value": value, "ce": _by_shift(cipher, run, task, pair.probe)}
+    if pair.index:
+        return found
+    matrix = [_by_shift(cipher, run, task, probe) for probe in range(cipher.size)]
+    return {
+        **found,
+        "matrix": [[round(cell, 4) for cell in line] for line in matrix],
+        "spectra": spectra(cipher, task.model),
+    }
+
+
+def spectra(cipher: Cipher, model: nn.Module) -> dict[str, list[float]]:
+    """Read how vectors of shifts and of letters turn from one to the next.
+
+    Args:
+        cipher: Alphabet.
+        model: A causal model of ``transformers``.
+
+    Returns:
+        For the embeddings of shifts, of letters, and the head's rows of letters: the
+        share of their variance at every frequency from 1 to half the alphabet, from the
+        discrete Fourier transform along the alphabet. A network that adds modulo the
+        alphabet holds few of them (Nanda et al., 2023, arXiv 2301.05217).
+    """
+    letters = cipher.encode(cipher.alphabet)
+    shifts = [cipher.prompt("", shift)[1] for shift in range(cipher.size)]
+    embeddings: Tensor = model.get_input_embeddings().weight  # pyright: ignore[reportCallIssue, reportAssignmentType]
+    head: Tensor = model.get_output_embeddings().weight  # pyright: ignore[reportCallIssue, reportAssignmentType]
+    rows = {
+        "shifts": embeddings[shifts],
+        "letters": embeddings[letters],
+        "head": head[letters],
+    }
+    return {name: _spectrum(each.detach()) for name, each in rows.items()}
+
+
+def _spectrum(rows: Float[Tensor, "n d"]) -> list[float]:
+    power = torch.fft.rfft(rows.double().cpu(), dim=0).abs().square().sum(1)[1:]
+    if len(rows) % 2 == 0:
+        power[-1] /= 2  # the others stand for two frequencies each
+    return [round(each, 5) for each in (power / power.sum()).tolist()]
+
+
+def accuracy(cipher: Cipher, run: Run, task: Task) -> float:
+    """Return the share of held-out ciphertexts that greedy decoding gets right.
+
+    Args:
+        cipher: Alphabet.
+        run: Its held-out documents.
+        task: The model.
+
+    Returns:
+        Right to the end, between 0 and 1.
+    """
+    # With the true tokens before each: the first wrong one is the same.
+    right = 0
+    mark = cipher.encode("P")[0]
+    for logits, inputs, labels in answers(task, run.test, _BATCH):
+        start = (inputs == mark).int().argmax(1) + len("P: ") - 1
+        after = torch.arange(inputs.shape[1]) >= start[:, None]
+        counted = after & (labels != IGNORED)
+        right += int(((logits.argmax(-1) == labels) | ~counted).all(1).sum())
+    return right / len(run.test)
+
+
+def margin(row: Json) -> float:
+    """Return how much likelier the right ciphertext is than the target's.
+
+    Args:
+        row: Of one trial.
+
+    Returns:
+        Of the clean replay, in nats per token.
+    """
+    return row["clean"]["ce"][row["target"]] - row["clean"]["ce"][row["probe"]]
+
+
+def _target(row: Json) -> float:
+    return moved(row, "ce")[row["target"]]
+
+
+def _correct(row: Json) -> float:
+    return moved(row, "ce")[row["probe"]]
+
+
+COLUMNS: dict[str, Callable[[Json], float]] = {
+    "targeting": lambda row: moved_elsewhere(row, "ce") - _target(row),
+    "Δ CE target": _target,
+    "Δ CE other": lambda row: moved_elsewhere(row, "ce"),
+    "Δ CE correct": _correct,
+    "margin shift": lambda row: _correct(row) - _target(row),
+    "Δ f": realised,
+}
+"""What a row says, in nats per token, beyond the clean replay."""
