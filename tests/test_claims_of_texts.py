@@ -1,6 +1,5 @@
 """Claims about language models are judged by rows, each in closed form."""
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,64 +9,19 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from infusion.runs.rows import sealed
 from infusion.suites.claims.judged import claims
 
+from .cipher_rows import row, turned, written
+
 Judge = Callable[..., dict[str, dict[str, Any]]]
-
-
-def row(
-    probe: int, target: int, ce: list[float], moves: dict[int, float], **more: Any
-) -> dict[str, Any]:
-    """A pair of shifts: cross-entropies before, and how some of them change."""
-    after = [value + moves.get(shift, 0.0) for shift, value in enumerate(ce)]
-    return {
-        "preset": "caesar",
-        "scale": "small",
-        "suite": "main",
-        "trial": "edit",
-        "place": 0,
-        "pair": len(ce) * probe + target,
-        "seed": 0,
-        "label": probe,
-        "probe": probe,
-        "target": target,
-        "change": {},
-        "retraining": {},
-        "base_sha256": "b",
-        "inputs_sha256": "a",
-        "before": {"value": 0.0, "ce": ce},
-        "clean": {"value": 0.0, "ce": ce},
-        "after": {"value": -moves.get(target, 0.0), "ce": after},
-        "accuracy": 0.9,
-        "clean_accuracy": 0.9,
-        "predicted": 1.0,
-        "influence": 1.0,
-        "reached": {"tokens": 2.0, "most": 3},
-        "evaluations": 3,
-        "examples": [],
-        "gpu": None,
-        "cores": 2,
-        "processor": "AVX2",
-        **more,
-    }
 
 
 @pytest.fixture
 def judge(tmp_path: Path) -> Judge:
     def judged(*rows: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        for each in rows:
-            folder = tmp_path / f"{each['preset']}-{each['scale']}"
-            folder.mkdir(exist_ok=True)
-            with (folder / f"{each['suite']}.jsonl").open("a") as file:
-                file.write(json.dumps(sealed(each)) + "\n")
-        return {each["id"]: each for each in claims(tmp_path)}
+        return {each["id"]: each for each in claims(written(tmp_path, *rows))}
 
     return judged
-
-
-def turned(probe: int, size: int, by_difference: list[float]) -> list[float]:
-    return [by_difference[(shift - probe) % size] for shift in range(size)]
 
 
 def test_a_circulant_matrix_is_explained_by_differences_alone(judge: Judge) -> None:

@@ -1,0 +1,59 @@
+"""Rows of suites of ciphers, made up."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from infusion.runs.rows import sealed
+
+
+def row(
+    probe: int, target: int, ce: list[float], moves: dict[int, float], **more: Any
+) -> dict[str, Any]:
+    """A pair of shifts: cross-entropies before, and how some of them change."""
+    after = [value + moves.get(shift, 0.0) for shift, value in enumerate(ce)]
+    return {
+        "preset": "caesar",
+        "scale": "small",
+        "suite": "main",
+        "trial": "edit",
+        "place": 0,
+        "pair": len(ce) * probe + target,
+        "seed": 0,
+        "label": probe,
+        "probe": probe,
+        "target": target,
+        "change": {},
+        "retraining": {},
+        "base_sha256": "b",
+        "inputs_sha256": "a",
+        "before": {"value": 0.0, "ce": ce},
+        "clean": {"value": 0.0, "ce": ce},
+        "after": {"value": -moves.get(target, 0.0), "ce": after},
+        "accuracy": 0.9,
+        "clean_accuracy": 0.9,
+        "predicted": 1.0,
+        "influence": 1.0,
+        "reached": {"tokens": 2.0, "most": 3},
+        "evaluations": 3,
+        "examples": [],
+        "gpu": None,
+        "cores": 2,
+        "processor": "AVX2",
+        **more,
+    }
+
+
+def turned(probe: int, size: int, by_difference: list[float]) -> list[float]:
+    """Return the cross-entropy of every shift from that of every difference."""
+    return [by_difference[(shift - probe) % size] for shift in range(size)]
+
+
+def written(folder: Path, *rows: dict[str, Any]) -> Path:
+    """Add rows to a folder of results."""
+    for each in rows:
+        own = folder / f"{each['preset']}-{each['scale']}"
+        own.mkdir(exist_ok=True)
+        with (own / f"{each['suite']}.jsonl").open("a") as file:
+            file.write(json.dumps(sealed(each)) + "\n")
+    return folder
