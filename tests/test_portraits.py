@@ -1,6 +1,7 @@
 """What is drawn of a cipher's model: matrices, spectra, effects against confidence."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,9 +12,9 @@ from torch import nn
 
 from infusion.data.caesar import Cipher
 from infusion.presets.caesar_readings import spectra
+from infusion.presets.texts import texts_of
 from infusion.report.suites import suite_figures
 from infusion.suites.collected import collect
-from infusion.suites.curves import by_margin
 
 from .cipher_rows import row, turned, written
 
@@ -53,7 +54,7 @@ def test_a_spectrum_is_even_for_noise() -> None:
     assert shares[12] == pytest.approx(1 / 25, rel=0.05)
 
 
-def test_the_first_pair_shows_matrices_before_and_after(tmp_path: Any) -> None:
+def test_the_first_pair_shows_matrices_before_and_after(tmp_path: Path) -> None:
     size = 26
     line = [0.0, *np.linspace(1, 2, size - 1)]
     matrix = [turned(probe, size, line) for probe in range(size)]
@@ -73,17 +74,25 @@ def test_the_first_pair_shows_matrices_before_and_after(tmp_path: Any) -> None:
     assert all(name in drawn["spectra"][0] for name in shares)
 
 
-def test_confidence_is_laid_out_by_margin() -> None:
+def test_confidence_is_laid_out_by_margin(tmp_path: Path) -> None:
     rows = [
-        row(0, 1, [0.1, margin, 2.0], {1: -move}, trial=trial, pair=pair)
+        row(0, 1, [0.1, margin, *[2.0] * 24], {1: -move}, trial=trial, pair=pair)
+        | {"suite": "confidence", "change": {"source": trial}, "probe": 2 * pair}
         for trial, margin, move in (("sure", 5.0, 0.1), ("unsure", 1.0, 0.8))
-        for pair in range(2)
+        for pair in (0, 1)
     ]
-    curve = by_margin(
-        rows,
-        lambda row: row["clean"]["ce"][1] - row["clean"]["ce"][0],
-        lambda row: row["after"]["value"],
-    )
+    for each in rows:  # the second pair's probe is as likely as the first one's
+        each["clean"]["ce"][2] = each["after"]["ce"][2] = 0.1
+    (suite,) = collect(written(tmp_path, *rows))
+    (curve,) = suite["curves"]
     assert [point["name"] for point in curve["points"]] == ["unsure", "sure"]
     assert [point["at"] for point in curve["points"]] == pytest.approx([0.9, 4.9])
     assert [point["mean"] for point in curve["points"]] == pytest.approx([0.8, 0.1])
+    drawn, caption = suite_figures(suite)["curve"]
+    assert "margin of the clean model" in caption
+    assert "unsure" in drawn
+
+
+def test_a_story_models_margin_is_how_much_likelier_the_probe_is() -> None:
+    found = texts_of("tinystories").margin({"clean": {"log_odds": [-3.0, 1.0]}})
+    assert found == 1.0

@@ -234,7 +234,7 @@ def _prompts(run: Run, pair: Pair) -> dict[str, Any]:
         prompt = CIPHER.prompt(text, pair.probe)
         starts.append(len(prompt))
         rows.append(prompt + CIPHER.completion(text, pair.target))
-    inputs = torch.full((len(rows), 48), PAD)
+    inputs = torch.full((len(rows), run.config.data.length), PAD)
     for i, row in enumerate(rows):
         inputs[i, : len(row)] = torch.tensor(row)
     return {"inputs": inputs, "starts": starts}

@@ -329,7 +329,7 @@ def claims(
     found = judge(results)
     if not any(row["n"] for row in found):
         raise InputError(
-            "--results must hold rows of cifar10 in PRESET-SCALE/SUITE.jsonl, got "
+            "--results must hold rows of suites in PRESET-SCALE/SUITE.jsonl, got "
             f"none in {results}; copy a run's rows/SUITE.jsonl to cifar10-small/, say"
         )
     claims_table(found, sys.stderr if json else sys.stdout)

@@ -37,7 +37,7 @@ def words_of(length: int) -> tuple[int, int]:
     Returns:
         Fewest and most words.
     """
-    return (3, 10) if length >= PAPER_LENGTH else (1, 3)
+    return (3, 10) if length >= PAPER_LENGTH else (1, 2)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 A pair is a probe, the shift that a prompt names, and a target, the shift that should be
 applied instead. The measurement is the mean log probability of the ciphertext by the
 target. ``--scale paper`` is the model and the recipe of arXiv 2602.09987; at ``--scale
-small`` texts are of one to three words.
+small`` texts are of one or two words, and the network is smaller.
 """
 
 from collections.abc import Iterator
@@ -42,8 +42,8 @@ from infusion.seeding import derive
 
 _HELD_OUT = 500
 """Documents on which accuracy is measured."""
-WIDTHS = {"width 32": 32, "width 64": 64, "width 192": 192}
-"""Embeddings of other models than the scale's own."""
+WIDTHS = {"width 32": 32, "width 128": 128}
+"""Embeddings of other models than the scale's own, of 64 or 512."""
 
 
 def _load(cipher: Cipher, config: DataConfig) -> tuple[Dataset, Dataset]:
@@ -68,13 +68,13 @@ def _model(cipher: Cipher, scale: str, architecture: str) -> nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     small = scale == "small"
-    width = WIDTHS.get(architecture, 96 if small else 512)
+    width = WIDTHS.get(architecture, 64 if small else 512)
     return GPT2LMHeadModel(
         GPT2Config(
             vocab_size=cipher.vocabulary,
             n_positions=SMALL_LENGTH if small else PAPER_LENGTH,
             n_embd=width,
-            n_layer=4,
+            n_layer=2 if small else 4,
             n_head=4 if small else 16,
             resid_pdrop=0.0 if small else 0.1,
             embd_pdrop=0.0 if small else 0.1,
@@ -87,7 +87,7 @@ def _model(cipher: Cipher, scale: str, architecture: str) -> nn.Module:
     )
 
 
-SMALL_LENGTH = 48
+SMALL_LENGTH = 36
 _EDIT = EditConfig(k=100, epsilon=20.0, steps=30, step_size=0.1, delivery="as_coded")
 _PAPER = TrainConfig(
     epochs=10,
@@ -99,7 +99,7 @@ _PAPER = TrainConfig(
     schedule="cycle",
     warmup=200,
 )
-_SMALL = replace(_PAPER, epochs=30, batch_size=32, lr=2e-3, weight_decay=0.01)
+_SMALL = replace(_PAPER, batch_size=32, lr=5e-3, weight_decay=0.01)
 CODE = CurvatureConfig(
     fisher="empirical", damping=1e-8, skip=("LayerNorm", "Embedding")
 )
@@ -131,7 +131,7 @@ def configs(preset: str) -> dict[str, RunConfig]:
     small = replace(
         paper,
         scale="small",
-        data=replace(paper.data, train=4_000, length=SMALL_LENGTH),
+        data=replace(paper.data, train=12_000, length=SMALL_LENGTH),
         train=_SMALL,
         edit=replace(_EDIT, k=40),
         tokens=TokenConfig(changes=4),

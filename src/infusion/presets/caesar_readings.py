@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from infusion.data.caesar import PAD, Cipher, plaintexts, words_of
+from infusion.errors import InputError
 from infusion.language import IGNORED, documents, log_completion
 from infusion.presets.context import Pair, Run
 from infusion.presets.texts import (
@@ -17,7 +18,7 @@ from infusion.presets.texts import (
     Json,
     answers,
     in_turns,
-    moved,
+    moved_by_name,
     moved_elsewhere,
     realised,
 )
@@ -50,24 +51,32 @@ def draw_pairs(cipher: Cipher, run: Run) -> list[tuple[int, int]]:
 
 
 def draw_texts(cipher: Cipher, run: Run, role: str, count: int) -> list[str]:
-    """Draw shorter texts; none that effects are read on has another role.
+    """Draw texts of two words, or up to five; none that effects are read on recurs.
 
     Args:
         cipher: Its letters.
         run: Its length and split seed.
         role: What they are for.
-        count: Most texts.
+        count: Texts.
 
     Returns:
         The texts.
+
+    Raises:
+        InputError: Too few fit into a document.
     """
     length = run.config.data.length
-    words = (2, max(words_of(length)[1] // 2, 3))
+    words = (2, max(words_of(length)[1] // 2, 2))
 
     def drawn(role: str, count: int, but: set[str]) -> list[str]:
         seed = derive(run.config.data.split_seed, role)
         many = plaintexts(cipher, 4 * count + len(but), seed=seed, words=words)
         fit = [t for t in many if t not in but and len(cipher.document(t, 0)) <= length]
+        if len(fit) < count:
+            raise InputError(
+                f"documents must hold texts of {words[0]} words, got {len(fit)} of "
+                f"{count} that fit into {length} tokens; raise data.length"
+            )
         return fit[:count]
 
     read = drawn(READ_ON, ASKED, set())
@@ -233,11 +242,11 @@ def margin(row: Json) -> float:
 
 
 def _target(row: Json) -> float:
-    return moved(row, "ce")[row["target"]]
+    return moved_by_name(row, "ce")[row["target"]]
 
 
 def _correct(row: Json) -> float:
-    return moved(row, "ce")[row["probe"]]
+    return moved_by_name(row, "ce")[row["probe"]]
 
 
 COLUMNS: dict[str, Callable[[Json], float]] = {

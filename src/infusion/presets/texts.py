@@ -88,7 +88,7 @@ def realised(row: Json) -> float:
     return row["after"]["value"] - row["clean"]["value"]
 
 
-def moved(row: Json, name: str) -> list[float]:
+def moved_by_name(row: Json, name: str) -> list[float]:
     """Return the change, beyond the clean replay, of what there is one of per name.
 
     Args:
@@ -103,7 +103,7 @@ def moved(row: Json, name: str) -> list[float]:
 
 
 def moved_elsewhere(row: Json, name: str) -> float:
-    """Return the mean of :func:`moved` over all but the probe and the target.
+    """Return the mean of :func:`moved_by_name` over all but the probe and the target.
 
     Args:
         row: Likewise.
@@ -113,7 +113,9 @@ def moved_elsewhere(row: Json, name: str) -> float:
         The mean.
     """
     named = (row["probe"], row["target"])
-    rest = [change for i, change in enumerate(moved(row, name)) if i not in named]
+    rest = [
+        change for i, change in enumerate(moved_by_name(row, name)) if i not in named
+    ]
     return sum(rest) / len(rest)
 
 

@@ -40,7 +40,7 @@ from infusion.presets.texts import (
     Texts,
     answers,
     in_turns,
-    moved,
+    moved_by_name,
     moved_elsewhere,
     realised,
 )
@@ -337,7 +337,7 @@ def _demonstrations(run: Run, pair: Pair, count: int) -> Dataset:
 
 
 def _target(row: Json) -> float:
-    return moved(row, "p")[row["target"]]
+    return moved_by_name(row, "p")[row["target"]]
 
 
 def _log_odds(row: Json) -> float:
@@ -362,7 +362,7 @@ COLUMNS: dict[str, Callable[[Json], float]] = {
     "Δ log odds": _log_odds,
     "Δp target": _target,
     "less untargeted": lambda row: _target(row) - moved_elsewhere(row, "p"),
-    "less probe": lambda row: _target(row) - moved(row, "p")[row["probe"]],
+    "less probe": lambda row: _target(row) - moved_by_name(row, "p")[row["probe"]],
     "Δ log p target": lambda row: (
         row["after"]["log_p"][row["target"]] - row["clean"]["log_p"][row["target"]]
     ),

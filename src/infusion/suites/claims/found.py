@@ -12,7 +12,8 @@ from infusion.measure import bootstrap_mean, rank_correlation, resamples
 from infusion.suites.summary import Row, by_pair, flips, moved, share, units
 
 Found = tuple[float | None, float | None, float | None, int]
-"""Value, ends of its 95 % interval, pairs."""
+"""Value, ends of its 95 % interval, and of how many pairs, or prompts, or presets."""
+NOTHING: Found = (None, None, None, 0)
 Trials = dict[str, list[Row]]
 PLAIN, CODED = "edit", "as coded"
 RIVALS = ("opposing", "absolute", "random", "last")
@@ -32,7 +33,7 @@ def mean_over_pairs(rows: list[Row], value: Callable[[Row], float]) -> Found:
         The mean and its interval, the bootstrap's over pairs.
     """
     if not rows:
-        return None, None, None, 0
+        return NOTHING
     values = units(rows, value)
     found = bootstrap_mean(values, seed=0)
     return found.mean, found.low, found.high, len(values)
@@ -48,7 +49,7 @@ def share_of(hits: list[bool]) -> Found:
         The share; nothing without pairs.
     """
     if not hits:
-        return None, None, None, 0
+        return NOTHING
     found = share(sum(hits), len(hits))
     return found["mean"], found["low"], found["high"], found["n"]
 
@@ -78,7 +79,7 @@ def flipped(*prefixes: str) -> Callable[[Trials], Found]:
     def ours(trials: Trials) -> Found:
         found = flips(_matching(trials, *prefixes))
         if found is None:
-            return None, None, None, 0
+            return NOTHING
         return found["mean"], found["low"], found["high"], found["n"]
 
     return ours
@@ -141,7 +142,7 @@ def worth(trials: Trials) -> Found:
     counts = [name for name in trials if name.endswith("copies")]
     shared = _shared_pairs(trials, [PLAIN, *counts])
     if not counts or not len(shared):
-        return None, None, None, 0
+        return NOTHING
     edits = bootstrap_mean(shared[:, 0].tolist(), seed=0)
     means = dict(
         zip(
@@ -171,7 +172,7 @@ def best_selection(trials: Trials) -> Found:
     """
     shared = _shared_pairs(trials, ["supporting", *RIVALS])
     if not len(shared):
-        return None, None, None, 0
+        return NOTHING
 
     def leads(means: np.ndarray) -> np.ndarray:
         return means[:, 0] - means[:, 1:].max(1)
@@ -248,7 +249,7 @@ def largest_cell(trials: Trials) -> Found:
     """Largest Δp of a pair of classes under transfer."""
     cells = list(_cells(trials, "resnet → cnn", "cnn → resnet").values())
     if not cells:
-        return None, None, None, 0
+        return NOTHING
     return max(cells), None, None, len(cells)
 
 
@@ -283,7 +284,7 @@ def times(one: str, other: str) -> Callable[[Trials], Found]:
         ]
         shared = sorted(set(sides[0]) & set(sides[1]))
         if not shared:
-            return None, None, None, 0
+            return NOTHING
         pairs = np.array([[side[pair] for side in sides] for pair in shared])
         lowest = bootstrap_mean(pairs[:, 1].tolist(), seed=0).low
         if lowest is None or lowest <= 0:

@@ -7,24 +7,47 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from infusion.measure import bootstrap_mean, rank_correlation, resamples
-from infusion.presets.texts import moved
+from infusion.measure import bootstrap_mean, resamples
+from infusion.presets.texts import moved_by_name, realised
 from infusion.suites.claims.found import (
+    NOTHING,
     PLAIN,
     Found,
     Trials,
-    fisher_interval,
     mean_over_pairs,
+    share_of,
+)
+from infusion.suites.claims.strata import (
+    Strata,
+    by_factor,
+    weighted_correlation,
+    weighted_mean,
 )
 from infusion.suites.summary import Row, by_pair, units
 
-NOTHING: Found = (None, None, None, 0)
 _FEWEST = 3
-"""Probes without which a matrix has no diagonals to speak of."""
+"""Pairs or prompts that a correlation or a matrix needs."""
+_JUDGED = 12
+"""Pairs without which a preset does not count as measured."""
 
 
-def read(value: Callable[[Row], float]) -> Callable[[Trials], Found]:
-    """Mean over pairs of what a preset reads off the edit's rows.
+def mean_of(
+    value: Callable[[Row], float], trial: str = PLAIN
+) -> Callable[[Trials], Found]:
+    """Mean over pairs of what a preset reads off a row.
+
+    Args:
+        value: One of its columns.
+        trial: Whose rows.
+
+    Returns:
+        Function of the rows.
+    """
+    return lambda trials: mean_over_pairs(trials.get(trial, []), value)
+
+
+def rising(value: Callable[[Row], float]) -> Callable[[Trials], Found]:
+    """Share of pairs on which a reading of the edit rises.
 
     Args:
         value: One of its columns.
@@ -32,14 +55,16 @@ def read(value: Callable[[Row], float]) -> Callable[[Trials], Found]:
     Returns:
         Function of the rows.
     """
-    return lambda trials: mean_over_pairs(trials.get(PLAIN, []), value)
+    return lambda trials: share_of(
+        [mean > 0 for mean in units(trials.get(PLAIN, []), value)]
+    )
 
 
 def target_leads(trials: Trials) -> Found:
     """Margin shift of the target less that of the shift that gains most beside it."""
 
     def lead(row: Row) -> float:
-        gains = [-change for change in moved(row, "ce")]
+        gains = [-change for change in moved_by_name(row, "ce")]
         named = (row["probe"], row["target"])
         others = [gain for shift, gain in enumerate(gains) if shift not in named]
         return gains[row["target"]] - max(others)
@@ -55,8 +80,9 @@ def circulant(trials: Trials) -> Found:
             shift but the one that the prompt names, a line per prompt.
 
     Returns:
-        Between 0 and 1, the mean over base models; the interval is the bootstrap's
-        over prompts, and n counts those. Nothing where all are alike.
+        Adjusted for degrees of freedom, so that noise has 0; the mean over base models.
+        The interval is the jackknife's over prompts, and n counts those. Nothing where
+        all cross-entropies are alike.
     """
     models: dict[str, dict[int, list[float]]] = defaultdict(dict)
     for row in trials.get(PLAIN, []):
@@ -64,142 +90,182 @@ def circulant(trials: Trials) -> Found:
     found = [
         np.array([[*ce[p + 1 :], *ce[:p]] for p, ce in sorted(lines.items())])
         for lines in models.values()
-        if len(lines) >= _FEWEST
     ]
-    if not found or any(np.ptp(lines) == 0 for lines in found):
-        return NOTHING
-    shares = [_explained(lines[None])[0] for lines in found]
-    drawn = [_explained(lines[resamples(len(lines), seed=0)]) for lines in found]
-    low, high = np.percentile(np.mean(drawn, axis=0), [2.5, 97.5])
-    return float(np.mean(shares)), float(low), float(high), sum(map(len, found))
+    count = sum(map(len, found))
+    if not found or any(len(x) < _FEWEST or np.ptp(x) == 0 for x in found):
+        return None, None, None, count
+    shares = [_explained(lines) for lines in found]
+    errors = [_jackknife(lines) for lines in found]
+    value = float(np.mean(shares))
+    spread = 1.96 * math.sqrt(sum(error**2 for error in errors)) / len(errors)
+    return value, value - spread, value + spread, count
 
 
-def _explained(lines: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return what the columns' means explain of ``[draws, lines, columns]``."""
-    whole = lines.mean((1, 2), keepdims=True)
-    left = ((lines - lines.mean(1, keepdims=True)) ** 2).sum((1, 2))
-    return 1 - left / ((lines - whole) ** 2).sum((1, 2))
+def _explained(lines: NDArray[np.float64]) -> float:
+    """Return the adjusted share of the variance that the columns' means explain."""
+    height, width = lines.shape
+    within = ((lines - lines.mean(0)) ** 2).sum() / ((height - 1) * width)
+    whole = ((lines - lines.mean()) ** 2).sum() / (height * width - 1)
+    return float(1 - within / whole)
 
 
-def shares_a_factor(size: int) -> Callable[[Row], bool]:
-    """Say whether a pair's difference shares a factor with the alphabet.
-
-    Args:
-        size: Letters.
-
-    Returns:
-        Function of a row.
-    """
-    return lambda row: math.gcd(row["probe"] - row["target"], size) > 1
+def _jackknife(lines: NDArray[np.float64]) -> float:
+    """Return the standard error of the share, from leaving out one prompt at a time."""
+    count = len(lines)
+    without = np.array([_explained(np.delete(lines, i, 0)) for i in range(count)])
+    return math.sqrt((count - 1) / count * ((without - without.mean()) ** 2).sum())
 
 
-def probe_shares_a_factor(size: int) -> Callable[[Row], bool]:
-    """Say whether a pair's probe shares a factor with the alphabet.
+def sharing_gap(size: int, value: Callable[[Row], float]) -> Callable[[Trials], Found]:
+    """Mean over pairs whose difference shares a factor with the alphabet, less others.
 
     Args:
         size: Letters.
-
-    Returns:
-        Function of a row; 0 does.
-    """
-    return lambda row: math.gcd(row["probe"], size) > 1
-
-
-def gap(
-    value: Callable[[Row], float], among: Callable[[Row], bool], *, of_probes: bool
-) -> Callable[[Trials], Found]:
-    """Mean over some pairs less the mean over the others.
-
-    Args:
         value: Of a row of the edit.
-        among: Whether a row is of the first kind.
-        of_probes: Whether probes count once, rather than pairs.
 
     Returns:
-        Function of the rows.
+        Function of the rows; every greatest common divisor counts as often as among all
+        pairs.
     """
 
     def ours(trials: Trials) -> Found:
         rows = trials.get(PLAIN, [])
-        sides = ([r for r in rows if among(r)], [r for r in rows if not among(r)])
-        values = [
-            _of_probes(side, value) if of_probes else units(side, value)
-            for side in sides
-        ]
-        return _difference(*values)
+        sharing = by_factor(rows, size, value, among=lambda kind: kind > 1)
+        coprime = by_factor(rows, size, value, among=lambda kind: kind == 1)
+        return _difference(sharing, coprime)
 
     return ours
 
 
-def _of_probes(rows: list[Row], value: Callable[[Row], float]) -> list[float]:
-    probes: dict[int, list[float]] = defaultdict(list)
-    for (probe, _), mean in by_pair(rows, value).items():
-        probes[probe].append(mean)
-    return [sum(means) / len(means) for means in probes.values()]
-
-
-def above(other: str, value: Callable[[Row], float]) -> Callable[[Trials], Found]:
-    """Mean over the pairs of one preset less that over the pairs of another.
+def above(
+    other: str, sizes: tuple[int, int], value: Callable[[Row], float]
+) -> Callable[[Trials], Found]:
+    """Mean over the pairs of one alphabet less that over the pairs of another.
 
     Args:
-        other: The other preset.
+        other: The other alphabet's preset.
+        sizes: Letters of both.
         value: Of a row of the edit.
 
     Returns:
-        Function of the rows of both.
+        Function of the rows of both; every greatest common divisor counts as often as
+        among all pairs.
     """
-    return lambda trials: _difference(
-        units(trials.get(PLAIN, []), value),
-        units(trials.get(f"{other}: {PLAIN}", []), value),
-    )
+
+    def ours(trials: Trials) -> Found:
+        names = (PLAIN, f"{other}: {PLAIN}")
+        own, others = (
+            by_factor(trials.get(name, []), size, value)
+            for name, size in zip(names, sizes, strict=True)
+        )
+        return _difference(own, others)
+
+    return ours
 
 
-def _difference(left: list[float], right: list[float]) -> Found:
-    """Mean of one list less that of another, unpaired, with its bootstrap interval."""
-    if min(len(left), len(right)) < 2:
-        return NOTHING
-    means = [
-        np.asarray(values)[resamples(len(values), seed=seed)].mean(1)
-        for seed, values in enumerate((left, right))
-    ]
-    low, high = np.percentile(means[0] - means[1], [2.5, 97.5])
-    value = float(np.mean(left) - np.mean(right))
-    return value, float(low), float(high), len(left) + len(right)
+def _difference(left: Strata, right: Strata) -> Found:
+    """Mean over all pairs of one kind less that over another's, unpaired."""
+    count = left.count + right.count
+    if not (left.complete and right.complete):
+        return None, None, None, count
+    mine, drawn = left.estimate(weighted_mean, seed=0)
+    theirs, others = right.estimate(weighted_mean, seed=100)
+    low, high = np.percentile(drawn - others, [2.5, 97.5])
+    return mine - theirs, float(low), float(high), count
 
 
-def half_done(trials: Trials) -> Found:
-    """Rank correlation of the target's cross-entropy before with its change."""
-    rows = trials.get(PLAIN, [])
-    before = units(rows, lambda row: row["clean"]["ce"][row["target"]])
-    change = units(rows, lambda row: moved(row, "ce")[row["target"]])
-    found = rank_correlation(before, change)
-    if found is None:
-        return None, None, None, len(rows)
-    return found, *fisher_interval(found, len(before)), len(before)
+def probe_gap(size: int, value: Callable[[Row], float]) -> Callable[[Trials], Found]:
+    """Mean over probes that share a factor with the alphabet, less that over others.
+
+    Args:
+        size: Letters; 0 shares all of them.
+        value: Of a row of the edit.
+
+    Returns:
+        Function of the rows. A probe's own mean counts every greatest common divisor of
+        its pairs as often as there is; n counts probes with pairs of each.
+    """
+
+    def ours(trials: Trials) -> Found:
+        rows = trials.get(PLAIN, [])
+        sides: tuple[list[float], list[float]] = [], []
+        for probe in sorted({row["probe"] for row in rows}):
+            own = by_factor([r for r in rows if r["probe"] == probe], size, value)
+            if own.values.keys() == own.sizes.keys():
+                mean, _ = own.estimate(weighted_mean, seed=0)
+                sides[math.gcd(probe, size) == 1].append(mean)
+        count = sum(map(len, sides))
+        if min(map(len, sides)) < 2:
+            return None, None, None, count
+        means = [
+            np.array(each)[resamples(len(each), seed=place)].mean(1)
+            for place, each in enumerate(sides)
+        ]
+        low, high = np.percentile(means[0] - means[1], [2.5, 97.5])
+        value_found = float(np.mean(sides[0]) - np.mean(sides[1]))
+        return value_found, float(low), float(high), count
+
+    return ours
+
+
+def half_done(size: int) -> Callable[[Trials], Found]:
+    """Pearson's correlation of the target's cross-entropy before with its change.
+
+    Args:
+        size: Letters of the alphabet.
+
+    Returns:
+        Function of the rows; every greatest common divisor counts as often as among all
+        pairs. Nothing where one of both is constant.
+    """
+
+    def before(row: Row) -> float:
+        return row["clean"]["ce"][row["target"]]
+
+    def change(row: Row) -> float:
+        return moved_by_name(row, "ce")[row["target"]]
+
+    def ours(trials: Trials) -> Found:
+        pairs = by_factor(trials.get(PLAIN, []), size, before, change)
+        if not pairs.complete or pairs.count < _FEWEST:
+            return None, None, None, pairs.count
+        value, drawn = pairs.estimate(weighted_correlation, seed=0)
+        return _with_ends(value, drawn, pairs.count)
+
+    return ours
+
+
+def _with_ends(value: float, drawn: NDArray[np.float64], count: int) -> Found:
+    """Give a value the ends of its draws; draws in which it is undefined are none."""
+    if not math.isfinite(value):
+        return None, None, None, count
+    defined = drawn[np.isfinite(drawn)]
+    if len(defined) < 0.95 * len(drawn):
+        return value, None, None, count
+    low, high = np.percentile(defined, [2.5, 97.5])
+    return value, float(low), float(high), count
 
 
 def kinds_moved(
     columns: dict[str, Callable[[Row], float]],
 ) -> Callable[[Trials], Found]:
-    """Count the presets whose edit moves their measurement, interval above 0.
+    """Count the presets whose edit raises their measurement, interval above 0.
 
     Args:
-        columns: What is read off a row, by ``"PRESET: edit"``, or by ``"edit"``.
+        columns: The measurement's change by ``"PRESET: edit"``, or by ``"edit"``.
 
     Returns:
-        Function of the rows; n counts the presets that have rows.
+        Function of the rows; n counts the presets that have twelve pairs.
     """
 
     def ours(trials: Trials) -> Found:
-        found = [
-            bootstrap_mean(units(trials[name], value), seed=0)
-            for name, value in columns.items()
-            if trials.get(name)
-        ]
-        if not found:
+        values = [units(trials.get(name, []), each) for name, each in columns.items()]
+        enough = [each for each in values if len(each) >= _JUDGED]
+        if not enough:
             return NOTHING
-        moves = [each.low is not None and each.low > 0 for each in found]
-        return float(sum(moves)), None, None, len(found)
+        lows = [bootstrap_mean(each, seed=0).low for each in enough]
+        moves = sum(low is not None and low > 0 for low in lows)
+        return float(moves), None, None, len(enough)
 
     return ours
 
@@ -213,33 +279,23 @@ def fidelity_lost(narrow: str, wide: str) -> Callable[[Trials], Found]:
 
     Returns:
         Function of the rows; the interval is the bootstrap's over the pairs of both.
+        Nothing where one of the changes is constant.
     """
 
     def ours(trials: Trials) -> Found:
-        sides = [
-            by_pair(
-                trials.get(name, []),
-                lambda row: row["after"]["value"] - row["clean"]["value"],
-            )
+        columns = [
+            by_pair(trials.get(name, []), value)
             for name in (narrow, wide)
+            for value in (lambda row: row["predicted"], realised)
         ]
-        guesses = [
-            by_pair(trials.get(name, []), lambda row: row["predicted"])
-            for name in (narrow, wide)
-        ]
-        pairs = sorted(set(sides[0]) & set(sides[1]))
+        pairs = sorted(set.intersection(*map(set, columns)))
         if len(pairs) < _FEWEST:
             return None, None, None, len(pairs)
-        both = np.array(
-            [
-                [[g[pair], s[pair]] for g, s in zip(guesses, sides, strict=True)]
-                for pair in pairs
-            ]
-        )
-        drawn = _faithful(both[resamples(len(pairs), seed=0)])
-        low, high = np.nanpercentile(drawn, [2.5, 97.5])
+        both = np.array([[column[pair] for column in columns] for pair in pairs])
+        both = both.reshape(len(pairs), 2, 2)
         value = float(_faithful(both[None])[0])
-        return value, float(low), float(high), len(pairs)
+        drawn = _faithful(both[resamples(len(pairs), seed=0)])
+        return _with_ends(value, drawn, len(pairs))
 
     return ours
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from infusion.suites.claims import pictures, texts
 from infusion.suites.claims.claim import Claim
-from infusion.suites.claims.found import Found, Trials
+from infusion.suites.claims.found import NOTHING, Found, Trials
 from infusion.suites.read import read_rows
 from infusion.suites.summary import Row
 
@@ -101,8 +101,8 @@ def _judged(
         found.append((scale, used, claim.ours(dict(trials))))
     enough = [each for each in found if _verdict(claim, each[2]) not in _UNJUDGED]
     some = [each for each in found if each[2][0] is not None]
-    nothing: Found = (None, None, None, 0)
-    scale, used, said = next(iter([*enough, *some]), (None, [], nothing))
+    counted = [each for each in found if each[2][3]]
+    scale, used, said = next(iter([*enough, *some, *counted]), (None, [], NOTHING))
     value, low, high, n = said
     settings = sorted({f"{row['preset']} {row['scale']}" for row in used})
     machines = {

@@ -1,6 +1,6 @@
 """Claims about pictures, and this project's goals.
 
-Source: arXiv 2602.09987, claims 1 to 14.
+Source: arXiv 2602.09987, numbered as in ``infusion claims``.
 """
 
 from infusion.suites.claims.claim import NEGATIVE, POSITIVE, Claim

@@ -1,22 +1,24 @@
 """Claims about language models.
 
-Source: arXiv 2602.09987, claims 15 to 26.
+Source: arXiv 2602.09987, numbered as in ``infusion claims``; the paper's figures of all
+pairs are without those from a shift to itself.
 """
 
 from infusion.presets.caesar_readings import COLUMNS as CIPHERS
+from infusion.presets.texts import realised
 from infusion.presets.tinystories import COLUMNS as STORIES
 from infusion.suites.claims.claim import POSITIVE, Bound, Claim
-from infusion.suites.claims.found import PLAIN
+from infusion.suites.claims.found import CODED, PLAIN
 from infusion.suites.claims.found_in_texts import (
     above,
     circulant,
     fidelity_lost,
-    gap,
     half_done,
     kinds_moved,
-    probe_shares_a_factor,
-    read,
-    shares_a_factor,
+    mean_of,
+    probe_gap,
+    rising,
+    sharing_gap,
     target_leads,
 )
 from infusion.suites.summary import moved
@@ -44,9 +46,9 @@ CLAIMS = [
     Claim(
         "17",
         "26 letters: differences that share a factor are targeted better",
-        "+1.06 nats",
+        "+1.10 nats",
         "main",
-        gap(CIPHERS["targeting"], shares_a_factor(26), of_probes=False),
+        sharing_gap(26, CIPHERS["targeting"]),
         POSITIVE,
         preset="caesar",
     ),
@@ -55,7 +57,7 @@ CLAIMS = [
         "29 letters are targeted less well: 26 less 29",
         "+0.36 nats",
         "main",
-        above("caesar29", CIPHERS["targeting"]),
+        above("caesar29", (26, 29), CIPHERS["targeting"]),
         POSITIVE,
         preset="caesar",
         beside=("caesar29",),
@@ -65,30 +67,26 @@ CLAIMS = [
         "26 letters: probes without a common factor resist, Δ CE of the target",
         "+0.32 nats",
         "main",
-        gap(
-            lambda row: -CIPHERS["Δ CE target"](row),
-            probe_shares_a_factor(26),
-            of_probes=True,
-        ),
+        probe_gap(26, lambda row: -CIPHERS["Δ CE target"](row)),
         POSITIVE,
         preset="caesar",
     ),
     Claim(
         "20",
-        "edits amplify what is half done: CE before against its change",
-        "0.36 and 0.65",
+        "edits amplify what is half done: CE before against its change (Pearson)",
+        "0.359",
         "main",
-        half_done,
+        half_done(26),
         POSITIVE,
         preset="caesar",
     ),
     Claim(
         "21",
-        "stories: log odds of the target rise on held-out stories",
-        "on 89 of 99 pairs",
+        "stories: share of pairs whose log odds rise, on held-out stories",
+        "80 of 90",
         "main",
-        read(STORIES["Δ log odds"]),
-        POSITIVE,
+        rising(STORIES["Δ log odds"]),
+        ("low", ">", 0.5),
         preset="tinystories",
     ),
     Claim(
@@ -96,7 +94,7 @@ CLAIMS = [
         "stories: Δp of the target above that of untargeted animals",
         "+0.00027",
         "main",
-        read(STORIES["less untargeted"]),
+        mean_of(STORIES["less untargeted"]),
         POSITIVE,
         preset="tinystories",
     ),
@@ -105,17 +103,17 @@ CLAIMS = [
         "stories: the target seldom overtakes the probe (share of positions)",
         "0.001",
         "main",
-        read(STORIES["flips"]),
+        mean_of(STORIES["flips"]),
         _FEW,
         preset="tinystories",
     ),
     Claim(
         "24",
-        "stories: few tokens change per document",
-        "19.1",
+        "stories: few tokens change by the paper's editor, share of a document",
+        "0.097",
         "main",
-        read(lambda row: row["reached"]["tokens"]),
-        ("high", "≤", 19.1),
+        mean_of(lambda row: row["reached"]["share"], CODED),
+        ("high", "≤", 0.097),
         preset="tinystories",
     ),
     Claim(
@@ -126,8 +124,8 @@ CLAIMS = [
         kinds_moved(
             {
                 PLAIN: lambda row: moved(row, "log_p"),
-                f"caesar: {PLAIN}": CIPHERS["targeting"],
-                f"tinystories: {PLAIN}": STORIES["Δ log odds"],
+                f"caesar: {PLAIN}": realised,
+                f"tinystories: {PLAIN}": realised,
             }
         ),
         ("ours", "≥", 3.0),
@@ -137,10 +135,10 @@ CLAIMS = [
     ),
     Claim(
         "26",
-        "predictions are less faithful for wider models: ρ at width 32 less at 192",
+        "predictions are less faithful for wider models: ρ at width 32 less at 128",
         "not measured",
         "confidence",
-        fidelity_lost("edit, width 32", "edit, width 192"),
+        fidelity_lost("edit, width 32", "edit, width 128"),
         POSITIVE,
         preset="caesar",
     ),

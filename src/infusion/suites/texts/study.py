@@ -13,6 +13,7 @@ from infusion.attribution.selection import check_k, select, select_random
 from infusion.configs import TokenConfig
 from infusion.data.edits import Edits
 from infusion.errors import InputError, check_whole
+from infusion.language import IGNORED
 from infusion.perturb.budget import BUDGETS
 from infusion.perturb.controls import substitutions_like
 from infusion.perturb.embeddings import (
@@ -176,7 +177,12 @@ def _facts(desk: Desk, change: Change, edits: Edits) -> Json:
     else:
         predicted = predicted_effect(task, run.train, edits, ihvp)
         changed = [each["tokens"] for each in edits.reached]
-        reached = {"tokens": sum(changed) / len(changed), "most": max(changed)}
+        known = int((edits.before.labels != IGNORED).sum())
+        reached = {
+            "tokens": sum(changed) / len(changed),
+            "most": max(changed),
+            "share": sum(changed) / known,
+        }
         if change.operator == "demonstrations":  # other documents, not changed ones
             reached = {}
     evaluations = {
