@@ -62,11 +62,14 @@ def test_the_first_pair_shows_matrices_before_and_after(tmp_path: Path) -> None:
     after[3][7] -= 1.0
     shares = {"shifts": [0.5, 0.5], "letters": [0.2, 0.8], "head": [0.1, 0.9]}
     first = row(3, 7, matrix[3], {7: -1.0}, pair=0)
-    first["clean"] |= {"matrix": matrix, "spectra": shares}
-    first["before"] |= {"matrix": matrix, "spectra": shares}
-    first["after"] |= {"matrix": after, "spectra": shares}
+    first["portrait"] = {
+        "before": {"matrix": after, "spectra": shares},
+        "clean": {"matrix": matrix, "spectra": {}},
+        "after": {"matrix": after, "spectra": {}},
+    }
     (suite,) = collect(written(tmp_path, first, row(4, 7, matrix[4], {7: -0.5})))
     assert suite["portrait"]["pair"] == [3, 7]
+    assert suite["portrait"]["before"] == matrix
     drawn = suite_figures(suite)
     for name in ("matrix", "matrix-2", "matrix-3"):
         assert drawn[name][0].count("opacity") >= size * size - 1

@@ -162,6 +162,12 @@ def test_rows_are_read_summarised_and_drawn(home: Home, tmp_path: Path) -> None:
     page = (home.root / "suites.html").read_text("utf-8")
     assert "targeting" in page
     assert "random tokens" in page
+    portrait = main["portrait"]
+    edit = next(row for row in read_rows(home.root)[key] if row["trial"] == "edit")
+    for name in ("before", "after"):
+        line = edit["after" if name == "after" else "clean"]["ce"]
+        assert portrait[name][edit["probe"]] == pytest.approx(line, abs=1e-4)
+    assert "clean replay" in page
     assert "Δp" not in page
     examples = main["examples"]
     assert {each["trial"] for each in examples} == {

@@ -33,6 +33,7 @@ from infusion.presets.caesar_readings import (
     draw_texts,
     make_measurement,
     margin,
+    portrait,
 )
 from infusion.presets.context import Pair, Run
 from infusion.presets.preset import Preset, Settings
@@ -231,6 +232,7 @@ def make_preset(name: str, size: int) -> tuple[Preset, Texts]:
         columns=COLUMNS,
         margin=margin,
         read=lambda _, tokens: read(cipher, tokens),
+        portrait=lambda run, task: portrait(cipher, run, task),
     )
     return preset, texts
 

@@ -159,17 +159,27 @@ def behaviour(cipher: Cipher, run: Run, task: Task, pair: Pair) -> Json:
         pair: Shift that prompts name, and shift that is wanted.
 
     Returns:
-        A JSON value; of the first pair also what other prompts do (``"matrix"``) and
-        how embeddings turn with the shift (``"spectra"``).
+        A JSON value.
     """
     with evaluating(task.model):
         value = float(make_measurement(cipher, run, task, pair)(task.model))
-    found = {"value": value, "ce": _by_shift(cipher, run, task, pair.probe)}
-    if pair.index:
-        return found
+    return {"value": value, "ce": _by_shift(cipher, run, task, pair.probe)}
+
+
+def portrait(cipher: Cipher, run: Run, task: Task) -> Json:
+    """Read what a model makes of every prompt, and how its embeddings turn.
+
+    Args:
+        cipher: Alphabet.
+        run: Settings.
+        task: The model.
+
+    Returns:
+        A JSON value: ``"matrix"``, the cross-entropy per token of the ciphertext of
+        every shift, a line per shift that a prompt names, and :func:`spectra`.
+    """
     matrix = [_by_shift(cipher, run, task, probe) for probe in range(cipher.size)]
     return {
-        **found,
         "matrix": [[round(cell, 4) for cell in line] for line in matrix],
         "spectra": spectra(cipher, task.model),
     }

@@ -40,6 +40,7 @@ class Texts:
         columns: What a row says about the effect, beyond a clean replay.
         margin: By how much the clean replay of a row prefers what is right, in nats.
         read: Tokens as pieces of text.
+        portrait: What there is to say about a whole model.
     """
 
     pairs: Callable[[Run], list[tuple[int, int]]]
@@ -53,6 +54,7 @@ class Texts:
     columns: dict[str, Callable[[Json], float]]
     margin: Callable[[Json], float]
     read: Callable[[DataConfig, Int[Tensor, " t"]], list[str]]
+    portrait: Callable[[Run, Task], Json] = lambda *_: {}
 
 
 def answers(

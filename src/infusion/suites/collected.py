@@ -122,15 +122,16 @@ def _of_texts(
 
 
 def _portrait(rows: list[Row]) -> dict[str, Any] | None:
-    """Take what the first pair's row says about the whole model, if it does."""
-    row = min(rows, key=lambda row: (row["seed"], row["pair"]))
-    if "matrix" not in row["after"]:
+    """Take what a first pair's row says about the whole model, if one does."""
+    said = [row for row in rows if any(row.get("portrait", {}).values())]
+    if not said:
         return None
+    row = min(said, key=lambda row: row["seed"])
     return {
         "pair": [row["probe"], row["target"]],
-        "before": row["clean"]["matrix"],
-        "after": row["after"]["matrix"],
-        "spectra": row["before"]["spectra"],
+        "before": row["portrait"]["clean"]["matrix"],
+        "after": row["portrait"]["after"]["matrix"],
+        "spectra": row["portrait"]["before"]["spectra"],
     }
 
 

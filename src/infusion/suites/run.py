@@ -136,7 +136,10 @@ def _take_over(
             found = known.get(
                 (pair.index, digest([plain["change"], plain["retraining"]]))
             )
-            if found is not None and (pair.index, trial.name) not in done:
+            if found is None or (pair.index, trial.name) in done:
+                continue
+            asked = trial.portrait and pair.index == 0
+            if not asked or "portrait" in found:
                 own = {"suite": suite, "trial": trial.name, "place": place}
                 rows.append({**found, **own})
 

@@ -54,6 +54,7 @@ class Study:
         training: What a task needs to train on edits, and the documents.
         behaviour: What a model does with a pair.
         accuracy: What it does with everything else, as a share.
+        portrait: What there is to say about the whole model, if anything.
     """
 
     trials: Callable[[str, Run], list[Trial]]
@@ -68,6 +69,7 @@ class Study:
     training: Callable[[Run, Edits], tuple[Callable[[Task], Task], Dataset]]
     behaviour: Callable[[Run, Task, Pair], Json]
     accuracy: Callable[[Run, Task], float]
+    portrait: Callable[[Run, Task], Json]
 
 
 NAMES: dict[str, tuple[str, ...]] = {

@@ -52,8 +52,11 @@ class Trial:
         name: Unique in its suite.
         change: Of the documents.
         retraining: On them.
+        portrait: Whether the first pair's row says what there is to say about the whole
+            model too.
     """
 
     name: str
     change: Change
     retraining: Retraining
+    portrait: bool = False

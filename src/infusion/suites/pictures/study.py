@@ -180,4 +180,5 @@ STUDY = Study(
     training=_training,
     behaviour=_behaviour,
     accuracy=lambda run, task: accuracy(task, run.test),
+    portrait=lambda *_: {},
 )

@@ -240,4 +240,5 @@ STUDY = Study(
     training=_training,
     behaviour=_behaviour,
     accuracy=lambda run, task: _texts(run).accuracy(run, task),
+    portrait=lambda run, task: _texts(run).portrait(run, task),
 )

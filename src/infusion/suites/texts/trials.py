@@ -55,7 +55,7 @@ class Change:
 def _main(plain: Change, own: Retraining, coded: Operator) -> list[Trial]:
     shown = replace(plain, operator="demonstrations", edit=replace(plain.edit, k=FEW))
     return [
-        Trial("edit", plain, own),
+        Trial("edit", plain, own, portrait=True),
         Trial(CODED, replace(plain, operator=coded, view=CODED), own),
         Trial("random tokens", replace(plain, operator="random tokens"), own),
         Trial("random documents", replace(plain, selection="random"), own),
