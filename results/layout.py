@@ -7,8 +7,8 @@ from typing import Any
 HERE = Path(__file__).parent
 
 
-def read(name: str) -> Any:
-    """Read one file of this folder."""
+def read(name: str | Path) -> Any:
+    """Read one file of this folder, or at a path of its own."""
     return json.loads((HERE / name).read_text())
 
 

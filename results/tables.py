@@ -66,7 +66,7 @@ def effects(name: str) -> str:
 
 def accuracies() -> str:
     """Return clean accuracies of the CIFAR-10 base models beside the paper's."""
-    runs = [read(file.name) for file in sorted(HERE.glob("cifar10-seed*.json"))]
+    runs = [read(file) for file in sorted(HERE.glob("cifar10-seed*.json"))]
     epochs = sorted({int(e) for run in runs for e in run["accuracy_by_epoch"]})[-4:]
     rows = [
         [str(run["seeds"][0])]
@@ -103,7 +103,7 @@ def side_by_side(
     headings: Callable[[Any], Iterable[str]],
 ) -> str:
     """Lay out runs of one kind as columns of one table, a row per method."""
-    runs = [read(file.name) for file in sorted(HERE.glob(pattern))]
+    runs = [read(file) for file in sorted(HERE.glob(pattern))]
     cells = [rows(run) for run in runs]
     blank = [[""] * len(list(headings(run))) for run in runs]
     names = dict.fromkeys(name for each in cells for name in each)

@@ -401,8 +401,9 @@ def test_results_hold_no_path_and_draw_the_tables(
 
 
 @pytest.fixture
-def tables() -> ModuleType:
+def tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     path = Path(__file__).parents[1] / "results" / "tables.py"
+    monkeypatch.syspath_prepend(path.parent)  # where a script finds its neighbours
     spec = importlib.util.spec_from_file_location("tables", path)
     assert spec
     assert spec.loader

@@ -339,7 +339,7 @@ def test_noise_moves_letters_and_nothing_else() -> None:
         preset.load(replace(data, noise=noise))[0].inputs for noise in (0.0, 1.0)
     )
     moved = plain != noisy
-    assert 0.2 < float(moved.sum() / (plain >= 29).sum()) < 0.5
+    assert 0.1 < float(moved.sum() / (plain >= 29).sum()) < 0.5
     letters = {CIPHER.encode(c)[0] for c in CIPHER.alphabet}
     assert set(plain[moved].tolist()) <= letters
     assert set(noisy[moved].tolist()) <= letters
