@@ -35,7 +35,7 @@ from infusion.tasks import batches, evaluating
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "results" / "tokens.json"
-ROUNDS, LENGTH, VOCABULARY, ROWS, EDITED = 5, 128, 50_258, 2, 4
+ROUNDS, LENGTH, VOCABULARY, ROWS, EDITED = 3, 64, 50_258, 2, 2
 GINI = 0.3
 ORACLES = run_path(str(ROOT / "tests" / "oracles.py"))
 
@@ -44,7 +44,7 @@ def setup() -> tuple[Task, Dataset, Params]:
     """The paper's TinyStories model at initialisation, random tokens, a gradient."""
     torch.manual_seed(0)
     model = find_preset("tinystories").make_model("paper", "gpt-neo")
-    tokens = torch.randint(0, VOCABULARY - 2, (32, LENGTH))
+    tokens = torch.randint(0, VOCABULARY - 2, (8, LENGTH))
     data = documents(tokens.tolist(), length=LENGTH, pad=VOCABULARY - 1)
     task = causal_lm(model, data, pad=VOCABULARY - 1)
     probe = int(data.labels[0, 0])
@@ -54,7 +54,7 @@ def setup() -> tuple[Task, Dataset, Params]:
 
 def forward(task: Task, data: Dataset) -> None:
     with evaluating(task.model), torch.no_grad():
-        for _, batch in batches(task, data, 16):
+        for _, batch in batches(task, data, 8):
             task.outputs(task.model, batch)
 
 

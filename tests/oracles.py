@@ -156,7 +156,8 @@ def simplex_row_by_row(row: list[float], gini: float | None) -> list[float]:
 
     def at(level: float) -> list[float]:
         above = [max(0.0, y - level) for y in row]
-        return [a / sum(above) for a in above]
+        whole = sum(above)
+        return [a / whole for a in above]
 
     total, level = 0.0, 0.0
     for count, y in enumerate(sorted(row, reverse=True), start=1):
