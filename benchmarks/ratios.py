@@ -79,12 +79,14 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def compare(ours: Callable[[], object], theirs: Callable[[], object]) -> dict:
+def compare(
+    ours: Callable[[], object], theirs: Callable[[], object], rounds: int = ROUNDS
+) -> dict[str, float]:
     """Alternate two contenders after one warm-up each."""
     ours()
     theirs()
-    rounds = [(seconds(ours), seconds(theirs)) for _ in range(ROUNDS)]
-    mine, other = (statistics.median(side) for side in zip(*rounds, strict=True))
+    times = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
+    mine, other = (statistics.median(side) for side in zip(*times, strict=True))
     return {"seconds": mine, "reference_seconds": other, "ratio": mine / other}
 
 

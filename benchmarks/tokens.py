@@ -12,15 +12,13 @@ Each row alternates the two contenders and compares the medians of their wall ti
   three take more than one), against a plain forward pass over the documents it edits.
 """
 
-import statistics
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from runpy import run_path
 
 import torch
 import tyro
+from ratios import compare
 
 import infusion as inf
 from infusion.language import causal_lm, contrast, documents
@@ -35,7 +33,7 @@ from infusion.tasks import batches, evaluating
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "results" / "tokens.json"
-ROUNDS, LENGTH, VOCABULARY, ROWS, EDITED = 3, 64, 50_258, 2, 2
+LENGTH, VOCABULARY, ROWS, EDITED = 64, 50_258, 2, 2
 GINI = 0.3
 ORACLES = run_path(str(ROOT / "tests" / "oracles.py"))
 
@@ -62,24 +60,6 @@ def by_rows(rows: torch.Tensor, gini: float | None) -> torch.Tensor:
     return torch.tensor(
         [ORACLES["simplex_row_by_row"](row, gini) for row in rows.tolist()]
     )
-
-
-def compare(
-    ours: Callable[[], object], theirs: Callable[[], object], rounds: int = ROUNDS
-) -> dict[str, float]:
-    """Alternate two contenders after one warm-up each."""
-    ours()
-    theirs()
-    times: list[tuple[float, ...]] = []
-    for _ in range(rounds):
-        starts = []
-        for work in (ours, theirs):
-            start = time.perf_counter()
-            work()
-            starts.append(time.perf_counter() - start)
-        times.append(tuple(starts))
-    mine, other = (statistics.median(side) for side in zip(*times, strict=True))
-    return {"seconds": mine, "reference_seconds": other, "ratio": mine / other}
 
 
 def _per_step(long: dict[str, float], passes: dict[str, float]) -> dict[str, float]:

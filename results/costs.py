@@ -28,32 +28,6 @@ def ratios() -> str:
     return "\n".join(markdown(["", *stored], rows))
 
 
-def tokens() -> str:
-    """Return what language models' stages cost beside what they are compared with."""
-    run = read("tokens.json")
-    goals = {"influence / forward pass": "≤ 4"}
-    lines = [
-        [
-            name,
-            f"1/{1 / row['ratio']:,.0f}"
-            if row["ratio"] < 0.2
-            else f"{row['ratio']:.2f}",
-            goals.get(name, "≤ 1/20" if "projection" in name else ""),
-            f"{row['seconds']:.2f}",
-        ]
-        for name, row in run["rows"].items()
-    ]
-    return "\n".join(
-        [
-            f"{run['model']}, {run['vocabulary']:,} tokens, {run['documents']} "
-            f"documents of {run['length']}; {run['edited']} of them edited; "
-            f"{run['threads']} thread{'s' * (run['threads'] > 1)}.",
-            "",
-            *markdown(["", "ratio", "goal", "s"], lines),
-        ]
-    )
-
-
 def bench() -> str:
     """Return a row per work and thread count, both peers beside this package."""
     stored = read("bench.json")

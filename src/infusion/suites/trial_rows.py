@@ -37,8 +37,11 @@ def measured(home: Home, pair: Pair, trial: Trial) -> dict[str, Any]:
     change, data = study.training(run, edits)
     after = retrained(run, trial.retraining, data, change)
     seconds = time.monotonic() - began
-    said = trial.portrait and pair.index == 0
     tasks = {"before": base, "clean": replayed(run, trial.retraining), "after": after}
+    portrait = {}
+    if trial.portrait and pair.index == 0:
+        drawn = {name: study.portrait(viewed, task) for name, task in tasks.items()}
+        portrait = {"portrait": drawn}
     return {
         "pair": pair.index,
         "probe": pair.probe,
@@ -48,11 +51,7 @@ def measured(home: Home, pair: Pair, trial: Trial) -> dict[str, Any]:
         "change": as_plain(trial.change),
         "retraining": as_plain(trial.retraining),
         **{name: study.behaviour(viewed, task, pair) for name, task in tasks.items()},
-        **(
-            {"portrait": {n: study.portrait(viewed, task) for n, task in tasks.items()}}
-            if said
-            else {}
-        ),
+        **portrait,
         "accuracy": study.accuracy(run, after),
         "clean_accuracy": clean["accuracy"],
         **{name: value for name, value in facts.items() if name != "manifest"},
