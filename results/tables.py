@@ -40,6 +40,8 @@ ROOT = HERE.parent
 PAPER_ACCURACY = 0.7391
 """Clean test accuracy of the paper's TinyResNet, arXiv 2602.09987."""
 FIGURES = ROOT / "docs" / "figures"
+SHOWN_FIRST = ("main", "controls", "copies")
+"""Suites whose effects at the paper's scale are in README."""
 IN_TABLES = ("effects",)
 """Figures of suites that docs leave out, because their tables say the same."""
 
@@ -116,6 +118,21 @@ def side_by_side(
     return "\n".join([*said, "", *markdown(["", *columns], lines)])
 
 
+def shown_first() -> str:
+    """Return the edit beside controls and copies, CIFAR-10 at the paper's settings."""
+    rows: dict[tuple[str, ...], None] = {}
+    headings: list[str] = []
+    for suite in collected():
+        name = (suite["preset"], suite["scale"], suite["suite"])
+        if name[:2] != ("cifar10", "paper") or name[2] not in SHOWN_FIRST:
+            continue
+        headings, found = suite_rows(suite["effects"])
+        width = headings.index("ρ") + 1
+        headings = headings[:width]
+        rows.update((tuple(row[:width]), None) for row in found)
+    return "\n".join(markdown(headings, [list(row) for row in rows]))
+
+
 def claimed() -> str:
     """Return the paper's claims and our goals, as judged by the rows of suites."""
     found = claims(HERE)
@@ -157,7 +174,7 @@ def collected() -> list[Any]:
 TEXTS = (ROOT / "README.md", ROOT / "docs" / "suites.md")
 SECTIONS = {
     "digits": lambda: effects("digits.json"),
-    "cifar10": lambda: effects("cifar10-seed0.json"),
+    "cifar10": shown_first,
     "accuracies": accuracies,
     "ratios": ratios,
     "bench": bench,
