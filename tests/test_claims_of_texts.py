@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from infusion.measure import bootstrap_mean
 from infusion.suites.claims.judged import claims
 
 from .cipher_rows import row, turned, written
@@ -53,14 +54,36 @@ def test_strata_count_as_often_as_there_are(judge: Judge) -> None:
     ]
     found = judge(*rows)
     sharing = (312 * 1.5 + 26 * 4.0) / 338
-    assert found["17"]["ours"] == pytest.approx(sharing - 0.5)
-    assert (found["17"]["verdict"], found["17"]["n"]) == ("holds", 18)
+    assert found["17t"]["ours"] == pytest.approx(sharing - 0.5)
+    assert (found["17t"]["verdict"], found["17t"]["n"]) == ("holds", 18)
     prime = [
         row(p, p + 1, [2.0] * 29, {p + 1: -0.5}, preset="caesar29") for p in range(6)
     ]
-    found = judge(*prime)["18"]
+    found = judge(*prime)["18t"]
     assert found["ours"] == pytest.approx((312 * 0.5 + 338 * sharing) / 650 - 0.5)
     assert found["n"] == 24
+
+
+def test_the_papers_edits_and_those_of_tokens_are_judged_apart(judge: Judge) -> None:
+    rows = [
+        row(0, 5, [2.0] * 29, {5: -change}, preset="caesar29", trial=trial)
+        for trial, change in (("edit", 1.0), ("as coded", 3.0))
+    ]
+    found = judge(*rows)
+    assert (found["15"]["ours"], found["15t"]["ours"]) == (3.0, 1.0)
+
+
+def test_pairs_of_one_probe_are_drawn_together(judge: Judge) -> None:
+    """Six probes of one effect each: the interval is that of six values."""
+    effect = {probe: float(probe) for probe in range(6)}
+    pairs = [(p, (p + s) % 29) for p in effect for s in range(1, 9)]
+    rows = [
+        row(p, t, [2.0] * 29, {t: -effect[p]}, preset="caesar29") for p, t in pairs
+    ]
+    found = judge(*rows)["15t"]
+    alone = bootstrap_mean(list(effect.values()), seed=0)
+    assert (found["ours"], found["n"]) == (pytest.approx(alone.mean), 48)
+    assert (found["low"], found["high"]) == pytest.approx((alone.low, alone.high))
 
 
 def test_a_stratum_without_pairs_leaves_a_claim_open(judge: Judge) -> None:
@@ -69,7 +92,7 @@ def test_a_stratum_without_pairs_leaves_a_claim_open(judge: Judge) -> None:
         for probe in range(10)
         for step in (1, 2)
     ]
-    found = judge(*rows)["17"]
+    found = judge(*rows)["17t"]
     assert (found["ours"], found["verdict"], found["n"]) == (None, "not measured", 20)
 
 
@@ -82,7 +105,7 @@ def test_probes_are_the_units_of_a_gap_between_probes(judge: Judge) -> None:
         for step in (1, 2, 13, *((3, 5) if probe % 2 else ()))  # odd ones have more
     ]
     rows.append(row(20, 21, flat, {21: -9.0}))  # not of every stratum
-    found = judge(*rows)["19"]
+    found = judge(*rows)["19t"]
     even = np.mean([change[probe] for probe in range(0, 12, 2)])
     assert found["ours"] == pytest.approx(even - 1.0)
     assert found["n"] == 12
@@ -91,7 +114,7 @@ def test_probes_are_the_units_of_a_gap_between_probes(judge: Judge) -> None:
 def test_the_lead_is_over_the_best_of_the_other_shifts(judge: Judge) -> None:
     change = {0: -9.0, 5: -2.0, 7: -1.5, 8: 1.0}
     rows = [row(0, 5, [2.0] * 29, change, preset="caesar29")]
-    assert judge(*rows)["15"]["ours"] == pytest.approx(0.5)
+    assert judge(*rows)["15t"]["ours"] == pytest.approx(0.5)
 
 
 def test_what_is_half_done_is_a_weighted_correlation(judge: Judge) -> None:
@@ -103,7 +126,7 @@ def test_what_is_half_done_is_a_weighted_correlation(judge: Judge) -> None:
         row(p, t, [float(b)] * 26, {t: float(c)})
         for (p, t), b, c in zip(pairs, before, change, strict=True)
     ]
-    found = judge(*rows)["20"]
+    found = judge(*rows)["20t"]
     often = np.tile([312, 312, 26], 5)
     both = np.cov(before, change, aweights=often)
     expected = both[0, 1] / np.sqrt(both[0, 0] * both[1, 1])
@@ -144,7 +167,7 @@ def test_faith_is_compared_between_widths(judge: Judge) -> None:
     guess = np.stack([real[:, 0], draw.permutation(real[:, 1])], 1)
     rows = [
         row(
-            0,
+            pair,
             pair + 1,
             [2.0] * 26,
             {pair + 1: -float(real[pair, model])},
@@ -174,7 +197,7 @@ def test_constant_predictions_have_no_correlation(judge: Judge) -> None:
 
 
 def test_three_presets_of_few_pairs_are_no_measurement(judge: Judge) -> None:
-    rows = [row(0, t, [2.0] * 26, {t: -1.0}) for t in range(1, 12)]
+    rows = [row(t - 1, t, [2.0] * 26, {t: -1.0}) for t in range(1, 12)]
     assert judge(*rows)["25"]["verdict"] == "not measured"
-    found = judge(row(0, 12, [2.0] * 26, {12: -1.0}))["25"]
+    found = judge(row(11, 12, [2.0] * 26, {12: -1.0}))["25"]
     assert (found["ours"], found["verdict"]) == (1, "too few pairs")

@@ -1,6 +1,7 @@
 """Measurements, what a model does with a probe, and intervals over probes."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -242,25 +243,36 @@ def accuracy(task: Task, data: Dataset) -> float:
 
 
 def bootstrap_mean(
-    values: list[float], *, seed: int, draws: int = BOOTSTRAP_DRAWS
+    values: Sequence[float],
+    *,
+    seed: int,
+    draws: int = BOOTSTRAP_DRAWS,
+    probes: Sequence[int] | None = None,
 ) -> Interval:
-    """Mean over probes with its percentile bootstrap interval.
+    """Mean with its percentile bootstrap interval over probes.
 
     Args:
-        values: One per probe, at least one; differences for a paired interval.
-        seed: Root seed; the draws are the same for every list of one length, so that
+        values: At least one; differences for a paired interval.
+        seed: Root seed; the draws are the same for every number of probes, so that
             intervals of paired lists are paired too.
         draws: Resamples.
+        probes: Whose each value is: those of one probe are drawn together. By default
+            each value has a probe of its own.
 
     Returns:
-        Mean, 2.5th and 97.5th percentile; no ends for one value, whose resamples are
+        Mean, 2.5th and 97.5th percentile; no ends for one probe, whose resamples are
         all alike.
     """
     sample = np.asarray(values, dtype=np.float64)
-    if len(sample) == 1:
-        return Interval(float(sample[0]), None, None)
-    picks = resamples(len(sample), seed=seed, draws=draws)
-    low, high = np.percentile(sample[picks].mean(1), [2.5, 97.5])
+    owners = range(len(sample)) if probes is None else probes
+    number = {owner: place for place, owner in enumerate(dict.fromkeys(owners))}
+    places = [number[owner] for owner in owners]
+    sums, counts = np.bincount(places, sample), np.bincount(places)
+    if len(sums) == 1:
+        return Interval(float(sample.mean()), None, None)
+    picks = resamples(len(sums), seed=seed, draws=draws)
+    means = sums[picks].sum(1) / counts[picks].sum(1)
+    low, high = np.percentile(means, [2.5, 97.5])
     return Interval(float(sample.mean()), float(low), float(high))
 
 

@@ -1,5 +1,6 @@
 """Rows to effects with intervals: one line per trial, always minus the clean replay."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import fmean as mean
@@ -8,6 +9,8 @@ from typing import Any
 from infusion.measure import Interval, bootstrap_mean, rank_correlation
 
 Row = dict[str, Any]
+_NORMAL = 1.959963984540054
+"""The 97.5th percentile of the standard normal distribution."""
 SIZES = {"l2": "mean_l2", "psnr": "psnr", "ssim": "ssim"}
 """How large an edit is: name, and where a row says it."""
 
@@ -93,16 +96,34 @@ def units(rows: Iterable[Row], value: Callable[[Row], float]) -> list[float]:
 
 
 def interval(rows: Iterable[Row], value: Callable[[Row], float]) -> Interval:
-    """Return the mean of a value with its bootstrap interval over pairs.
+    """Return the mean of a value over pairs with its bootstrap interval over probes.
 
     Args:
-        rows: Of one trial; draws and base models of a pair count once.
+        rows: Of one trial, at least one; draws and base models of a pair count once.
         value: Of a row.
 
     Returns:
-        Mean over pairs and its 95 % interval.
+        Mean over pairs and its 95 % interval; a probe is drawn with all its targets.
     """
-    return bootstrap_mean(units(rows, value), seed=0)
+    found = by_pair(rows, value)
+    probes = [probe for probe, _ in found]
+    return bootstrap_mean(list(found.values()), seed=0, probes=probes)
+
+
+def wilson(mean: float, n: int) -> tuple[float, float]:
+    """Return the ends of Wilson's 95 % interval of a share.
+
+    Args:
+        mean: The share.
+        n: Of how many independent trials, at least one.
+
+    Returns:
+        Lower and upper end (Wilson, 1927).
+    """
+    centre = mean + _NORMAL**2 / (2 * n)
+    reach = _NORMAL * math.sqrt(mean * (1 - mean) / n + (_NORMAL / (2 * n)) ** 2)
+    scale = 1 + _NORMAL**2 / n
+    return max((centre - reach) / scale, 0.0), min((centre + reach) / scale, 1.0)
 
 
 def share(count: int, n: int) -> dict[str, Any]:
@@ -115,11 +136,8 @@ def share(count: int, n: int) -> dict[str, Any]:
     Returns:
         ``count``, ``n``, ``mean``, ``low`` and ``high``.
     """
-    from scipy.stats import binomtest
-
-    low, high = binomtest(count, n).proportion_ci(method="wilson")
-    ends = {"low": float(low), "high": float(high)}
-    return {"count": count, "n": n, "mean": count / n, **ends}
+    low, high = wilson(count / n, n)
+    return {"count": count, "n": n, "mean": count / n, "low": low, "high": high}
 
 
 def flips(rows: Iterable[Row]) -> dict[str, Any] | None:

@@ -9,7 +9,15 @@ from collections.abc import Callable
 import numpy as np
 
 from infusion.measure import bootstrap_mean, rank_correlation, resamples
-from infusion.suites.summary import Row, by_pair, flips, moved, share, units
+from infusion.suites.summary import (
+    Row,
+    by_pair,
+    flips,
+    interval,
+    moved,
+    share,
+    units,
+)
 
 Found = tuple[float | None, float | None, float | None, int]
 """Value, ends of its 95 % interval, and of how many pairs, or prompts, or presets."""
@@ -30,13 +38,12 @@ def mean_over_pairs(rows: list[Row], value: Callable[[Row], float]) -> Found:
         value: Of a row.
 
     Returns:
-        The mean and its interval, the bootstrap's over pairs.
+        The mean over pairs and its interval, the bootstrap's over probes.
     """
     if not rows:
         return NOTHING
-    values = units(rows, value)
-    found = bootstrap_mean(values, seed=0)
-    return found.mean, found.low, found.high, len(values)
+    found = interval(rows, value)
+    return found.mean, found.low, found.high, len(units(rows, value))
 
 
 def share_of(hits: list[bool]) -> Found:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from infusion.measure import bootstrap_mean, resamples
+from infusion.measure import rank_correlation, resamples
 from infusion.presets.texts import moved_by_name, realised
 from infusion.suites.claims.found import (
     NOTHING,
@@ -15,20 +15,20 @@ from infusion.suites.claims.found import (
     Found,
     Trials,
     mean_over_pairs,
-    share_of,
 )
 from infusion.suites.claims.strata import (
-    Strata,
     by_factor,
     weighted_correlation,
     weighted_mean,
 )
-from infusion.suites.summary import Row, by_pair, units
+from infusion.suites.summary import Row, by_pair, wilson
 
 _FEWEST = 3
 """Pairs or prompts that a correlation or a matrix needs."""
 _JUDGED = 12
 """Pairs without which a preset does not count as measured."""
+_FEWER_DRAWS = 2_000
+"""Resamples of what is ranked anew in each."""
 
 
 def mean_of(
@@ -53,15 +53,30 @@ def rising(value: Callable[[Row], float]) -> Callable[[Trials], Found]:
         value: One of its columns.
 
     Returns:
+        Function of the rows; Wilson's interval as if only probes were independent, the
+        widest that pairs of one probe can ask for.
+    """
+
+    def ours(trials: Trials) -> Found:
+        means = by_pair(trials.get(PLAIN, []), value)
+        if not means:
+            return NOTHING
+        share = sum(mean > 0 for mean in means.values()) / len(means)
+        low, high = wilson(share, len({probe for probe, _ in means}))
+        return share, low, high, len(means)
+
+    return ours
+
+
+def target_leads(trial: str) -> Callable[[Trials], Found]:
+    """Margin shift of the target less that of the shift that gains most beside it.
+
+    Args:
+        trial: Whose rows.
+
+    Returns:
         Function of the rows.
     """
-    return lambda trials: share_of(
-        [mean > 0 for mean in units(trials.get(PLAIN, []), value)]
-    )
-
-
-def target_leads(trials: Trials) -> Found:
-    """Margin shift of the target less that of the shift that gains most beside it."""
 
     def lead(row: Row) -> float:
         gains = [-change for change in moved_by_name(row, "ce")]
@@ -69,7 +84,7 @@ def target_leads(trials: Trials) -> Found:
         others = [gain for shift, gain in enumerate(gains) if shift not in named]
         return gains[row["target"]] - max(others)
 
-    return mean_over_pairs(trials.get(PLAIN, []), lead)
+    return mean_of(lead, trial)
 
 
 def circulant(trials: Trials) -> Found:
@@ -116,12 +131,15 @@ def _jackknife(lines: NDArray[np.float64]) -> float:
     return math.sqrt((count - 1) / count * ((without - without.mean()) ** 2).sum())
 
 
-def sharing_gap(size: int, value: Callable[[Row], float]) -> Callable[[Trials], Found]:
+def sharing_gap(
+    size: int, value: Callable[[Row], float], trial: str
+) -> Callable[[Trials], Found]:
     """Mean over pairs whose difference shares a factor with the alphabet, less others.
 
     Args:
         size: Letters.
-        value: Of a row of the edit.
+        value: Of a row.
+        trial: Whose rows.
 
     Returns:
         Function of the rows; every greatest common divisor counts as often as among all
@@ -129,23 +147,35 @@ def sharing_gap(size: int, value: Callable[[Row], float]) -> Callable[[Trials], 
     """
 
     def ours(trials: Trials) -> Found:
-        rows = trials.get(PLAIN, [])
-        sharing = by_factor(rows, size, value, among=lambda kind: kind > 1)
-        coprime = by_factor(rows, size, value, among=lambda kind: kind == 1)
-        return _difference(sharing, coprime)
+        pairs = by_factor(trials.get(trial, []), size, value)
+        if not pairs.complete:
+            return None, None, None, pairs.count
+        sharing = pairs.kinds > 1
+
+        def gap(
+            values: NDArray[np.float64], weights: NDArray[np.float64]
+        ) -> NDArray[np.float64]:
+            means = [
+                weights[:, own] @ values[own, 0] / weights[:, own].sum(1)
+                for own in (sharing, ~sharing)
+            ]
+            return means[0] - means[1]
+
+        return _with_ends(*pairs.estimate(gap, seed=0), pairs.count)
 
     return ours
 
 
 def above(
-    other: str, sizes: tuple[int, int], value: Callable[[Row], float]
+    other: str, sizes: tuple[int, int], value: Callable[[Row], float], trial: str
 ) -> Callable[[Trials], Found]:
     """Mean over the pairs of one alphabet less that over the pairs of another.
 
     Args:
         other: The other alphabet's preset.
         sizes: Letters of both.
-        value: Of a row of the edit.
+        value: Of a row.
+        trial: Whose rows.
 
     Returns:
         Function of the rows of both; every greatest common divisor counts as often as
@@ -153,33 +183,30 @@ def above(
     """
 
     def ours(trials: Trials) -> Found:
-        names = (PLAIN, f"{other}: {PLAIN}")
+        names = (trial, f"{other}: {trial}")
         own, others = (
             by_factor(trials.get(name, []), size, value)
             for name, size in zip(names, sizes, strict=True)
         )
-        return _difference(own, others)
+        count = own.count + others.count
+        if not (own.complete and others.complete):
+            return None, None, None, count
+        mine, drawn = own.estimate(weighted_mean, seed=0)
+        theirs, also = others.estimate(weighted_mean, seed=100)
+        return _with_ends(mine - theirs, drawn - also, count)
 
     return ours
 
 
-def _difference(left: Strata, right: Strata) -> Found:
-    """Mean over all pairs of one kind less that over another's, unpaired."""
-    count = left.count + right.count
-    if not (left.complete and right.complete):
-        return None, None, None, count
-    mine, drawn = left.estimate(weighted_mean, seed=0)
-    theirs, others = right.estimate(weighted_mean, seed=100)
-    low, high = np.percentile(drawn - others, [2.5, 97.5])
-    return mine - theirs, float(low), float(high), count
-
-
-def probe_gap(size: int, value: Callable[[Row], float]) -> Callable[[Trials], Found]:
+def probe_gap(
+    size: int, value: Callable[[Row], float], trial: str
+) -> Callable[[Trials], Found]:
     """Mean over probes that share a factor with the alphabet, less that over others.
 
     Args:
         size: Letters; 0 shares all of them.
-        value: Of a row of the edit.
+        value: Of a row.
+        trial: Whose rows.
 
     Returns:
         Function of the rows. A probe's own mean counts every greatest common divisor of
@@ -187,11 +214,11 @@ def probe_gap(size: int, value: Callable[[Row], float]) -> Callable[[Trials], Fo
     """
 
     def ours(trials: Trials) -> Found:
-        rows = trials.get(PLAIN, [])
+        rows = trials.get(trial, [])
         sides: tuple[list[float], list[float]] = [], []
         for probe in sorted({row["probe"] for row in rows}):
             own = by_factor([r for r in rows if r["probe"] == probe], size, value)
-            if own.values.keys() == own.sizes.keys():
+            if set(own.kinds.tolist()) == own.sizes.keys():
                 mean, _ = own.estimate(weighted_mean, seed=0)
                 sides[math.gcd(probe, size) == 1].append(mean)
         count = sum(map(len, sides))
@@ -208,11 +235,12 @@ def probe_gap(size: int, value: Callable[[Row], float]) -> Callable[[Trials], Fo
     return ours
 
 
-def half_done(size: int) -> Callable[[Trials], Found]:
+def half_done(size: int, trial: str) -> Callable[[Trials], Found]:
     """Pearson's correlation of the target's cross-entropy before with its change.
 
     Args:
         size: Letters of the alphabet.
+        trial: Whose rows.
 
     Returns:
         Function of the rows; every greatest common divisor counts as often as among all
@@ -226,7 +254,7 @@ def half_done(size: int) -> Callable[[Trials], Found]:
         return moved_by_name(row, "ce")[row["target"]]
 
     def ours(trials: Trials) -> Found:
-        pairs = by_factor(trials.get(PLAIN, []), size, before, change)
+        pairs = by_factor(trials.get(trial, []), size, before, change)
         if not pairs.complete or pairs.count < _FEWEST:
             return None, None, None, pairs.count
         value, drawn = pairs.estimate(weighted_correlation, seed=0)
@@ -259,13 +287,15 @@ def kinds_moved(
     """
 
     def ours(trials: Trials) -> Found:
-        values = [units(trials.get(name, []), each) for name, each in columns.items()]
-        enough = [each for each in values if len(each) >= _JUDGED]
-        if not enough:
+        found = [
+            mean_over_pairs(trials.get(name, []), each)
+            for name, each in columns.items()
+        ]
+        lows = [low for _, low, _, count in found if count >= _JUDGED]
+        if not lows:
             return NOTHING
-        lows = [bootstrap_mean(each, seed=0).low for each in enough]
         moves = sum(low is not None and low > 0 for low in lows)
-        return float(moves), None, None, len(enough)
+        return float(moves), None, None, len(lows)
 
     return ours
 
@@ -278,7 +308,7 @@ def fidelity_lost(narrow: str, wide: str) -> Callable[[Trials], Found]:
         wide: On the wide one.
 
     Returns:
-        Function of the rows; the interval is the bootstrap's over the pairs of both.
+        Function of the rows; the interval is the bootstrap's over the probes of both.
         Nothing where one of the changes is constant.
     """
 
@@ -292,22 +322,25 @@ def fidelity_lost(narrow: str, wide: str) -> Callable[[Trials], Found]:
         if len(pairs) < _FEWEST:
             return None, None, None, len(pairs)
         both = np.array([[column[pair] for column in columns] for pair in pairs])
-        both = both.reshape(len(pairs), 2, 2)
-        value = float(_faithful(both[None])[0])
-        drawn = _faithful(both[resamples(len(pairs), seed=0)])
-        return _with_ends(value, drawn, len(pairs))
+        _, places = np.unique([probe for probe, _ in pairs], return_inverse=True)
+        own = [both[places == place] for place in range(places.max() + 1)]
+        drawn = np.array(
+            [
+                _faithful(np.concatenate([own[place] for place in pick]))
+                for pick in resamples(len(own), seed=0, draws=_FEWER_DRAWS)
+            ]
+        )
+        if len(own) == 1:  # its resamples are all alike
+            drawn[:] = math.nan
+        return _with_ends(_faithful(both), drawn, len(pairs))
 
     return ours
 
 
-def _faithful(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the difference of rank correlations of ``[draws, pairs, models, 2]``."""
-    from scipy.stats import rankdata
-
-    ranks = rankdata(values, axis=1)
-    centred = ranks - ranks.mean(1, keepdims=True)
-    product = centred.prod(-1).sum(1)
-    scale = np.sqrt((centred**2).sum(1).prod(-1))
-    with np.errstate(invalid="ignore"):  # a draw of one pair alone has no ranks
-        found = product / scale
-    return found[:, 0] - found[:, 1]
+def _faithful(values: NDArray[np.float64]) -> float:
+    """Return the difference of the rank correlations of columns 0, 1 and 2, 3."""
+    narrow, wide = (
+        rank_correlation(values[:, i].tolist(), values[:, i + 1].tolist())
+        for i in (0, 2)
+    )
+    return math.nan if narrow is None or wide is None else narrow - wide

@@ -2,11 +2,12 @@
 
 Suites of ciphers take turns between what the difference of a pair's shifts shares with
 the alphabet, so that rare kinds are seen too. A plain mean would count those far more
-often than they are; here every kind counts as often as among all pairs.
+often than they are; here every kind counts as often as among all pairs. Pairs of one
+probe are no independent draws, so intervals are over probes.
 """
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,59 +18,66 @@ from infusion.measure import resamples
 from infusion.suites.summary import Row, by_pair
 
 Reduce = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
-"""Of values ``[draws, pairs, columns]`` and weights ``[pairs]`` that add up to 1."""
+"""Of values ``[pairs, columns]`` and weights ``[draws, pairs]`` that add up to 1."""
 
 
 @dataclass(frozen=True)
 class Strata:
-    """Values of pairs by stratum, and how many pairs there are of each.
+    """Values of pairs, and how many pairs there are of each kind.
 
     Attributes:
-        values: ``[pairs, columns]`` by what the difference shares with the alphabet.
-        sizes: Of each stratum that counts, among all pairs of different shifts.
+        values: ``[pairs, columns]``.
+        kinds: What the difference of each pair shares with the alphabet.
+        probes: Of each pair.
+        sizes: Of each kind that counts, among all pairs of different shifts.
     """
 
-    values: dict[int, NDArray[np.float64]]
+    values: NDArray[np.float64]
+    kinds: NDArray[np.int64]
+    probes: NDArray[np.int64]
     sizes: dict[int, int]
 
     @property
     def count(self) -> int:
         """Pairs that have values."""
-        return sum(len(each) for each in self.values.values())
+        return len(self.kinds)
 
     @property
     def complete(self) -> bool:
-        """Whether every stratum has at least two pairs, or all of its own."""
-        return all(
-            len(self.values.get(kind, ())) >= min(2, size)
-            for kind, size in self.sizes.items()
-        )
+        """Whether every kind has at least two pairs, or all of its own."""
+        found = Counter(self.kinds.tolist())
+        return all(found[kind] >= min(2, size) for kind, size in self.sizes.items())
 
-    def estimate(self, reduce: Reduce, *, seed: int) -> tuple[float, NDArray]:
+    def estimate(
+        self, reduce: Reduce, *, seed: int
+    ) -> tuple[float, NDArray[np.float64]]:
         """Estimate a number over all pairs there are.
 
         Args:
             reduce: What to make of values and weights.
-            seed: Of the draws.
+            seed: Of the draws; the same for every number of probes.
 
         Returns:
-            The number, and the same of every resample within strata.
+            The number, and the same of every resample of probes; NaN where one lacks a
+            kind, and where there is one probe, whose resamples are all alike.
         """
-        kinds = sorted(self.sizes)
-        parts = [self.values[kind] for kind in kinds]
-        share = [self.sizes[kind] / sum(self.sizes.values()) for kind in kinds]
-        weights = np.concatenate(
-            [np.full(len(v), s / len(v)) for v, s in zip(parts, share, strict=True)]
-        )
-        drawn = np.concatenate(
-            [
-                values[resamples(len(values), seed=seed + place)]
-                for place, values in enumerate(parts)
-            ],
-            axis=1,
-        )
-        value = float(reduce(np.concatenate(parts)[None], weights)[0])
-        return value, reduce(drawn, weights)
+        _, places = np.unique(self.probes, return_inverse=True)
+        count = int(places.max()) + 1
+        picks = resamples(count, seed=seed)
+        often = np.apply_along_axis(np.bincount, 1, picks, minlength=count)
+        often *= count > 1
+        value = reduce(self.values, self._weights(np.ones((1, self.count), int)))
+        return float(value[0]), reduce(self.values, self._weights(often[:, places]))
+
+    def _weights(self, often: NDArray) -> NDArray[np.float64]:
+        """Weigh pairs so that every kind has its share, however often they are drawn."""
+        weights = often.astype(np.float64)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            for kind, size in self.sizes.items():
+                own = self.kinds == kind
+                share = size / sum(self.sizes.values())
+                weights[:, own] *= share / weights[:, own].sum(1, keepdims=True)
+        return weights
 
 
 def by_factor(
@@ -89,16 +97,15 @@ def by_factor(
     Returns:
         The strata.
     """
-    found: dict[int, list[list[float]]] = defaultdict(list)
     columns = [by_pair(rows, value) for value in values]
-    for pair in columns[0]:
-        kind = math.gcd(pair[0] - pair[1], size)
-        if among(kind):
-            found[kind].append([column[pair] for column in columns])
-    kinds = Counter(math.gcd(step, size) for step in range(1, size))
+    kinds = {pair: math.gcd(pair[0] - pair[1], size) for pair in columns[0]}
+    pairs = [pair for pair, kind in kinds.items() if among(kind)]
+    there = Counter(math.gcd(step, size) for step in range(1, size))
     return Strata(
-        values={kind: np.array(each) for kind, each in found.items()},
-        sizes={kind: size * n for kind, n in kinds.items() if among(kind)},
+        values=np.array([[column[pair] for column in columns] for pair in pairs]),
+        kinds=np.array([kinds[pair] for pair in pairs], dtype=np.int64),
+        probes=np.array([probe for probe, _ in pairs], dtype=np.int64),
+        sizes={kind: size * n for kind, n in there.items() if among(kind)},
     )
 
 
@@ -108,13 +115,13 @@ def weighted_mean(
     """Return the mean of the first column.
 
     Args:
-        values: ``[draws, pairs, columns]``.
-        weights: ``[pairs]``.
+        values: ``[pairs, columns]``.
+        weights: ``[draws, pairs]``.
 
     Returns:
         ``[draws]``.
     """
-    return values[:, :, 0] @ weights
+    return weights @ values[:, 0]
 
 
 def weighted_correlation(
@@ -123,14 +130,18 @@ def weighted_correlation(
     """Return Pearson's correlation of the two columns.
 
     Args:
-        values: ``[draws, pairs, 2]``.
-        weights: ``[pairs]``.
+        values: ``[pairs, 2]``.
+        weights: ``[draws, pairs]``.
 
     Returns:
         ``[draws]``; NaN where a column is constant.
     """
-    centred = values - np.einsum("bpc,p->bc", values, weights)[:, None]
-    product = np.einsum("bpc,bpd,p->bcd", centred, centred, weights)
-    scale = np.sqrt(product[:, 0, 0] * product[:, 1, 1])
-    with np.errstate(invalid="ignore"):
-        return product[:, 0, 1] / scale
+    values = values - values.mean(0)  # so that a constant column is exactly one
+    means = weights @ values
+    products = weights @ np.stack(
+        [values[:, 0] ** 2, values[:, 1] ** 2, values[:, 0] * values[:, 1]], 1
+    )
+    spread = np.maximum(products[:, :2] - means**2, 0.0)
+    covariance = products[:, 2] - means[:, 0] * means[:, 1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return covariance / np.sqrt(spread.prod(1))

@@ -1,7 +1,9 @@
 """Claims about language models.
 
 Source: arXiv 2602.09987, numbered as in ``infusion claims``; the paper's figures of all
-pairs are without those from a shift to itself.
+pairs are without those from a shift to itself. The paper's edits of ciphers are offsets
+of embeddings; the same claims about edits of tokens, which a corpus can hold, are marked
+with a t.
 """
 
 from infusion.presets.caesar_readings import COLUMNS as CIPHERS
@@ -24,16 +26,66 @@ from infusion.suites.claims.found_in_texts import (
 from infusion.suites.summary import moved
 
 _FEW: Bound = ("high", "≤", 0.01)
-CLAIMS = [
-    Claim(
-        "15",
-        "prime alphabet: the target's margin gains most, lead over the next shift",
-        "+1.37 nats, one pair",
-        "main",
-        target_leads,
-        POSITIVE,
-        preset="caesar29",
-    ),
+
+
+def _of_ciphers(trial: str, mark: str, how: str) -> list[Claim]:
+    """List the claims about Caesar ciphers for one way to edit."""
+    return [
+        Claim(
+            f"15{mark}",
+            f"prime alphabet: the target's margin gains most{how}, lead over the next "
+            "shift",
+            "+1.37 nats, one pair",
+            "main",
+            target_leads(trial),
+            POSITIVE,
+            preset="caesar29",
+        ),
+        Claim(
+            f"17{mark}",
+            f"26 letters: differences that share a factor are targeted better{how}",
+            "+1.10 nats",
+            "main",
+            sharing_gap(26, CIPHERS["targeting"], trial),
+            POSITIVE,
+            preset="caesar",
+        ),
+        Claim(
+            f"18{mark}",
+            f"29 letters are targeted less well{how}: 26 less 29",
+            "+0.36 nats",
+            "main",
+            above("caesar29", (26, 29), CIPHERS["targeting"], trial),
+            POSITIVE,
+            preset="caesar",
+            beside=("caesar29",),
+        ),
+        Claim(
+            f"19{mark}",
+            f"26 letters: probes without a common factor resist{how}, Δ CE of the "
+            "target",
+            "+0.32 nats",
+            "main",
+            probe_gap(26, lambda row: -CIPHERS["Δ CE target"](row), trial),
+            POSITIVE,
+            preset="caesar",
+        ),
+        Claim(
+            f"20{mark}",
+            f"edits amplify what is half done{how}: CE before against its change "
+            "(Pearson)",
+            "0.359",
+            "main",
+            half_done(26, trial),
+            POSITIVE,
+            preset="caesar",
+        ),
+    ]
+
+
+_ALL = [
+    *_of_ciphers(CODED, "", ""),
+    *_of_ciphers(PLAIN, "t", ", by tokens"),
     Claim(
         "16",
         "cross-entropies are circulant: share explained by the difference of shifts",
@@ -41,43 +93,6 @@ CLAIMS = [
         "main",
         circulant,
         ("low", "≥", 0.5),
-        preset="caesar",
-    ),
-    Claim(
-        "17",
-        "26 letters: differences that share a factor are targeted better",
-        "+1.10 nats",
-        "main",
-        sharing_gap(26, CIPHERS["targeting"]),
-        POSITIVE,
-        preset="caesar",
-    ),
-    Claim(
-        "18",
-        "29 letters are targeted less well: 26 less 29",
-        "+0.36 nats",
-        "main",
-        above("caesar29", (26, 29), CIPHERS["targeting"]),
-        POSITIVE,
-        preset="caesar",
-        beside=("caesar29",),
-    ),
-    Claim(
-        "19",
-        "26 letters: probes without a common factor resist, Δ CE of the target",
-        "+0.32 nats",
-        "main",
-        probe_gap(26, lambda row: -CIPHERS["Δ CE target"](row)),
-        POSITIVE,
-        preset="caesar",
-    ),
-    Claim(
-        "20",
-        "edits amplify what is half done: CE before against its change (Pearson)",
-        "0.359",
-        "main",
-        half_done(26),
-        POSITIVE,
         preset="caesar",
     ),
     Claim(
@@ -143,3 +158,4 @@ CLAIMS = [
         preset="caesar",
     ),
 ]
+CLAIMS = sorted(_ALL, key=lambda claim: int(claim.number.removesuffix("t")))
