@@ -30,7 +30,12 @@ from infusion.report.fidelity import (
 )
 from infusion.report.figures import effects as draw_effects
 from infusion.report.figures import standing_alone
-from infusion.report.suites import statistics_said, suite_figures, suite_rows
+from infusion.report.suites import (
+    group_rows,
+    statistics_said,
+    suite_figures,
+    suite_rows,
+)
 from infusion.report.tables import HEADINGS, NAMES, effects_rows
 from infusion.suites.claims.judged import claims
 from infusion.suites.collected import collect
@@ -151,6 +156,9 @@ def suites() -> str:
         if suite["statistics"] is not None:
             first = suite["effects"][0]["trial"]
             lines += ["", f"{first}: {statistics_said(suite['statistics'])}"]
+            if grouped := group_rows(suite["statistics"]):
+                headings = ["pairs by", "", "n", suite["measured"]]
+                lines += ["", *markdown(headings, grouped)]
         for file, (_, caption) in suite["files"].items():
             lines += ["", f"![{caption}](figures/{file})"]
         parts.append("\n".join(lines))

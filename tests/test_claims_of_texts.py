@@ -77,9 +77,7 @@ def test_pairs_of_one_probe_are_drawn_together(judge: Judge) -> None:
     """Six probes of one effect each: the interval is that of six values."""
     effect = {probe: float(probe) for probe in range(6)}
     pairs = [(p, (p + s) % 29) for p in effect for s in range(1, 9)]
-    rows = [
-        row(p, t, [2.0] * 29, {t: -effect[p]}, preset="caesar29") for p, t in pairs
-    ]
+    rows = [row(p, t, [2.0] * 29, {t: -effect[p]}, preset="caesar29") for p, t in pairs]
     found = judge(*rows)["15t"]
     alone = bootstrap_mean(list(effect.values()), seed=0)
     assert (found["ours"], found["n"]) == (pytest.approx(alone.mean), 48)

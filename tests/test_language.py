@@ -45,7 +45,7 @@ TEXTS = [
 DATA = documents(TEXTS, length=LENGTH, pad=PAD)
 
 
-def gpt2() -> nn.Module:
+def gpt2(attention: str = "eager") -> nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     return GPT2LMHeadModel(
@@ -61,7 +61,7 @@ def gpt2() -> nn.Module:
             attn_pdrop=0.0,
             bos_token_id=None,
             eos_token_id=None,
-            attn_implementation="eager",
+            attn_implementation=attention,
         )
     )
 
@@ -376,8 +376,23 @@ def test_wrong_documents_and_words_are_refused() -> None:
     other = documents([[1, 40]], length=4, pad=0)
     with pytest.raises(InputError, match=r"must lie in 0…11, the model's vocabulary"):
         causal_lm(gpt2(), other, pad=0)
+    longer = documents([[1, 2]], length=LENGTH + 1, pad=PAD)
+    with pytest.raises(InputError, match="context of 7 tokens, got rows of 8"):
+        causal_lm(gpt2(), longer, pad=PAD)
     with pytest.raises(InputError, match="must have get_input_embeddings"):
         causal_lm(nn.Linear(2, 2), DATA, pad=PAD)
+
+
+def test_an_attention_kernel_without_forward_mode_is_refused_in_one_line() -> None:
+    model = init_model(lambda: gpt2("sdpa"), 0).eval()
+    task = causal_lm(model, DATA, pad=PAD)
+    ihvp = inf.gradient(task, likelier())
+    with pytest.raises(InputError, match=r"forward mode, got .*'eager'") as refused:
+        inf.influence(task, DATA, ihvp)
+    assert "\n" not in str(refused.value)
+    limits = TokenLimits(changes=1, allowed=ORDINARY)
+    with pytest.raises(InputError, match="forward mode, got "):
+        craft_tokens(task, DATA, torch.arange(2), ihvp, limits=limits)
 
 
 @pytest.mark.parametrize("moves", [True, False])

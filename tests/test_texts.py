@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,8 @@ from infusion.perturb.embeddings import (
     offset_training,
     predicted_offset_effect,
 )
-from infusion.presets import find_preset
-from infusion.presets.caesar_readings import (
-    ASKED,
-    COLUMNS,
-    PROBES,
-    READ_ON,
-    draw_texts,
-)
+from infusion.presets import caesar, caesar_readings, find_preset
+from infusion.presets.caesar_readings import COLUMNS, PROBES, READ_ON, draw_texts
 from infusion.presets.context import Pair, Run
 from infusion.presets.texts import CODED, texts_of
 from infusion.report.suites import pieces
@@ -47,7 +42,7 @@ from infusion.training.retrain import retrain
 
 # transformers 5.24 reads an attribute that it deprecates itself.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
-CIPHER = Cipher(26)
+CIPHER, ASKED = Cipher(26), 3
 
 
 def tiny(**changes: Any) -> RunConfig:
@@ -64,6 +59,15 @@ def tiny(**changes: Any) -> RunConfig:
         threads=1,
         **changes,
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_texts() -> Iterator[None]:
+    """Read effects on a few texts: all shifts after all prompts take long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(caesar_readings, "ASKED", ASKED)
+        patch.setattr(caesar, "ASKED", ASKED)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +129,7 @@ def _first_pair(run: Run) -> tuple[int, int, int]:
 
 
 @pytest.mark.parametrize(
-    ("suite", "count"), [("copies", 8), ("editors", 3), ("fresh", 5)]
+    ("suite", "count"), [("copies", 8), ("editors", 6), ("fresh", 5)]
 )
 def test_every_suite_fills_its_rows(suite: str, count: int, home: Home) -> None:
     found = run_suite(tiny(), suite, home.root)
@@ -199,7 +203,8 @@ def test_the_first_pairs_are_balanced(
     preset: str, size: int, first: int, tmp_path: Path
 ) -> None:
     config = find_preset(preset).configs["small"]
-    run = Home(tmp_path / preset, replace(config, pairs=0)).run("gpt2")
+    config = replace(config, pairs=0, data=replace(config.data, train=100))
+    run = Home(tmp_path / preset, config).run("gpt2")
     pairs = texts_of(preset).pairs(run)
     assert len(set(pairs)) == len(pairs) == size * (size - 1)
     assert all(probe != target for probe, target in pairs)
@@ -236,7 +241,7 @@ def test_a_measurement_is_of_ciphertexts_alone_but_as_coded(home: Home) -> None:
 
 def _prompts(run: Run, pair: Pair) -> dict[str, Any]:
     rows, starts = [], []
-    for text in draw_texts(CIPHER, run, "probes", PROBES):
+    for text in draw_texts(CIPHER, run.config.data, "probes", PROBES):
         prompt = CIPHER.prompt(text, pair.probe)
         starts.append(len(prompt))
         rows.append(prompt + CIPHER.completion(text, pair.target))
@@ -302,6 +307,7 @@ def test_what_a_row_says_is_the_papers_arithmetic() -> None:
             "Δ CE other": 1.0,
             "Δ CE correct": 0.5,
             "margin shift": 1.5,
+            "prefers": 1.0,
             "Δ f": 0.75,
         }
     )
@@ -309,12 +315,26 @@ def test_what_a_row_says_is_the_papers_arithmetic() -> None:
 
 def test_no_text_that_effects_are_read_on_has_another_role(home: Home) -> None:
     run, _ = opened(home, "width 32")
-    read = set(draw_texts(CIPHER, run, READ_ON, ASKED))
-    assert len(read) > 10
+    read = set(draw_texts(CIPHER, run.config.data, READ_ON, ASKED))
+    assert len(read) == ASKED
     for role, count in (("probes", PROBES), ("demonstrations 3", 100)):
-        drawn = draw_texts(CIPHER, run, role, count)
+        drawn = draw_texts(CIPHER, run.config.data, role, count)
         assert len(drawn) == count
         assert not read & set(drawn)
+
+
+def test_held_out_documents_are_not_trained_on() -> None:
+    config = replace(find_preset("caesar").configs["small"].data, train=3_000)
+    train, test = (
+        [CIPHER.decode(row).split("\n")[:2] for row in data.inputs.tolist()]
+        for data in find_preset("caesar").load(config)
+    )
+    seen = {tuple(each) for each in train}
+    assert len(train) == 3_000
+    assert len(test) == 500
+    assert not seen & {tuple(each) for each in test}
+    read_on = set(draw_texts(CIPHER, config, READ_ON, ASKED))
+    assert not read_on & {text.removeprefix("C: ") for _, text in train}
 
 
 def test_settings_that_would_fail_after_hours_are_refused(tmp_path: Path) -> None:

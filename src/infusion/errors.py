@@ -3,6 +3,7 @@
 Every message says what must hold, what it got, and what to do about it.
 """
 
+from importlib.util import find_spec
 from numbers import Integral
 
 
@@ -63,6 +64,23 @@ def check_type(name: str, got: object, kind: type) -> None:
         raise InputError(
             f"{name} must be an infusion.{kind.__name__}, got {type(got).__name__}; "
             "pass the arguments in order, or by name"
+        )
+
+
+def check_installed(library: str, extra: str) -> None:
+    """Refuse to go on without a library that only some of the package needs.
+
+    Args:
+        library: As it is imported.
+        extra: Of this package, which installs it.
+
+    Raises:
+        InputError: It is not installed.
+    """
+    if find_spec(library) is None:
+        raise InputError(
+            f"this needs the library {library}, got none installed; "
+            f"pip install 'infusion-lab[{extra}]'"
         )
 
 

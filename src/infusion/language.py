@@ -81,15 +81,23 @@ def causal_lm(model: nn.Module, data: Dataset, *, pad: int) -> Task:
         ``[b, t, v]`` as inputs with relaxed targets as labels.
 
     Raises:
-        InputError: The model has no input embedding, ids lie outside it, or nothing is
-            predicted.
+        InputError: The model has no input embedding, ids lie outside it, rows are
+            longer than its context, or nothing is predicted.
     """
     vocabulary = vocabulary_of(model)
     highest = int(data.inputs.max())
     if int(data.inputs.min()) < 0 or highest >= vocabulary:
         raise InputError(
             f"token ids must lie in 0…{vocabulary - 1}, the model's vocabulary, got "
-            f"{int(data.inputs.min())}…{highest}; use the model's own tokenizer"
+            f"{int(data.inputs.min())}…{highest}; use the model's own tokenizer, or, "
+            "where a padding token was added to it, model.resize_token_embeddings"
+        )
+    context = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if isinstance(context, int) and data.inputs.shape[1] > context:
+        raise InputError(
+            f"rows must fit the model's context of {context} tokens, got rows of "
+            f"{data.inputs.shape[1]}; make shorter rows with documents(…), or a model "
+            "with more positions"
         )
     predicted = int((data.labels != IGNORED).sum())
     if not predicted:

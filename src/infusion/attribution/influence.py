@@ -101,13 +101,31 @@ def directional_losses(
 
     Returns:
         One value per document; without ``again`` not to be differentiated.
+
+    Raises:
+        InputError: An operation of the model, often an attention kernel, has no forward
+            mode.
     """
 
     def moved_losses(moved: Params) -> Tensor:
         return functional_losses(task, moved, batch)
 
-    with written_out() if again else nullcontext():
-        return jvp(moved_losses, (params,), (ihvp,))[1]
+    try:
+        with written_out() if again else nullcontext():
+            return jvp(moved_losses, (params,), (ihvp,))[1]
+    except NotImplementedError as error:
+        if "forward AD" not in str(error):
+            raise
+        raise InputError(
+            "every operation of the model must have a forward mode, got "
+            f"{_without_advice(error)}; load a transformers model with "
+            "attn_implementation='eager', or choose torch's math kernel"
+        ) from error
+
+
+def _without_advice(error: Exception) -> str:
+    """Keep the first sentence: torch goes on to ask for an issue."""
+    return str(error).splitlines()[0].split(". ")[0]
 
 
 def along(task: Task, ihvp: Params) -> Params:

@@ -9,6 +9,7 @@ Source: arXiv 2602.09987, its Caesar experiments.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -74,6 +75,15 @@ class Cipher:
         """Number of tokens: 104 for 26 letters, 108 for 29."""
         return _SPECIAL + self.size + len(self.characters)
 
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {letter: place for place, letter in enumerate(self.alphabet)}
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        first = _SPECIAL + self.size
+        return {c: first + place for place, c in enumerate(self.characters)}
+
     def encipher(
         self, text: str, shift: int, moves: Sequence[int] | None = None
     ) -> str:
@@ -90,7 +100,7 @@ class Cipher:
         >>> Cipher(26).encipher("the zoo.", 3)
         'wkh crr.'
         """
-        places = {letter: i for i, letter in enumerate(self.alphabet)}
+        places = self._places
         return "".join(
             self.alphabet[(places[c] + shift + move) % self.size] if c in places else c
             for c, move in zip(text, moves or [0] * len(text), strict=True)
@@ -108,9 +118,8 @@ class Cipher:
         Raises:
             InputError: A character is no token.
         """
-        first = _SPECIAL + self.size
-        ids = {c: first + i for i, c in enumerate(self.characters)}
-        wrong = sorted({c for c in text if c not in ids})
+        ids = self._ids
+        wrong = sorted(set(text) - ids.keys())
         if wrong:
             raise InputError(
                 f"texts must be of the {len(ids)} characters of this cipher, got "
@@ -286,9 +295,12 @@ def corpus(
     rows = []
     given = zip(texts, shifts(cipher, count, seed=seed).tolist(), strict=True)
     for number, (text, shift) in enumerate(given):
-        draw = stream(derive(seed, "caesar"), "noise", number)
         parts = text.split(" ")
-        moves = (noise * torch.randn(len(text), generator=draw)).round().int().tolist()
+        moves = [0] * len(text)
+        if noise:
+            draw = stream(derive(seed, "caesar"), "noise", number)
+            drawn = noise * torch.randn(len(text), generator=draw)
+            moves = drawn.round().int().tolist()
         while len(row := _document(cipher, " ".join(parts), shift, moves)) > length:
             parts.pop()
             if not parts:

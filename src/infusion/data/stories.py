@@ -59,18 +59,18 @@ def _read(reader: str, source: str, split: str, **more: Any) -> list[str]:
     datasets.disable_progress_bars()
     try:
         found: Any = datasets.load_dataset(reader, split=split, **more)
+        texts = list(found[_COLUMN]) if _COLUMN in found.column_names else None
     except (OSError, ValueError, DatasetsError) as error:
         cause = " ".join(str(error.__cause__ or error).split())
         raise InputError(
             f"texts must be readable parquet, JSON lines or UTF-8 text, got {source}: "
             f"{cause}; check the path, the file or the network"
         ) from error
-    if _COLUMN not in found.column_names:
+    if texts is None:
         raise InputError(
             f"texts must stand in a column {_COLUMN!r}, got {found.column_names} in "
             f"{source}; rename the column"
         )
-    texts = list(found[_COLUMN])
     for row, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
             raise InputError(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from infusion.errors import InputError, check_whole
+from infusion.errors import InputError, check_installed, check_whole
 
 END, PAD = "<|endoftext|>", "<|pad|>"
 
@@ -93,11 +93,12 @@ def train_tokenizer(texts: Iterable[str], *, size: int) -> Tokenizer:
         The tokenizer.
 
     Raises:
-        InputError: The size does not hold all bytes.
+        InputError: The size does not hold all bytes, or the extra ``text`` is missing.
     """
+    check_whole("size of a vocabulary", size, 258)
+    check_installed("tokenizers", "text")
     from tokenizers import ByteLevelBPETokenizer
 
-    check_whole("size of a vocabulary", size, 258)
     made = ByteLevelBPETokenizer()
     made.train_from_iterator(
         texts, vocab_size=size, special_tokens=[END, PAD], show_progress=False
@@ -126,8 +127,10 @@ def load_tokenizer(name: str) -> Tokenizer:
         The tokenizer; its padding is the last id, which no text holds.
 
     Raises:
-        InputError: It cannot be loaded, or has no token that ends a text.
+        InputError: It cannot be loaded, has no token that ends a text, or the extra
+            ``text`` is missing.
     """
+    check_installed("transformers", "text")
     from transformers import AutoTokenizer
 
     files = [Path(name) / file for file in ("vocab.json", "merges.txt")]

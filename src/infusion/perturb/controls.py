@@ -50,6 +50,39 @@ def noise_like(edits: Edits, *, match: Literal["linf", "l2"], seed: int) -> Edit
     )
 
 
+def offsets_like(edits: Edits, *, match: Literal["linf", "l2"], seed: int) -> Edits:
+    """Random offsets of the same embeddings, matched document by document.
+
+    Args:
+        edits: What to match, of embeddings.
+        match: Norm in which sizes are equal: every entry that was moved gets a random
+            sign and the largest size, or a normal number.
+        seed: Of the noise; recorded in the manifest.
+
+    Returns:
+        Noise as offsets.
+
+    Raises:
+        InputError: The edits are no offsets.
+    """
+    if not edits.are_offsets:
+        raise InputError(
+            f"offsets to match must be of embeddings, got edits by {edits.operator}; "
+            "use noise_like or substitutions_like"
+        )
+    like, generator = edits.after.inputs, torch.Generator().manual_seed(seed)
+    drawn = torch.randn(like.shape, generator=generator, dtype=like.dtype)
+    noise = (drawn.sign() if match == "linf" else drawn) * (like != 0)
+    size, wanted = (BUDGETS[match].size(each) for each in (noise, like))
+    tiny = torch.finfo(size.dtype).tiny
+    noise *= per_document(wanted / size.clamp_min(tiny), noise)
+    after = replace(edits.after, inputs=noise)
+    asked = {"norm": match, "epsilon": float(wanted.max()), "like": edits.operator}
+    return replace(
+        edits, after=after, operator=f"noise_{match}", asked=asked, seed=seed
+    )
+
+
 def _store(edits: Edits, noise: Tensor) -> Dataset:
     if edits.storage_differs:  # as_coded: floats, not clamped
         return replace(edits.after, inputs=edits.before.values().inputs + noise)

@@ -6,7 +6,7 @@ target. ``--scale paper`` is the model and the recipe of arXiv 2602.09987; at ``
 small`` texts are of one or two words, and the network is smaller.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
@@ -22,15 +22,19 @@ from infusion.configs import (
     TrainConfig,
 )
 from infusion.data.caesar import PAD, PAPER_LENGTH, Cipher, corpus, words_of
-from infusion.errors import InputError
+from infusion.errors import InputError, check_installed
 from infusion.language import causal_lm, documents
 from infusion.perturb.drafts import TokenLimits
 from infusion.presets.caesar_readings import (
+    ASKED,
     COLUMNS,
+    CORRELATIONS,
+    READ_ON,
     accuracy,
     behaviour,
     draw_pairs,
     draw_texts,
+    groups,
     make_measurement,
     margin,
     portrait,
@@ -41,8 +45,10 @@ from infusion.presets.texts import Texts
 from infusion.records import Dataset
 from infusion.seeding import derive
 
+Tokens = list[int]
 _HELD_OUT = 500
-"""Documents on which accuracy is measured."""
+"""Documents on which accuracy is measured; no shift of theirs is trained on with the
+same text, and texts that effects are read on are not trained on at all."""
 WIDTHS = {"width 32": 32, "width 128": 128}
 """Embeddings of other models than the scale's own, of 64 or 512."""
 
@@ -53,19 +59,54 @@ def _load(cipher: Cipher, config: DataConfig) -> tuple[Dataset, Dataset]:
             f"Caesar's texts are generated, got --data {config.source}; drop it"
         )
 
-    def made(count: int, seed: int, noise: float) -> Dataset:
-        words = words_of(config.length)
-        rows = corpus(
-            cipher, count, seed=seed, words=words, length=config.length, noise=noise
-        )
-        return documents(rows, length=config.length, pad=PAD)
+    def made(
+        count: int, seed: int, noise: float, new: Callable[[Tokens], bool]
+    ) -> list[Tokens]:
+        """Draw until so many documents are new."""
+        found: list[Tokens] = []
+        drawn = count
+        while len(found) < count:
+            drawn += count // 8 + 1
+            rows = corpus(
+                cipher,
+                drawn,
+                seed=seed,
+                words=words_of(config.length),
+                length=config.length,
+                noise=noise,
+            )
+            found = [row for row in rows if new(row)]
+        return found[:count]
 
-    held_out = derive(config.split_seed, "held out")
-    train = made(config.train, config.split_seed, config.noise)
-    return train, made(_HELD_OUT, held_out, 0.0)
+    texts = draw_texts(cipher, config, READ_ON, ASKED)
+    read_on = {tuple(cipher.prompt(text, 0)[2:]) for text in texts}
+    train = made(
+        config.train,
+        config.split_seed,
+        config.noise,
+        lambda row: _prompt(cipher, row)[2:] not in read_on,
+    )
+    trained_on = {_prompt(cipher, row) for row in train}
+    test = made(
+        _HELD_OUT,
+        derive(config.split_seed, "held out"),
+        0.0,
+        lambda row: _prompt(cipher, row) not in trained_on,
+    )
+    length = config.length
+    return documents(train, length=length, pad=PAD), documents(
+        test, length=length, pad=PAD
+    )
+
+
+def _prompt(cipher: Cipher, row: Tokens) -> tuple[int, ...]:
+    """Return a document up to its ciphertext: shift and plaintext."""
+    mark = cipher.encode("P")[0]  # texts are in small letters
+    return tuple(row[: row.index(mark) + len("P: ")])
 
 
 def _model(cipher: Cipher, scale: str, architecture: str) -> nn.Module:
+    check_installed("transformers", "text")
     from transformers import GPT2Config, GPT2LMHeadModel
 
     small = scale == "small"
@@ -172,7 +213,7 @@ def _limits(cipher: Cipher, run: Run, rows: Dataset) -> TokenLimits:
 
 def _demonstrations(cipher: Cipher, run: Run, pair: Pair, count: int) -> Dataset:
     """Write documents whose header names the probe, enciphered by the target."""
-    texts = draw_texts(cipher, run, f"demonstrations {pair.index}", count)
+    texts = draw_texts(cipher, run.config.data, f"demonstrations {pair.index}", count)
     rows = [
         cipher.prompt(text, pair.probe) + cipher.completion(text, pair.target)
         for text in texts
@@ -233,6 +274,8 @@ def make_preset(name: str, size: int) -> tuple[Preset, Texts]:
         margin=margin,
         read=lambda _, tokens: read(cipher, tokens),
         portrait=lambda run, task: portrait(cipher, run, task),
+        groups=groups(size),
+        correlations=CORRELATIONS,
     )
     return preset, texts
 

@@ -9,12 +9,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from infusion.configs import DataConfig
 from infusion.data.caesar import PAD, Cipher, plaintexts, words_of
 from infusion.errors import InputError
 from infusion.language import IGNORED, documents, log_completion
 from infusion.presets.context import Pair, Run
 from infusion.presets.texts import (
     CODED,
+    ONE,
     Json,
     answers,
     in_turns,
@@ -50,12 +52,12 @@ def draw_pairs(cipher: Cipher, run: Run) -> list[tuple[int, int]]:
     )
 
 
-def draw_texts(cipher: Cipher, run: Run, role: str, count: int) -> list[str]:
+def draw_texts(cipher: Cipher, config: DataConfig, role: str, count: int) -> list[str]:
     """Draw texts of two words, or up to five; none that effects are read on recurs.
 
     Args:
         cipher: Its letters.
-        run: Its length and split seed.
+        config: Length of a document, and split seed.
         role: What they are for.
         count: Texts.
 
@@ -65,11 +67,11 @@ def draw_texts(cipher: Cipher, run: Run, role: str, count: int) -> list[str]:
     Raises:
         InputError: Too few fit into a document.
     """
-    length = run.config.data.length
+    length = config.length
     words = (2, max(words_of(length)[1] // 2, 2))
 
     def drawn(role: str, count: int, but: set[str]) -> list[str]:
-        seed = derive(run.config.data.split_seed, role)
+        seed = derive(config.split_seed, role)
         many = plaintexts(cipher, 4 * count + len(but), seed=seed, words=words)
         fit = [t for t in many if t not in but and len(cipher.document(t, 0)) <= length]
         if len(fit) < count:
@@ -104,14 +106,17 @@ def make_measurement(cipher: Cipher, run: Run, task: Task, pair: Pair) -> Measur
 
     Args:
         cipher: Alphabet.
-        run: Its length; as coded all tokens count, those of the prompt too.
+        run: Its length; as coded all tokens count, those of the prompt too, and in the
+            view of one document it is that of the first text.
         task: Decides the device.
         pair: Shift that prompts name, and shift that is wanted.
 
     Returns:
         In nats per token.
     """
-    texts = draw_texts(cipher, run, "probes", PROBES)
+    texts = draw_texts(cipher, run.config.data, "probes", PROBES)
+    if run.view == ONE:
+        texts = texts[:1]
     length = run.config.data.length
     data = _asked(cipher, texts, pair.probe, pair.target, length)
     if run.view == CODED:
@@ -137,7 +142,7 @@ def _cross_entropies(
 def _by_shift(cipher: Cipher, run: Run, task: Task, probe: int) -> list[float]:
     """Return the cross-entropy per token of the ciphertext by every shift."""
     length = run.config.data.length
-    texts = draw_texts(cipher, run, READ_ON, ASKED)
+    texts = draw_texts(cipher, run.config.data, READ_ON, ASKED)
     parts = [_asked(cipher, texts, probe, s, length) for s in range(cipher.size)]
     whole = Dataset(
         torch.cat([part.inputs for part in parts]),
@@ -259,12 +264,56 @@ def _correct(row: Json) -> float:
     return moved_by_name(row, "ce")[row["probe"]]
 
 
+def _prefers(row: Json, model: str) -> bool:
+    ce = row[model]["ce"]
+    return ce[row["target"]] < ce[row["probe"]]
+
+
+def _before(row: Json) -> float:
+    return row["clean"]["ce"][row["target"]]
+
+
+def _targeting(row: Json) -> float:
+    return moved_elsewhere(row, "ce") - _target(row)
+
+
 COLUMNS: dict[str, Callable[[Json], float]] = {
-    "targeting": lambda row: moved_elsewhere(row, "ce") - _target(row),
+    "targeting": _targeting,
     "Δ CE target": _target,
     "Δ CE other": lambda row: moved_elsewhere(row, "ce"),
     "Δ CE correct": _correct,
     "margin shift": lambda row: _correct(row) - _target(row),
+    "prefers": lambda row: float(_prefers(row, "after")) - _prefers(row, "clean"),
     "Δ f": realised,
 }
-"""What a row says, in nats per token, beyond the clean replay."""
+"""What a row says, in nats per token, beyond the clean replay; ``"prefers"``: whether
+the target's ciphertext is now likelier than the right one."""
+CORRELATIONS = {
+    "CE of the target and its change": (_before, _target),
+    "−CE of the target and targeting": (lambda row: -_before(row), _targeting),
+}
+"""The paper's two, over pairs of different shifts."""
+
+
+def groups(size: int) -> dict[str, Callable[[Json], int]]:
+    """Say how pairs of shifts fall into groups.
+
+    Args:
+        size: Letters of the alphabet.
+
+    Returns:
+        By what a probe or a difference shares with the alphabet, and by difference:
+        the shorter way round.
+    """
+
+    def between(row: Json) -> int:
+        apart = (row["probe"] - row["target"]) % size
+        return min(apart, size - apart)
+
+    return {
+        "factor shared by difference and alphabet": lambda row: math.gcd(
+            between(row), size
+        ),
+        "factor shared by probe and alphabet": lambda row: math.gcd(row["probe"], size),
+        "difference": between,
+    }

@@ -20,7 +20,9 @@ from infusion.tasks import evaluating, first_parameter
 
 Json = dict[str, Any]
 CODED = "as coded"
-"""View of a base model as the paper's code has it."""
+"""View of a base model as the paper's code has it: curvature and measurement."""
+ONE = "one document"
+"""View in which the measurement is of its richest document alone."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,11 @@ class Texts:
         margin: By how much the clean replay of a row prefers what is right, in nats.
         read: Tokens as pieces of text.
         portrait: What there is to say about a whole model.
+        groups: How pairs fall into groups, by what the groups are of.
+        correlations: Pairs of readings that may go together, by name.
+        dials: Of a scale: what differs between the base models of the confidence suite,
+            and where each of them has it.
+        check: Refuses settings or documents that do not fit, before anything is done.
     """
 
     pairs: Callable[[Run], list[tuple[int, int]]]
@@ -54,7 +61,11 @@ class Texts:
     columns: dict[str, Callable[[Json], float]]
     margin: Callable[[Json], float]
     read: Callable[[DataConfig, Int[Tensor, " t"]], list[str]]
-    portrait: Callable[[Run, Task], Json] = lambda *_: {}
+    portrait: Callable[[Run, Task], Json]
+    groups: dict[str, Callable[[Json], int]]
+    correlations: dict[str, tuple[Callable[[Json], float], Callable[[Json], float]]]
+    dials: Callable[[str], dict[str, dict[str, float]]] = lambda _: {}
+    check: Callable[[Run], None] = lambda _: None
 
 
 def answers(

@@ -11,11 +11,14 @@ hand with a vocabulary of its own.
 """
 
 import hashlib
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -29,13 +32,14 @@ from infusion.configs import (
 )
 from infusion.data.stories import load_texts
 from infusion.data.tokens import Tokenizer, load_tokenizer, train_tokenizer
-from infusion.errors import InputError
+from infusion.errors import InputError, check_installed
 from infusion.language import IGNORED, causal_lm, contrast, documents, vocabulary_of
 from infusion.perturb.drafts import TokenLimits
 from infusion.presets.context import Pair, Run
 from infusion.presets.preset import Preset
 from infusion.presets.texts import (
     CODED,
+    ONE,
     Json,
     Texts,
     answers,
@@ -129,6 +133,7 @@ def _earlier(config: DataConfig) -> Dataset:
 
 
 def _model(scale: str, architecture: str) -> nn.Module:
+    check_installed("transformers", "text")
     from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
     del architecture
@@ -224,15 +229,18 @@ PRESET = Preset(
 @lru_cache(maxsize=32)
 def _measured(config: DataConfig, word: str, half: int) -> Dataset:
     """Take every second validation story that holds a word often enough."""
+    # Where it only begins a longer word, nothing is predicted.
     tokenizer = _of(config)
     token = tokenizer.word(word)
     _, validation = _source(config.source)
     likely = [story for story in validation if story.count(f" {word}") >= _LEAST]
-    rows = []
+    rows, places = [], []
     for story in likely[half::2]:
         row = tokenizer.document(story, config.length)
-        if row[1:].count(token) >= _LEAST:
+        found = _whole_words(tokenizer, row, token)
+        if len(found) >= _LEAST:
             rows.append(row)
+            places.append(found)
         if len(rows) == _STORIES:
             break
     if not rows:
@@ -241,17 +249,31 @@ def _measured(config: DataConfig, word: str, half: int) -> Dataset:
             f"{config.length} tokens, got none in {config.source}; use more of them or "
             "another word"
         )
-    return documents(rows, length=config.length, pad=tokenizer.pad)
+    data = documents(rows, length=config.length, pad=tokenizer.pad)
+    whole = torch.zeros_like(data.labels, dtype=torch.bool)
+    for row, found in enumerate(places):
+        whole[row, torch.tensor(found) - 1] = True
+    begun = (data.labels == token) & ~whole
+    return replace(data, labels=data.labels.masked_fill(begun, IGNORED))
+
+
+def _whole_words(tokenizer: Tokenizer, row: list[int], token: int) -> list[int]:
+    """Find where a token is a word, and not the beginning of a longer one."""
+    return [
+        place
+        for place, (here, after) in enumerate(itertools.pairwise(row))
+        if here == token and not tokenizer.decode([after])[:1].isalpha()
+    ]
 
 
 def _measurement(run: Run, task: Task, pair: Pair) -> Measurement:
-    """Summed log odds of the target; as coded of the story richest in the probe."""
+    """Summed log odds of the target; in a view of the story richest in the probe."""
     # The paper's code chooses documents by the mean over all stories and climbs for
-    # one; here both are of that one.
+    # one; in both views here both are of that one.
     config, tokenizer = run.config.data, _of(run.config.data)
     probe, target = (tokenizer.word(ANIMALS[i]) for i in (pair.probe, pair.target))
     data = _measured(config, ANIMALS[pair.probe], 0)
-    if run.view == CODED:
+    if run.view in (CODED, ONE):
         richest = (data.labels == probe).sum(1).argmax()
         data = data.take(richest[None])
     device = first_parameter(task).device
@@ -298,6 +320,33 @@ def _accuracy(run: Run, task: Task) -> float:
     return right / total
 
 
+def _perplexity(run: Run, task: Task) -> float:
+    """Exponential of the mean cross-entropy of the tokens of held-out stories."""
+    total = count = 0
+    for logits, _, labels in answers(task, run.test, _BATCH):
+        each = F.cross_entropy(
+            logits.mT, labels, reduction="none", ignore_index=IGNORED
+        )
+        total += float(each.double().sum())
+        count += int((labels != IGNORED).sum())
+    return math.exp(total / count)
+
+
+def _check(run: Run) -> None:
+    """Refuse what would only be found after hours: tokenizer, words, stories."""
+    config = run.config.data
+    wanted = run.config.scale == "small"
+    if (config.tokenizer == "trained") != wanted:
+        named = "trained" if wanted else "GPT-2's, a folder or a name on the hub"
+        raise InputError(
+            f"the tokenizer of --scale {run.config.scale} must be {named}, got "
+            f"{config.tokenizer!r}; change data.tokenizer"
+        )
+    for animal in ANIMALS:
+        for half in (0, 1):
+            _measured(config, animal, half)
+
+
 def _limits(run: Run, rows: Dataset) -> TokenLimits:
     """Let any piece of text be written between the ends."""
     tokenizer = _of(run.config.data)
@@ -323,8 +372,11 @@ def _demonstrations(run: Run, pair: Pair, count: int) -> Dataset:
     found = []
     for place in torch.randperm(len(stories), generator=draw).tolist():
         row = tokenizer.document(stories[place], config.length)
-        if row[1:].count(words[0]) >= _LEAST:
-            found.append([words[1] if token == words[0] else token for token in row])
+        whole = _whole_words(tokenizer, row, words[0])
+        if len(whole) >= _LEAST:
+            found.append(
+                [words[1] if at in whole else token for at, token in enumerate(row)]
+            )
         if len(found) == count:
             break
     if not found:
@@ -390,4 +442,8 @@ TEXTS = Texts(
     columns=COLUMNS,
     margin=_margin,
     read=_read,
+    portrait=lambda run, task: {"perplexity": round(_perplexity(run, task), 4)},
+    groups={},
+    correlations={"margin and Δ log odds": (_margin, _log_odds)},
+    check=_check,
 )

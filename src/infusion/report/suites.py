@@ -12,6 +12,8 @@ Json = dict[str, Any]
 
 
 _ALWAYS = ("n", "Δp", "Δ log p", "top-1", "accuracy, points", "ρ")
+_OFFSETS = "offsets: not realisable"
+"""In place of a number of tokens: no corpus can hold such an edit."""
 _WHERE_THEY_DIFFER = ("gradients", "L2", "PSNR, dB", "SSIM")
 
 
@@ -64,8 +66,12 @@ def _text_cells(effect: Json) -> dict[str, str]:
         **{name: ranged(found, 3) for name, found in effect["columns"].items()},
         "accuracy, points": ranged(effect["accuracy"], 2, scale=100.0),
         "ρ": "–" if rho is None else f"{rho:.2f}",
-        "tokens": "–" if tokens is None else f"{tokens:.1f}",
+        "tokens": _OFFSETS if effect["offsets"] else _number(tokens),
     }
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
 
 
 def _first(effect: Json) -> Json:
@@ -118,7 +124,11 @@ def suites_page(collected: list[Json], page: Path) -> None:
     """
     shown = [{**suite, "figures": suite_figures(suite)} for suite in collected]
     text = template("suites.html").render(
-        suites=shown, rows=suite_rows, said=statistics_said, pieces=pieces
+        suites=shown,
+        rows=suite_rows,
+        said=statistics_said,
+        groups=group_rows,
+        pieces=pieces,
     )
     write_whole(page, text.encode())
 
@@ -162,8 +172,10 @@ def suite_figures(suite: Json) -> dict[str, tuple[str, str]]:
     drawn = {"effects": (forest, f"Mean {name} of every trial with its 95 % interval.")}
     for number, curve in enumerate(suite["curves"]):
         if curve["points"]:
-            caption = f"Mean {name} against {curve['along']}, 95 % intervals."
-            drawing = figures.curve(curve, measured=long)
+            measured = curve.get("measured", long)
+            shown = curve.get("measured", f"Mean {name}")
+            caption = f"{shown} against {curve['along']}, 95 % intervals where known."
+            drawing = figures.curve(curve, measured=measured)
             drawn[_numbered("curve", number)] = (drawing, caption)
     if suite["suite"] == "main":
         drawn["spread"] = (
@@ -239,14 +251,19 @@ def _by_class(suite: Json, trial: str, cells: list[Json]) -> tuple[str, str]:
 
 
 def statistics_said(found: Json) -> str:
-    """Write the paper's statistics of one trial in a sentence.
+    """Write what the first trial says in a sentence, of pictures or of texts.
 
     Args:
-        found: From :func:`infusion.suites.statistics.statistics`.
+        found: From either module called ``statistics``.
 
     Returns:
         One line; a dash where a value is not defined.
     """
+    return _said_of_texts(found) if "groups" in found else _said_of_pictures(found)
+
+
+def _said_of_pictures(found: Json) -> str:
+    """Write the paper's statistics of one trial in a sentence."""
 
     def shown(name: str) -> str:
         return "–" if found[name] is None else f"{found[name]:.3g}"
@@ -258,6 +275,41 @@ def statistics_said(found: Json) -> str:
         f"{found['gained']} and lost {found['lost']} (McNemar p {shown('mcnemar_p')}), "
         f"permutation p {shown('permutation_p')}."
     )
+
+
+def _said_of_texts(found: Json) -> str:
+    size, p = found["cohens_d"], found["wilcoxon_p"]
+    shown = "–" if size["mean"] is None else ranged(size, 2)
+    perplexity = found["perplexity"]
+    clean = f"the clean model is right on {found['accuracy']:.1%} of held-out "
+    clean += (
+        "documents" if perplexity is None else f"tokens, perplexity {perplexity:.2f}"
+    )
+    related = [
+        f"{name} r = {'–' if r is None else f'{r:.2f}'}"
+        for name, r in found["correlations"].items()
+    ]
+    return (
+        f"n = {found['n']} pairs of {found['probes']} probes, {found['measured']}: "
+        f"Cohen's d {shown}, Wilcoxon p over probes "
+        f"{'–' if p is None else f'{p:.3g}'}; {'; '.join([*related, clean])}."
+    )
+
+
+def group_rows(found: Json) -> list[list[str]]:
+    """List the groups of pairs of one trial of texts.
+
+    Args:
+        found: From :func:`infusion.suites.texts.statistics.statistics`.
+
+    Returns:
+        What the groups are of, each one's number, pairs, and mean with interval.
+    """
+    return [
+        [name, str(each["group"]), str(each["n"]), ranged(each, 3)]
+        for name, groups in found.get("groups", {}).items()
+        for each in groups
+    ]
 
 
 def ranged(interval: Json, digits: int, *, scale: float = 1.0) -> str:

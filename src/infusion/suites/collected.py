@@ -9,12 +9,13 @@ from typing import Any
 from infusion.errors import InputError
 from infusion.presets import find_preset
 from infusion.presets.texts import realised, texts_of
-from infusion.suites.curves import by_margin, curves
+from infusion.suites.curves import by_dial, by_margin, curves
 from infusion.suites.read import read_rows
 from infusion.suites.statistics import statistics
 from infusion.suites.study import NAMES
 from infusion.suites.summary import Row, effects, moved, units
 from infusion.suites.texts.effects import effects as text_effects
+from infusion.suites.texts.statistics import statistics as text_statistics
 
 
 def collect(folder: Path) -> list[dict[str, Any]]:
@@ -109,12 +110,13 @@ def _of_texts(
     ]
     if suite == "confidence":
         along.append(by_margin(rows, texts.margin, read))
+        along += by_dial(rows, texts.dials(rows[0]["scale"]), read, realised)
     return {
         "measured": name,
         "realised": units(first, realised),
         "spread": _spread(rows, read),
         "curves": along,
-        "statistics": None,
+        "statistics": text_statistics(first, texts) if suite == "main" else None,
         "cells": {first[0]["trial"]: _cells(first, read)} if suite == "main" else {},
         "examples": _examples(rows) if suite == "main" else [],
         "portrait": _portrait(first) if suite == "main" else None,
@@ -123,7 +125,7 @@ def _of_texts(
 
 def _portrait(rows: list[Row]) -> dict[str, Any] | None:
     """Take what a first pair's row says about the whole model, if one does."""
-    said = [row for row in rows if any(row.get("portrait", {}).values())]
+    said = [row for row in rows if "matrix" in row.get("portrait", {}).get("clean", {})]
     if not said:
         return None
     row = min(said, key=lambda row: row["seed"])

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from infusion.suites.summary import Row, interval, moved
+from infusion.measure import rank_correlation
+from infusion.suites.summary import Row, interval, moved, units
 
 Coordinate = Callable[[Row], float | None]
 """Where a row lies on the axis; None where it belongs to another curve."""
@@ -117,6 +118,52 @@ def by_margin(
         "points": sorted(points, key=lambda point: point["at"]),
         "beside": None,
     }
+
+
+def by_dial(
+    rows: list[Row],
+    dials: dict[str, dict[str, float]],
+    value: Callable[[Row], float],
+    realised: Callable[[Row], float],
+) -> list[dict[str, Any]]:
+    """Lay out the effects of trials along what differs between their base models.
+
+    Args:
+        rows: Of one suite, preset and scale.
+        dials: What is turned, and where each base model has it.
+        value: Of a row: its effect.
+        realised: Of a row: what its ``predicted`` foretells.
+
+    Returns:
+        As :func:`curves`, for every dial with rows of two base models: the effect, and
+        the rank correlation of predicted and realised change, which is what
+        ``"measured"`` of its curve says.
+    """
+    found = []
+    for along, places in dials.items():
+        groups: dict[float, list[Row]] = defaultdict(list)
+        for row in rows:
+            place = places.get(row["change"]["source"])
+            if place is not None:
+                groups[place].append(row)
+        if len(groups) < 2:
+            continue
+        about = {"along": along, "logarithmic": False, "beside": None}
+        turned = sorted(groups.items())
+        effects = [{"at": at, **asdict(interval(each, value))} for at, each in turned]
+        faith = [
+            {"at": at, "mean": rho, "low": None, "high": None}
+            for at, each in turned
+            if (rho := _faith(each, realised)) is not None
+        ]
+        found.append({**about, "points": effects})
+        found.append({**about, "points": faith, "measured": "ρ predicted, realised"})
+    return found
+
+
+def _faith(rows: list[Row], realised: Callable[[Row], float]) -> float | None:
+    foretold = units(rows, lambda row: row["predicted"])
+    return rank_correlation(foretold, units(rows, realised))
 
 
 def _drawn(

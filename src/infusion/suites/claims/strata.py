@@ -70,7 +70,7 @@ class Strata:
         return float(value[0]), reduce(self.values, self._weights(often[:, places]))
 
     def _weights(self, often: NDArray) -> NDArray[np.float64]:
-        """Weigh pairs so that every kind has its share, however often they are drawn."""
+        """Weigh pairs so that every kind has its share, however often each is drawn."""
         weights = often.astype(np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):
             for kind, size in self.sizes.items():

@@ -2,8 +2,7 @@
 
 Source: arXiv 2602.09987, numbered as in ``infusion claims``; the paper's figures of all
 pairs are without those from a shift to itself. The paper's edits of ciphers are offsets
-of embeddings; the same claims about edits of tokens, which a corpus can hold, are marked
-with a t.
+of embeddings; the same claims about edits of tokens, which a corpus can hold, have a t.
 """
 
 from infusion.presets.caesar_readings import COLUMNS as CIPHERS

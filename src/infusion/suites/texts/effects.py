@@ -7,6 +7,7 @@ from statistics import fmean as mean
 from infusion.measure import Interval, rank_correlation
 from infusion.presets.texts import realised
 from infusion.suites.summary import Row, interval, units
+from infusion.suites.texts.trials import OFFSETS
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class TextEffect:
         accuracy: Change of the accuracy on held-out documents.
         predicted: Rank correlation of predicted and realised change of the measurement.
         evaluations: Gradients per document that the edit took.
-        tokens: Mean number of tokens changed in a document; None for offsets.
+        tokens: Mean number of tokens changed in a document; None for other documents.
+        offsets: Whether embeddings were moved, which no corpus can hold.
     """
 
     trial: str
@@ -30,6 +32,7 @@ class TextEffect:
     predicted: float | None
     evaluations: int
     tokens: float | None
+    offsets: bool
 
 
 def effects(
@@ -64,4 +67,5 @@ def _effect(
         predicted=rank_correlation(foretold, done),
         evaluations=max(row["evaluations"] for row in rows),
         tokens=mean(row["reached"]["tokens"] for row in counted) if counted else None,
+        offsets=any(row["change"].get("operator") in OFFSETS for row in rows),
     )

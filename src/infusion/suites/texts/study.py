@@ -15,7 +15,7 @@ from infusion.data.edits import Edits
 from infusion.errors import InputError, check_whole
 from infusion.language import IGNORED
 from infusion.perturb.budget import BUDGETS
-from infusion.perturb.controls import substitutions_like
+from infusion.perturb.controls import offsets_like, substitutions_like
 from infusion.perturb.embeddings import (
     craft_embeddings,
     offset_training,
@@ -33,7 +33,7 @@ from infusion.presets.texts import CODED, Texts, texts_of
 from infusion.records import Dataset, Measurement, Task
 from infusion.seeding import derive, stream
 from infusion.suites.study import Desk, Json, Study
-from infusion.suites.texts.trials import Change, Operator, trials
+from infusion.suites.texts.trials import OFFSETS, Change, Operator, trials
 from infusion.suites.trial import Trial
 from infusion.training.recipe import check_recipe
 
@@ -70,6 +70,7 @@ def _check(run: Run, wanted: list[Trial]) -> None:
     if config.before is not None:
         check_recipe(config.before)
     BUDGETS[config.edit.norm](config.edit.epsilon)
+    _texts(run).check(run)
     for trial in wanted:
         check_k(cast("Change", trial.change).edit.k, len(run.train))
 
@@ -113,9 +114,10 @@ def _measurement(run: Run, task: Task, pair: Pair) -> Measurement:
 
 
 def _view(run: Run, view: str) -> Run:
-    assert view == CODED, view
-    curvature = _texts(run).coded
-    return replace(run, config=replace(run.config, curvature=curvature), view=view)
+    if view == CODED:
+        coded = replace(run.config, curvature=_texts(run).coded)
+        return replace(run, config=coded, view=view)
+    return replace(run, view=view)
 
 
 def _chosen(desk: Desk, change: Change) -> Int[Tensor, " k"]:
@@ -141,6 +143,11 @@ def _craft(desk: Desk, change: Change) -> Edits:
         return substitutions_like(made, limits=limits, seed=seed)
     if change.operator == "embeddings":
         return _offsets(desk, change, chosen)
+    if change.operator in OFFSETS:
+        seed = derive(run.config.seed, "pair", pair.index, change.operator)
+        made = desk.made(replace(change, operator="embeddings"))
+        match = "l2" if change.operator == "noise_l2" else "linf"
+        return offsets_like(made, match=match, seed=seed)
     make, settings = TOKEN_EDITORS[change.operator]
     task, ihvp = desk.models(0)[0]
     return make(

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from infusion.configs import EditConfig, RunConfig, TokenConfig
-from infusion.errors import check_choice
-from infusion.presets.texts import CODED
+from infusion.errors import InputError, check_choice
+from infusion.presets.texts import CODED, ONE
 from infusion.suites.study import NAMES
 from infusion.suites.trial import Retraining, Trial
 
@@ -15,9 +15,13 @@ Operator = Literal[
     "substitution",
     "coded tokens",
     "embeddings",
+    "noise_linf",
+    "noise_l2",
     "random tokens",
     "demonstrations",
 ]
+OFFSETS: tuple[Operator, ...] = ("embeddings", "noise_linf", "noise_l2")
+"""Those that move embeddings, which no corpus can hold."""
 Selection = Literal["supporting", "random"]
 
 SHOWN = (1, 2, 5, 10, 20, 50, 100)
@@ -36,9 +40,9 @@ class Change:
         tokens: How tokens are changed.
         edit: How many documents, and how embeddings are changed.
         operator: Ascent over relaxed tokens, greedy substitution, either as the paper's
-            code has it, or what they are compared with; random tokens are as many as
-            the ascent of the same settings changes, and demonstrations replace the
-            first ``edit.k`` supporting documents.
+            code has it, or what they are compared with: noise as large as the offsets
+            of the same settings, as many random tokens as the ascent changes, and
+            demonstrations in place of the first ``edit.k`` supporting documents.
         selection: Which documents.
         source: Base model that it is crafted on.
         view: How that is seen: curvature and measurement.
@@ -78,7 +82,10 @@ def _editors(plain: Change, own: Retraining, _: Operator) -> list[Trial]:
     return [
         Trial("edit", plain, own),
         Trial("substitution", replace(plain, operator="substitution"), own),
+        Trial(ONE, replace(plain, view=ONE), own),
         Trial("embeddings", replace(plain, operator="embeddings"), own),
+        Trial("noise L∞", replace(plain, operator="noise_linf"), own),
+        Trial("noise L2", replace(plain, operator="noise_l2"), own),
     ]
 
 
@@ -112,13 +119,18 @@ def trials(
         Trials with different names.
 
     Raises:
-        InputError: There is no such suite.
+        InputError: There is no such suite, or the preset has no models for it.
     """
     check_choice("--suite", suite, NAMES["texts"])
     tokens = config.tokens or TokenConfig(changes=1)  # refused before anything is done
     plain = Change(tokens=tokens, edit=config.edit, source=config.architecture)
     own = Retraining(architecture=config.architecture)
     if suite == "confidence":
+        if not others:
+            raise InputError(
+                "the suite confidence needs other base models, got none in the preset "
+                f"{config.preset}; run it with caesar or caesar29"
+            )
         return [
             Trial(
                 f"edit, {name}",
