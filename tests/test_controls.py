@@ -12,7 +12,7 @@ from infusion.data.hashing import dataset_hash
 from infusion.errors import InputError
 from infusion.perturb.ascent import deliver
 from infusion.perturb.budget import BUDGETS
-from infusion.perturb.controls import copies, noise_like
+from infusion.perturb.controls import copies, noise_like, offsets_like
 from infusion.records import Dataset
 
 K, SHAPE = 6, (3, 5, 5)
@@ -184,3 +184,24 @@ def test_copies_need_one_probe_of_the_same_shape():
     wide = replace(data, inputs=data.inputs.repeat(1, 1, 1, 2))
     with pytest.raises(InputError, match="take one row of the test set"):
         copies(data, torch.tensor([0]), wide.take(torch.tensor([1])), target=0)
+
+
+@pytest.mark.parametrize("match", MATCHES)
+def test_noise_of_offsets_is_as_large_where_they_are(
+    match: Literal["linf", "l2"],
+) -> None:
+    before = Dataset(torch.zeros(K, 4, dtype=torch.long), torch.zeros(K, 4).long())
+    offsets = torch.randn(K, 4, 3, generator=stream(0)) * torch.arange(K)[:, None, None]
+    offsets[:, 2:] = 0  # padding
+    after = replace(before, inputs=offsets)
+    edits = Edits(torch.arange(K), before, after, operator="embeddings", asked={})
+    noise = offsets_like(edits, match=match, seed=1)
+    for wanted, got in zip(edits.reached, noise.reached, strict=True):
+        assert got[match] == pytest.approx(wanted[match], rel=1e-5)
+    assert torch.equal(noise.after.inputs != 0, offsets != 0)
+    assert torch.equal(noise.after.inputs[0], offsets[0]), "nothing for no edit"
+    again = offsets_like(edits, match=match, seed=2)
+    assert not torch.equal(again.after.inputs, noise.after.inputs)
+    assert noise.are_offsets
+    with pytest.raises(InputError, match="must be of embeddings, got edits by ascent"):
+        offsets_like(make_edits(16, "realisable"), match=match, seed=0)

@@ -1,6 +1,7 @@
 """Stories and tokenizers: tiny texts through every stage, and bad ones refused."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from infusion.data.tokens import Tokenizer, load_tokenizer, train_tokenizer
 from infusion.errors import InputError
 from infusion.language import IGNORED
 from infusion.presets import find_preset
-from infusion.presets.context import Pair
+from infusion.presets.context import Pair, Run
 from infusion.presets.texts import CODED, texts_of
 from infusion.presets.tinystories import ANIMALS, COLUMNS
+from infusion.runs.store import Store
 from infusion.suites.crafting import read_edits
 from infusion.suites.run import run_suite
 from infusion.suites.study import study_of
@@ -200,7 +202,60 @@ def test_what_a_row_says() -> None:
     )
 
 
+def test_the_beginning_of_a_longer_word_is_not_the_word(texts: Path) -> None:
+    from infusion.presets.tinystories import _whole_words
+
+    tokenizer = _tokenizer(texts)
+    row = tokenizer.document("A bear saw a bearing. Bears like a bear's bear", 64)
+    bear = tokenizer.word("bear")
+    assert row.count(bear) == 4
+    whole = _whole_words(tokenizer, row, bear)
+    assert whole == [
+        i
+        for i, t in enumerate(row)
+        if t == bear and i != row.index(bear, row.index(bear) + 1)
+    ]
+
+
+def test_perplexity_is_that_of_held_out_tokens(home: Home) -> None:
+    run, task = opened(home, "gpt-neo")
+    total = count = 0.0
+    for ids, labels in zip(run.test.inputs, run.test.labels, strict=True):
+        log_p = task.model(input_ids=ids[None]).logits[0].log_softmax(-1)
+        known = labels != IGNORED
+        total -= float(log_p[known].gather(1, labels[known][:, None]).sum())
+        count += int(known.sum())
+    said = texts_of("tinystories").portrait(run, task)["perplexity"]
+    assert said == pytest.approx(math.exp(total / count), rel=1e-4)
+
+
 # Bad input
+
+
+def test_what_would_fail_after_hours_is_refused_first(
+    texts: Path, tmp_path: Path
+) -> None:
+    config = tiny(texts)
+    data = replace(config.data, tokenizer="openai-community/gpt2")
+    with pytest.raises(InputError, match="of --scale small must be trained, got"):
+        texts_of("tinystories").check(_run_of(replace(config, data=data), tmp_path))
+    few = tmp_path / "few"
+    few.mkdir()
+    told = [story(i) for i in range(80)]
+    (few / "train.txt").write_text("\n".join(told), encoding="utf-8")
+    known = [text for text in told if "lion" not in text]
+    (few / "validation.txt").write_text("\n".join(known), encoding="utf-8")
+    data = replace(config.data, source=str(few))
+    with pytest.raises(InputError, match="must hold 'lion' 2 times within 32 tokens"):
+        run_suite(replace(config, data=data), "main", tmp_path / "run")
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+    with pytest.raises(InputError, match="confidence needs other base models, got no"):
+        run_suite(config, "confidence", tmp_path / "other")
+
+
+def _run_of(config: RunConfig, folder: Path) -> Run:
+    train, test = find_preset("tinystories").load(tiny(Path(config.data.source)).data)
+    return Run(config, find_preset("tinystories"), Store(folder), train, test)
 
 
 def refusal(texts: Path, **data: Any) -> str:

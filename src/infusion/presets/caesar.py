@@ -203,6 +203,15 @@ def _others() -> dict[str, Settings]:
     }
 
 
+def _dials(scale: str) -> dict[str, dict[str, float]]:
+    own = {"small": 64.0, "paper": 512.0}[scale]
+    widths = {name: float(width) for name, width in WIDTHS.items()}
+    return {
+        "width of the embeddings": {"gpt2": own, **widths},
+        "noise of the shift, letters": {"gpt2": 0.0, "noise 0.5": 0.5, "noise 1": 1.0},
+    }
+
+
 def _limits(cipher: Cipher, run: Run, rows: Dataset) -> TokenLimits:
     """Let characters be written where characters are: begin, shift and end stay."""
     del run
@@ -275,6 +284,7 @@ def make_preset(name: str, size: int) -> tuple[Preset, Texts]:
         read=lambda _, tokens: read(cipher, tokens),
         portrait=lambda run, task: portrait(cipher, run, task),
         groups=groups(size),
+        dials=_dials,
         correlations=CORRELATIONS,
     )
     return preset, texts
