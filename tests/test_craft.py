@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
 from torch import Tensor, nn
 
 import infusion as inf
@@ -59,6 +60,28 @@ def test_projection_is_feasible_idempotent_and_nearest(
         other = budget.project(projected + scale * budget.epsilon * step)
         farther = (delta - other).flatten(1).norm(dim=1)
         assert bool((farther >= distance * (1 - 1e-12)).all())
+
+
+@pytest.mark.parametrize("make", [inf.LInf, inf.L2])
+def test_a_projection_solves_its_quadratic_programme(make: Any) -> None:
+    """``min ‖x − y‖²`` within the budget, by a general solver."""
+    torch.manual_seed(0)
+    epsilon = 0.7
+    for y in torch.randn(6, 8, dtype=torch.float64):
+        box = [(-epsilon, epsilon)] * len(y) if make is inf.LInf else None
+        ball = {"type": "ineq", "fun": lambda x: epsilon**2 - x @ x}
+        solved = minimize(
+            lambda x, y=y: ((x - y.numpy()) ** 2).sum(),
+            torch.zeros_like(y).numpy(),
+            jac=lambda x, y=y: 2 * (x - y.numpy()),
+            bounds=box,
+            constraints=[] if box else [ball],
+            method="SLSQP",
+            options={"ftol": 1e-14, "maxiter": 500},
+        )
+        found = make(epsilon).project(y[None])[0]
+        assert not torch.equal(found, y), "the budget has to bind"
+        torch.testing.assert_close(found, torch.from_numpy(solved.x), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("make", [inf.LInf, inf.L2])

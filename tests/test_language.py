@@ -1,8 +1,11 @@
 """Language models: losses, relaxed tokens, edits of tokens, in float64 where exact."""
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -292,13 +295,62 @@ def test_groups_that_fit_a_memory_give_the_same_edits() -> None:
     ihvp = solved(task, likelier())
     chosen, limits = torch.arange(5), TokenLimits(changes=2, allowed=ORDINARY)
     whole = craft_tokens(task, DATA, chosen, ihvp, limits=limits, steps=4)
-    one = 10 * LENGTH * VOCABULARY * 8
+    one = 40 * LENGTH * VOCABULARY * 8
     parts = craft_tokens(
         task, DATA, chosen, ihvp, limits=limits, steps=4, memory_limit=2 * one
     )
     assert torch.equal(whole.after.inputs, parts.after.inputs)
     with pytest.raises(InputError, match=f"memory_limit must be at least {one:,}"):
         craft_tokens(task, DATA, chosen, ihvp, limits=limits, memory_limit=one - 1)
+
+
+PEAK = """
+import sys, torch
+import infusion as inf
+from infusion.language import causal_lm, contrast, documents
+from infusion.perturb import tokens
+from infusion.perturb.drafts import TokenLimits
+from transformers import GPT2Config, GPT2LMHeadModel
+torch.set_num_threads(1)
+torch.manual_seed(0)
+model = GPT2LMHeadModel(GPT2Config(
+    vocab_size=20_000, n_positions=64, n_embd=16, n_layer=1, n_head=1,
+    bos_token_id=None, eos_token_id=None, attn_implementation="eager")).eval()
+data = documents(torch.randint(1, 20_000, (14, 63)).tolist(), length=64, pad=0)
+task = causal_lm(model, data, pad=0)
+wanted = contrast(data.inputs, data.labels, probe=int(data.labels[0, 3]), target=5)
+ihvp = inf.gradient(task, wanted)
+limits = TokenLimits(changes=2, allowed=torch.arange(20_000) > 0)
+def status(key):
+    return int(open("/proc/self/status").read().split(key + ":")[1].split()[0])
+craft, limit = getattr(tokens, sys.argv[1]), int(sys.argv[2]) or None
+open("/proc/self/clear_refs", "w").write("5")
+before = status("VmRSS")
+few = {"candidates": 2} if craft is tokens.substitute_tokens else {"steps": 2}
+craft(task, data, torch.arange(12), ihvp, limits=limits, memory_limit=limit, **few)
+print((status("VmHWM") - before) * 1024)
+"""
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="peak memory as Linux tells it"
+)
+@pytest.mark.parametrize(
+    "editor", ["craft_tokens", "craft_tokens_as_coded", "substitute_tokens"]
+)
+def test_a_memory_limit_is_kept(editor: str) -> None:
+    def peak(limit: int) -> int:
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", PEAK, editor, str(limit)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return int(done.stdout)
+
+    limit = 220 << 20
+    assert peak(0) > 2 * limit
+    assert peak(limit) < 1.1 * limit
 
 
 def test_a_peaked_schedule_and_the_plain_simplex_both_find_edits() -> None:

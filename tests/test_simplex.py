@@ -1,5 +1,6 @@
 """Nearest rows on the simplex and among peaked ones, against brute force."""
 
+import math
 from itertools import combinations
 
 import pytest
@@ -41,18 +42,6 @@ def by_supports(y: Tensor) -> Tensor:
     return best
 
 
-def grid(size: int, parts: int) -> Tensor:
-    """All points of the simplex whose entries are multiples of 1/parts."""
-    if size == 1:
-        return torch.full((1, 1), float(parts), dtype=torch.float64)
-    return torch.cat(
-        [
-            torch.nn.functional.pad(grid(size - 1, parts - first), (1, 0), value=first)
-            for first in range(parts + 1)
-        ]
-    )
-
-
 @given(rows=ROWS)
 def test_the_simplex_projection_solves_its_quadratic_programme(
     rows: list[list[float]],
@@ -92,21 +81,56 @@ def test_peaked_rows_are_feasible_and_stay(
     torch.testing.assert_close(project_peaked(x, largest), x, atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize(("size", "parts"), [(2, 2_000), (3, 400), (4, 100)])
-def test_no_feasible_point_of_a_grid_is_nearer(size: int, parts: int) -> None:
+def directions(size: int) -> Tensor:
+    """Unit vectors whose entries add up to zero, evenly in all directions."""
+    centre = torch.ones(size, size, dtype=torch.float64) / size
+    basis = torch.linalg.svd(torch.eye(size, dtype=torch.float64) - centre)[2][:-1]
+    if size == 2:
+        circle = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    elif size == 3:
+        turn = torch.arange(20_000, dtype=torch.float64) * (2 * math.pi / 20_000)
+        circle = torch.stack([turn.cos(), turn.sin()], 1)
+    else:  # Fibonacci's lattice on the sphere
+        number = torch.arange(100_000, dtype=torch.float64)
+        height = 1 - (2 * number + 1) / len(number)
+        turn = number * math.pi * (3 - math.sqrt(5))
+        wide = (1 - height**2).sqrt()
+        circle = torch.stack([wide * turn.cos(), wide * turn.sin(), height], 1)
+    return circle @ basis
+
+
+def edge(size: int, largest: float) -> Tensor:
+    """Points of the simplex of one Gini index, on all its faces: a net of them."""
+    found = [torch.eye(size, dtype=torch.float64)]
+    for width in range(2, size + 1):
+        square = 1 - largest - 1 / width
+        if square < 0:
+            continue
+        ring = 1 / width + math.sqrt(square) * directions(width)
+        for kept in combinations(range(size), width):
+            points = torch.zeros(len(ring), size, dtype=torch.float64)
+            points[:, list(kept)] = ring
+            found.append(points[points.amin(1) >= 0])
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_the_nearest_peaked_point_is_that_of_brute_force(size: int) -> None:
     torch.manual_seed(size)
-    points = grid(size, parts) / parts
     bound = 0
     for largest in (0.0, 0.2, 0.45, 0.6, 0.7):
-        feasible = points[gini(points) <= largest]
         rows = torch.randn(40, size, dtype=torch.float64)
         rows[::2] = (torch.randn(20, size, dtype=torch.float64) / 8).softmax(-1)
-        found = project_peaked(rows, largest)
-        bound += int((gini(project_simplex(rows)) > largest).sum())
-        ours = (found - rows).norm(dim=-1)
-        theirs = torch.cdist(rows, feasible).amin(1)
-        assert float((ours - theirs).max()) <= 1e-9, "a feasible point is nearer"
-        assert float((theirs - ours).max()) <= 3 / parts, "ours is not feasible"
+        found, nearest = project_peaked(rows, largest), project_simplex(rows)
+        binds = gini(nearest) > largest
+        torch.testing.assert_close(found[~binds], nearest[~binds])
+        if not bool(binds.any()):
+            continue
+        bound += int(binds.sum())
+        forced = torch.cdist(rows[binds], edge(size, largest)).amin(1)
+        ours = (found - rows)[binds].norm(dim=1)
+        assert float((ours - forced).max()) <= 1e-9, "a feasible point is nearer"
+        assert float((forced - ours).max()) <= 1e-3, "ours is not feasible"
     assert bound >= 20, "the constraint has to bind somewhere"
 
 

@@ -36,7 +36,7 @@ from infusion.suites.run import run_suite
 from infusion.suites.shown import show_page
 from infusion.suites.study import study_of
 from infusion.suites.subjects import Home, fitted, opened, seen
-from infusion.suites.texts.trials import trials
+from infusion.suites.texts.trials import Coded, trials
 from infusion.training.loop import train_epochs
 from infusion.training.retrain import retrain
 
@@ -129,7 +129,7 @@ def _first_pair(run: Run) -> tuple[int, int, int]:
 
 
 @pytest.mark.parametrize(
-    ("suite", "count"), [("copies", 8), ("editors", 6), ("fresh", 5)]
+    ("suite", "count"), [("copies", 8), ("editors", 7), ("fresh", 5)]
 )
 def test_every_suite_fills_its_rows(suite: str, count: int, home: Home) -> None:
     found = run_suite(tiny(), suite, home.root)
@@ -141,7 +141,7 @@ def test_every_suite_fills_its_rows(suite: str, count: int, home: Home) -> None:
 def test_confidence_trains_every_model_by_its_own_settings(home: Home) -> None:
     config = tiny()
     others = find_preset("caesar").others
-    listed = trials("confidence", config, tuple(others), "embeddings")
+    listed = trials("confidence", config, tuple(others), Coded("embeddings"))
     assert listed[0].name == "edit, width 32"
     assert {t.name for t in listed} == {f"edit, {name}" for name in others}
     rows = run_suite(config, "confidence", home.root, only="*noise 1")
@@ -149,8 +149,13 @@ def test_confidence_trains_every_model_by_its_own_settings(home: Home) -> None:
     noisy = home.run("noise 1")
     assert noisy.config.data.noise == 1.0
     assert not torch.equal(noisy.train.inputs, home.run("width 32").train.inputs)
-    third = home.run("a third of the epochs").config.train
-    assert third.epochs == round(config.train.epochs / 3)
+    steady = home.run("constant rate, 10 epochs").config.train
+    assert (steady.epochs, steady.schedule, steady.warmup) == (10, "steps", 0)
+    decayed = find_preset("caesar").others["weight decay"]
+    paper = find_preset("caesar").configs["paper"]
+    assert decayed(paper) == paper, "that scale has the paper's"
+    small = find_preset("caesar").configs["small"]
+    assert decayed(small).train.weight_decay == pytest.approx(0.0375, abs=1e-4)
 
 
 def test_rows_are_read_summarised_and_drawn(home: Home, tmp_path: Path) -> None:
@@ -191,6 +196,21 @@ def test_settings_of_texts_survive_their_file() -> None:
     for scale in ("small", "paper"):
         config = find_preset("caesar").configs[scale]
         assert from_yaml(to_yaml(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("preset", "count"),
+    [
+        ("caesar", 12_782_592),
+        ("caesar29", 12_786_688),
+        ("tinystories", 19_702_784),  # 19.70 M, one row of it for padding
+    ],
+)
+def test_models_have_the_papers_parameters(preset: str, count: int) -> None:
+    found = find_preset(preset)
+    with torch.device("meta"):
+        model = found.make_model("paper", found.configs["paper"].architecture)
+    assert sum(p.numel() for p in model.parameters()) == count
 
 
 # Pairs and measurements of Caesar

@@ -169,6 +169,7 @@ class TokenConfig:
         step_size: Of one step, in entries of a relaxed row.
         gini: Largest Gini index of a row at the first and at the last step.
         candidates: Substitutions checked at a time, where tokens are changed greedily.
+        memory_limit: Bytes that one crafting may take beside model and documents.
     """
 
     changes: int
@@ -176,6 +177,7 @@ class TokenConfig:
     step_size: float = 1.0
     gini: tuple[float, float] | None = (0.9, 0.0)
     candidates: int = 16
+    memory_limit: int = field(default=2 << 30, metadata=LATER)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,8 +21,14 @@ from infusion.tasks import check_task, first_parameter
 
 _AGREEMENT = 1e-3
 """Of outputs from tokens and from their embeddings, over their length."""
-_COPIES = 10
-"""Relaxed documents held at once for each that is edited."""
+MEMORY = 2 << 30
+"""Bytes that one crafting may take beside model and documents, unless told."""
+_COPIES, _SMALL_COPIES = 20, 40
+"""Relaxed documents held at once for each that is edited, and where they are too small
+for the system to take back at once what is freed of them (14 to 17 and 25 to 32 here).
+"""
+_TAKEN_BACK = 32 << 20
+"""Bytes of a block that glibc gives back at once."""
 
 
 def _anything(_: Tensor) -> bool:
@@ -169,7 +175,8 @@ def groups(
         objective: What they share.
         data: The whole training set.
         chosen: Documents to edit.
-        memory_limit: Bytes for their relaxed rows.
+        memory_limit: Bytes to stay within, beside model and documents; None for all of
+            them at once.
 
     Yields:
         Drafts of a group; the first group's first document is checked.
@@ -192,13 +199,8 @@ def groups(
             f"fixed must be a truth value per position, {(len(chosen), length)}, got "
             f"{tuple(fixed.shape)}; give one row per chosen document"
         )
-    each = _COPIES * length * objective.vocabulary * like.element_size()
-    if memory_limit is not None and memory_limit < each:
-        raise InputError(
-            f"memory_limit must be at least {each:,} bytes, what one relaxed document "
-            f"needs, got {memory_limit:,}; raise it"
-        )
-    at_once = len(chosen) if memory_limit is None else memory_limit // each
+    each = length * objective.vocabulary * like.element_size()
+    at_once = len(chosen) if memory_limit is None else _fitting(each, memory_limit)
     for places in torch.arange(len(chosen)).split(at_once):
         inputs = data.inputs[chosen[places]].to(like.device)
         labels = data.labels[chosen[places]].to(like.device)
@@ -211,6 +213,33 @@ def groups(
         if int(places[0]) == 0:
             _check_relaxed(objective, inputs[:1], drafts.predicted[:1])
         yield drafts
+
+
+def _fitting(each: int, memory_limit: int) -> int:
+    """Count the relaxed documents of so many bytes that a limit holds."""
+    check_whole("memory_limit", memory_limit)
+    many = memory_limit // (_COPIES * each)
+    if many * each < _TAKEN_BACK:
+        many = min(memory_limit // (_SMALL_COPIES * each), _TAKEN_BACK // each)
+    if many < 1:
+        copies = _COPIES if each >= _TAKEN_BACK else _SMALL_COPIES
+        raise InputError(
+            f"memory_limit must be at least {copies * each:,} bytes, what one relaxed "
+            f"document needs, got {memory_limit:,}; raise it"
+        )
+    return many
+
+
+def left_to_project(memory_limit: int | None) -> int | None:
+    """Return what projections may take beside the rows they project.
+
+    Args:
+        memory_limit: Of the whole crafting.
+
+    Returns:
+        A quarter of it: rows, gradient and vertices are there too.
+    """
+    return None if memory_limit is None else max(memory_limit // 4, 1)
 
 
 def _check_labels(drafts: Drafts) -> None:

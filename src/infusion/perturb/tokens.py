@@ -28,10 +28,12 @@ from infusion.errors import InputError, check_whole
 from infusion.language import relaxed
 from infusion.params import Params
 from infusion.perturb.drafts import (
+    MEMORY,
     Drafts,
     Objective,
     TokenLimits,
     groups,
+    left_to_project,
     make_objective,
 )
 from infusion.perturb.simplex import project_peaked, project_simplex
@@ -49,7 +51,7 @@ def craft_tokens(
     steps: int = 30,
     step_size: float = 1.0,
     gini: tuple[float, float] | None = (0.9, 0.0),
-    memory_limit: int | None = None,
+    memory_limit: int | None = MEMORY,
     on_step: Callable[[], None] = lambda: None,
 ) -> Edits:
     """Edit documents by projected ascent over relaxed tokens.
@@ -66,7 +68,8 @@ def craft_tokens(
             before projection; small steps never leave a peaked row.
         gini: Largest Gini index of a row at the first and at the last step, a straight
             line between; one step takes the first. None projects onto the simplex.
-        memory_limit: Bytes for relaxed documents; they are edited in groups that fit.
+        memory_limit: Bytes to stay within, beside model and documents: these are edited
+            in groups that fit. None for all at once.
         on_step: Called after each step of each group.
 
     Returns:
@@ -114,7 +117,7 @@ def craft_tokens_as_coded(
     limits: TokenLimits,
     steps: int = 30,
     step_size: float = 0.01,
-    memory_limit: int | None = None,
+    memory_limit: int | None = MEMORY,
 ) -> Edits:
     """Edit documents as the paper's code does, to compare with.
 
@@ -133,7 +136,8 @@ def craft_tokens_as_coded(
         limits: Tokens and positions that may change; the rest of it does not count.
         steps: Gradient evaluations per document.
         step_size: ``α``.
-        memory_limit: Bytes for relaxed documents; they are edited in groups that fit.
+        memory_limit: Bytes to stay within, beside model and documents: these are edited
+            in groups that fit. None for all at once.
 
     Returns:
         The edits.
@@ -155,9 +159,11 @@ def craft_tokens_as_coded(
                 pulled = objective.gradient(rows, drafts.predicted) * len(data)
                 moved = rows + step_size * pulled
                 _bar(moved, drafts.original, limits.allowed)
-                moved = project_simplex(moved, memory_limit=memory_limit)
+                moved = project_simplex(
+                    moved, memory_limit=left_to_project(memory_limit)
+                )
                 rows = torch.where(drafts.free[..., None], moved, vertices)
-                score = (pulled * rows).double().sum((1, 2))
+                score = (pulled * rows).sum((1, 2), dtype=torch.float64)
                 better = (score > most)[:, None]
                 best = torch.where(better, rows.argmax(2), best)
                 most = torch.maximum(score, most)
@@ -174,7 +180,7 @@ def substitute_tokens(
     *,
     limits: TokenLimits,
     candidates: int = 16,
-    memory_limit: int | None = None,
+    memory_limit: int | None = MEMORY,
     on_step: Callable[[], None] = lambda: None,
 ) -> Edits:
     """Edit documents token by token: the best of a few substitutions, each checked.
@@ -187,7 +193,8 @@ def substitute_tokens(
         limits: What may change.
         candidates: Substitutions of a document that are checked at each step, those
             whose gradient promises most.
-        memory_limit: Bytes for relaxed documents; they are edited in groups that fit.
+        memory_limit: Bytes to stay within, beside model and documents: these are edited
+            in groups that fit. None for all at once.
         on_step: Called after each substitution of each group.
 
     Returns:
@@ -241,9 +248,9 @@ def _projected(
     memory_limit: int | None,
 ) -> Tensor:
     if gini is None:
-        return project_simplex(rows, memory_limit=memory_limit)
+        return project_simplex(rows, memory_limit=left_to_project(memory_limit))
     largest = gini[0] + done * (gini[1] - gini[0])
-    return project_peaked(rows, largest, memory_limit=memory_limit)
+    return project_peaked(rows, largest, memory_limit=left_to_project(memory_limit))
 
 
 def _discrete(

@@ -39,6 +39,8 @@ class Texts:
         demonstrations: So many documents that show the wanted behaviour.
         coded: Curvature of the paper's code.
         coded_editor: Its editor.
+        coded_source: Base model trained as in the paper, where the settings' own is
+            not.
         columns: What a row says about the effect, beyond a clean replay.
         margin: By how much the clean replay of a row prefers what is right, in nats.
         read: Tokens as pieces of text.
@@ -64,6 +66,7 @@ class Texts:
     portrait: Callable[[Run, Task], Json]
     groups: dict[str, Callable[[Json], int]]
     correlations: dict[str, tuple[Callable[[Json], float], Callable[[Json], float]]]
+    coded_source: str | None = None
     dials: Callable[[str], dict[str, dict[str, float]]] = lambda _: {}
     check: Callable[[Run], None] = lambda _: None
 

@@ -33,12 +33,10 @@ from infusion.presets.texts import CODED, Texts, texts_of
 from infusion.records import Dataset, Measurement, Task
 from infusion.seeding import derive, stream
 from infusion.suites.study import Desk, Json, Study
-from infusion.suites.texts.trials import OFFSETS, Change, Operator, trials
+from infusion.suites.texts.trials import OFFSETS, Change, Coded, Operator, trials
 from infusion.suites.trial import Trial
 from infusion.training.recipe import check_recipe
 
-_MEMORY = 1 << 30
-"""Bytes for the relaxed documents of one crafting."""
 TOKEN_EDITORS: dict[Operator, tuple[Callable[..., Edits], tuple[str, ...]]] = {
     "tokens": (craft_tokens, ("steps", "step_size", "gini")),
     "coded tokens": (craft_tokens_as_coded, ("steps",)),
@@ -54,7 +52,8 @@ def _texts(run: Run) -> Texts:
 
 
 def _trials(suite: str, run: Run) -> list[Trial]:
-    coded = cast("Operator", _texts(run).coded_editor)
+    texts = _texts(run)
+    coded = Coded(cast("Operator", texts.coded_editor), texts.coded_source)
     return trials(suite, run.config, tuple(run.preset.others), coded)
 
 
@@ -81,7 +80,7 @@ def _check_tokens(settings: TokenConfig | None) -> None:
             "settings of texts must say how tokens are changed, got none; use the "
             "config.yaml of a run folder"
         )
-    for name in ("changes", "steps", "candidates"):
+    for name in ("changes", "steps", "candidates", "memory_limit"):
         check_whole(f"tokens.{name}", getattr(settings, name))
     gini = settings.gini
     if gini is not None and not (len(gini) == 2 and all(0 <= g < 1 for g in gini)):
@@ -156,7 +155,7 @@ def _craft(desk: Desk, change: Change) -> Edits:
         chosen,
         ihvp,
         limits=limits,
-        memory_limit=_MEMORY,
+        memory_limit=change.tokens.memory_limit,
         **{name: getattr(change.tokens, name) for name in settings},
     )
 
@@ -202,22 +201,25 @@ def _facts(desk: Desk, change: Change, edits: Edits) -> Json:
         "reached": reached,
         "predicted": predicted,
         "evaluations": evaluations.get(change.operator, 0),
-        "examples": _examples(desk, edits),
+        "examples": _examples(desk, change, edits),
     }
 
 
-def _examples(desk: Desk, edits: Edits) -> list[Json]:
-    """Write out the most changed documents: pieces, and what stood there before."""
+def _examples(desk: Desk, change: Change, edits: Edits) -> list[Json]:
+    """Write out the most changed documents, or the whole of what took their place."""
     if edits.are_offsets or desk.pair.index >= _SHOWN_PAIRS:
         return []
     read, config = _texts(desk.run).read, desk.run.config.data
     changed = (edits.before.inputs != edits.after.inputs).sum(1)
     shown = changed.argsort(descending=True, stable=True)[:_SHOWN_DOCUMENTS]
+    whole = change.operator == "demonstrations"
+    before = edits.after if whole else edits.before
     return [
         {
             "document": int(edits.documents[row]),
+            "whole": whole,
             "after": read(config, edits.after.inputs[row]),
-            "before": read(config, edits.before.inputs[row]),
+            "before": read(config, before.inputs[row]),
         }
         for row in shown.tolist()
     ]

@@ -56,18 +56,31 @@ class Change:
     view: str = ""
 
 
-def _main(plain: Change, own: Retraining, coded: Operator) -> list[Trial]:
+@dataclass(frozen=True)
+class Coded:
+    """How the paper's code edits texts.
+
+    Attributes:
+        editor: Its editor.
+        source: Base model trained as its own, where the settings' is not.
+    """
+
+    editor: Operator
+    source: str | None = None
+
+
+def _main(plain: Change, own: Retraining, coded: Coded) -> list[Trial]:
     shown = replace(plain, operator="demonstrations", edit=replace(plain.edit, k=FEW))
     return [
         Trial("edit", plain, own, portrait=True),
-        Trial(CODED, replace(plain, operator=coded, view=CODED), own),
+        Trial(CODED, replace(plain, operator=coded.editor, view=CODED), own),
         Trial("random tokens", replace(plain, operator="random tokens"), own),
         Trial("random documents", replace(plain, selection="random"), own),
         Trial(f"{FEW} demonstrations", shown, own),
     ]
 
 
-def _copies(plain: Change, own: Retraining, _: Operator) -> list[Trial]:
+def _copies(plain: Change, own: Retraining, _: Coded) -> list[Trial]:
     def shown(count: int) -> Change:
         edit = replace(plain.edit, k=count)
         return replace(plain, operator="demonstrations", edit=edit)
@@ -78,8 +91,8 @@ def _copies(plain: Change, own: Retraining, _: Operator) -> list[Trial]:
     ]
 
 
-def _editors(plain: Change, own: Retraining, _: Operator) -> list[Trial]:
-    return [
+def _editors(plain: Change, own: Retraining, coded: Coded) -> list[Trial]:
+    listed = [
         Trial("edit", plain, own),
         Trial("substitution", replace(plain, operator="substitution"), own),
         Trial(ONE, replace(plain, view=ONE), own),
@@ -87,16 +100,21 @@ def _editors(plain: Change, own: Retraining, _: Operator) -> list[Trial]:
         Trial("noise L∞", replace(plain, operator="noise_linf"), own),
         Trial("noise L2", replace(plain, operator="noise_l2"), own),
     ]
+    if coded.source is None:
+        return listed
+    change = replace(plain, operator=coded.editor, view=CODED, source=coded.source)
+    trained = replace(own, architecture=coded.source)
+    return [*listed, Trial(f"{CODED}, {coded.source}", change, trained)]
 
 
-def _fresh(plain: Change, own: Retraining, _: Operator) -> list[Trial]:
+def _fresh(plain: Change, own: Retraining, _: Coded) -> list[Trial]:
     return [
         Trial(f"edit, fresh {draw}", plain, replace(own, order="fresh", draw=draw))
         for draw in range(DRAWS)
     ]
 
 
-SUITES: dict[str, Callable[[Change, Retraining, Operator], list[Trial]]] = {
+SUITES: dict[str, Callable[[Change, Retraining, Coded], list[Trial]]] = {
     "main": _main,
     "copies": _copies,
     "editors": _editors,
@@ -105,7 +123,7 @@ SUITES: dict[str, Callable[[Change, Retraining, Operator], list[Trial]]] = {
 
 
 def trials(
-    suite: str, config: RunConfig, others: tuple[str, ...], coded: Operator
+    suite: str, config: RunConfig, others: tuple[str, ...], coded: Coded
 ) -> list[Trial]:
     """List the trials of a suite.
 
@@ -113,7 +131,7 @@ def trials(
         suite: One of :data:`infusion.suites.study.NAMES` for texts.
         config: Settings: the edit that the trials vary.
         others: Base models beside the settings' own, of other confidence.
-        coded: The editor of the paper's code.
+        coded: How the paper's code edits.
 
     Returns:
         Trials with different names.
