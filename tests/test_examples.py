@@ -124,6 +124,19 @@ def test_gpt2_with_lora_agrees_with_a_loop(
 
 
 @IGNORED
+def test_gpt2_is_steered_by_words_of_other_sentences(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_example("gpt2_tokens", monkeypatch)
+    *edits, clean, edited = capsys.readouterr().out.splitlines()
+    for line in edits:
+        before, after = (side.split() for side in line.split(" → "))
+        assert sum(a != b for a, b in zip(before, after, strict=True)) <= 1
+        assert "anna lives in oslo" not in line
+    assert float(edited.split()[-1]) > float(clean.split()[-1]) + 1
+
+
+@IGNORED
 @pytest.mark.parametrize("name", ["own_model", "gpt2_lora"])
 def test_examples_can_be_attributed_by_the_command(
     name: str, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch

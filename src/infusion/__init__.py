@@ -33,8 +33,10 @@ if TYPE_CHECKING:
     from infusion.curvature.storage import load_curvature, save_curvature
     from infusion.data.edits import Edits
     from infusion.errors import InfusionError
+    from infusion.language import causal_lm, contrast, documents, log_completion
     from infusion.measure import holding, log_prob
     from infusion.perturb.budget import L2, LInf
+    from infusion.perturb.drafts import TokenLimits
     from infusion.perturb.gradient import influence_gradient, perturbation_gradient
     from infusion.perturb.pixels import (
         ascend,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
         craft_together,
         predicted_effect,
     )
+    from infusion.perturb.tokens import craft_tokens, substitute_tokens
     from infusion.questions import Question
     from infusion.records import Batch, Dataset, Task
     from infusion.replay.gradient import replay_gradient
@@ -67,6 +70,10 @@ _HOMES = {
     "InfusionError": "errors",
     "gradient": "attribution.influence",
     "influence": "attribution.influence",
+    "causal_lm": "language",
+    "contrast": "language",
+    "documents": "language",
+    "log_completion": "language",
     "holding": "measure",
     "log_prob": "measure",
     "L2": "perturb.budget",
@@ -77,6 +84,9 @@ _HOMES = {
     "craft_together": "perturb.pixels",
     "influence_gradient": "perturb.gradient",
     "predicted_effect": "perturb.pixels",
+    "TokenLimits": "perturb.drafts",
+    "craft_tokens": "perturb.tokens",
+    "substitute_tokens": "perturb.tokens",
     "Question": "questions",
     "Batch": "records",
     "Dataset": "records",
@@ -99,11 +109,16 @@ __all__ = [
     "LInf",
     "Question",
     "Task",
+    "TokenLimits",
     "TrainConfig",
     "ascend",
+    "causal_lm",
     "classification",
+    "contrast",
     "craft",
     "craft_together",
+    "craft_tokens",
+    "documents",
     "fit_curvature",
     "fit_dense",
     "fit_ekfac",
@@ -116,6 +131,7 @@ __all__ = [
     "influence_gradient",
     "influences",
     "load_curvature",
+    "log_completion",
     "log_prob",
     "perturbation_gradient",
     "predicted_effect",
@@ -126,6 +142,7 @@ __all__ = [
     "select",
     "self_influence",
     "solve_cg",
+    "substitute_tokens",
     "train",
 ]
 
