@@ -148,12 +148,17 @@ def _logits(model: nn.Module, batch: Batch) -> Float[Tensor, "b t v"]:
 def _token_losses(
     logits: Float[Tensor, "b t v"], batch: Batch, *, scale: float
 ) -> Float[Tensor, " b"]:
-    """Sum cross-entropies over positions, then scale them."""
-    labels = batch.labels
+    """Sum cross-entropies over positions, then scale them.
+
+    As ``logsumexp(z) − z_label``: its tangent needs no tangent of every log probability.
+    """
+    labels, normaliser = batch.labels, logits.logsumexp(-1)
     if labels.is_floating_point():
-        return -(labels * logits.log_softmax(-1)).sum((1, 2)) * scale
-    each = F.cross_entropy(logits.mT, labels, reduction="none", ignore_index=IGNORED)
-    return each.sum(1) * scale
+        known = labels.sum(-1)
+        return ((known * normaliser).sum(1) - (labels * logits).sum((1, 2))) * scale
+    known = labels != IGNORED
+    picked = logits.gather(-1, labels.where(known, 0)[..., None])[..., 0]
+    return ((normaliser - picked) * known).sum(1) * scale
 
 
 def relaxed(inputs: Int[Tensor, "b t"], like: Tensor, vocabulary: int) -> Tensor:

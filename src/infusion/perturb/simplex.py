@@ -4,7 +4,7 @@ A relaxed token is a row ``x`` with ``x ≥ 0`` and ``Σ x = 1``; a token is a v
 far a row is from one is its Gini index ``1 − Σ x²``. Rows of index at most ``g`` are
 those of the simplex outside an open ball around its centre, which is no convex set.
 
-Sources: Michelot (1986) for the simplex; Geisler et al. (2024), arXiv 2402.09154, for
+Sources: Held et al. (1974) and Michelot (1986) for the simplex; Geisler et al. (2024), arXiv 2402.09154, for
 the second set, whose nearest point they approach in steps and which is exact here.
 """
 
@@ -19,6 +19,8 @@ from infusion.errors import InputError, check_whole
 
 _COPIES = 6
 """Rows of floats that a projection holds beside its input and its result."""
+_FEW = 512
+"""Entries of a row among which the support is looked for first."""
 _TIE = 1e-12
 """Distance put between equal entries of a row, so that one of them comes first."""
 
@@ -28,9 +30,10 @@ def project_simplex(
 ) -> Float[Tensor, "*b v"]:
     """Return the nearest point of the probability simplex to each row.
 
-    ``max(0, y − μ)`` with the ``μ`` at which it adds up to one. Newton's method raises
-    ``μ`` from a lower bound and ends exactly: each step is the solution for the
-    entries still above it.
+    ``max(0, y − μ)`` with the ``μ`` at which it adds up to one: by sorting the largest
+    few entries, and where more stay above ``μ`` by Newton's method, which raises it from
+    a lower bound and ends exactly: each step is the solution for the entries still
+    above it.
 
     Args:
         rows: Any finite values.
@@ -117,7 +120,22 @@ def _in_parts(
 
 
 def _onto_simplex(rows: Float[Tensor, "b v"]) -> Float[Tensor, "b v"]:
+    """Project by the largest few entries, and by all where the support is larger."""
     rows = rows - rows.amax(1, keepdim=True)  # the same nearest point, no large numbers
+    few = min(_FEW, rows.shape[1])
+    top = rows.topk(few, dim=1).values.double()
+    number = torch.arange(1, few + 1, dtype=torch.float64, device=rows.device)
+    levels = (top.cumsum(1) - 1) / number
+    size = (top > levels).sum(1, keepdim=True)  # of the support, if it is among them
+    level = levels.gather(1, size - 1).to(rows)
+    result = (rows - level).clamp_min_(0)
+    larger = (size[:, 0] == few) & (few < rows.shape[1])
+    if bool(larger.any()):
+        result[larger] = _by_newton(rows[larger])
+    return result
+
+
+def _by_newton(rows: Float[Tensor, "b v"]) -> Float[Tensor, "b v"]:
     level = torch.full_like(rows[:, :1], -1.0)  # no entry exceeds 1
     above = (rows - level).clamp_min_(0)
     count = above.count_nonzero(1)
