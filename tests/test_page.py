@@ -26,7 +26,9 @@ from infusion.report.page import report
 from infusion.report.pictures import magnification, png_uri, values
 from infusion.report.tables import effects_rows, effects_table, interval
 from infusion.runs.store import Store, json_bytes
+from infusion.suites.shown import show_page
 
+from . import cipher_rows
 from .browser import Chromium, Page, Visit, number_faults, read
 
 CHROMIUM = shutil.which("chromium")
@@ -387,6 +389,38 @@ def test_page_opens_in_a_browser_without_fault(
     assert faults(visit, root) == []
     assert len(visit.pictures) == len(Page(path).pictures)
     assert len(visit.numbers) == len(Page(path).numbers) > 0
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [400, 1_200])
+def test_page_of_suites_opens_in_a_browser_without_fault(
+    width: int, browser: Chromium, tmp_path: Path
+) -> None:
+    line = [0.0, *(1 + place / 26 for place in range(25))]
+    matrix = [cipher_rows.turned(probe, 26, line) for probe in range(26)]
+    after = [[*each[:7], each[7] - 0.5, *each[8:]] for each in matrix]
+    shares = {name: [0.5, 0.3, 0.2] for name in ("shifts", "letters", "head")}
+    rows = [cipher_rows.row(probe, 7, matrix[probe], {7: -0.5}) for probe in range(3)]
+    rows[0]["portrait"] = {
+        "before": {"matrix": matrix, "spectra": shares},
+        "clean": {"matrix": matrix, "spectra": shares},
+        "after": {"matrix": after, "spectra": shares},
+    }
+    told = ["⟨0⟩", "\n", "a", "<b>", "c" * 200]
+    other = [*told[:2], "&", *told[3:]]
+    rows[0]["examples"] = [
+        {"document": 5, "whole": whole, "after": told, "before": before}
+        for whole, before in ((False, other), (True, told))
+    ]
+    show_page(cipher_rows.written(tmp_path, *rows), as_json=False)
+    visit = browser.visit(tmp_path / "suites.html", width=width)
+    assert visit.errors == visit.requests == []
+    assert visit.overflow <= 0
+    text = (tmp_path / "suites.html").read_text("utf-8")
+    assert "&lt;b&gt;" in text
+    assert "<del>&amp;</del><ins>a</ins>" in text
+    assert "what stands in its place" in text
+    assert "factor shared by difference and alphabet" in text
 
 
 @needs_chromium

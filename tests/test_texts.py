@@ -1,5 +1,6 @@
 """Presets and suites of texts, tiny: every stage runs, every number has its meaning."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -40,6 +41,9 @@ from infusion.suites.texts.trials import Coded, trials
 from infusion.training.loop import train_epochs
 from infusion.training.retrain import retrain
 
+from .test_cli import Call, call
+
+call = call  # a fixture of the command
 # transformers 5.24 reads an attribute that it deprecates itself.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 CIPHER, ASKED = Cipher(26), 3
@@ -355,6 +359,44 @@ def test_held_out_documents_are_not_trained_on() -> None:
     assert not seen & {tuple(each) for each in test}
     read_on = set(draw_texts(CIPHER, config, READ_ON, ASKED))
     assert not read_on & {text.removeprefix("C: ") for _, text in train}
+
+
+def test_the_command_shows_a_suite_of_texts(
+    home: Home, call: Call, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = home.root / "config.yaml"
+    words = ["run", "--config", config, "--suite", "main", "--pairs", "1"]
+    assert call(*words, "--out", home.root, "--json") == 0
+    printed = capfd.readouterr()
+    said = json.loads(printed.out)
+    assert (said["suite"], said["rows"]) == ("main", 5)
+    assert "targeting" in printed.err
+    assert "not realisable" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["caesar", "--data", "."], "Caesar's texts are generated, got --data"),
+        (["caesar29", "--suite", "transfer"], "--suite must be one of main, copies"),
+        (["caesar", "--suite", "main", "--probe", "3"], "a suite draws its own pairs"),
+        (["tinystories", "--data", "."], "a folder of texts must hold train"),
+        (["tinystories", "--data", "./nowhere"], "must name a folder or a hub dataset"),
+    ],
+)
+def test_the_command_refuses_in_one_line(
+    words: list[str],
+    message: str,
+    call: Call,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call("run", *words, "--out", "run") == 2
+    said = capfd.readouterr().err.strip()
+    assert message in said
+    assert len(said.splitlines()) == 1
 
 
 def test_settings_that_would_fail_after_hours_are_refused(tmp_path: Path) -> None:
