@@ -1,5 +1,6 @@
 """Language models: losses, relaxed tokens, edits of tokens, in float64 where exact."""
 
+import itertools
 import math
 import subprocess
 import sys
@@ -302,6 +303,54 @@ def test_groups_that_fit_a_memory_give_the_same_edits() -> None:
     assert torch.equal(whole.after.inputs, parts.after.inputs)
     with pytest.raises(InputError, match=f"memory_limit must be at least {one:,}"):
         craft_tokens(task, DATA, chosen, ihvp, limits=limits, memory_limit=one - 1)
+
+
+def effects_of(
+    task: inf.Task, ihvp: dict[str, Tensor], inputs: Tensor, documents: Tensor
+) -> Tensor:
+    """What each changed document adds to the predicted measurement."""
+    labels = inputs.roll(-1, 1).masked_fill(DATA.labels[documents] == IGNORED, IGNORED)
+    params = {name: task.model.get_parameter(name).detach() for name in ihvp}
+    with torch.no_grad():
+        moved = directional_losses(task, params, ihvp, Batch(inputs, labels))
+    return -moved / len(DATA)
+
+
+def test_one_substitution_is_the_best_there_is() -> None:
+    """Against every token at every position, where all of them are candidates."""
+    task = make("gpt2")
+    ihvp, chosen = solved(task, likelier()), torch.arange(4)
+    limits = TokenLimits(changes=1, allowed=ORDINARY)
+    many = LENGTH * VOCABULARY
+    edits = substitute_tokens(task, DATA, chosen, ihvp, limits=limits, candidates=many)
+    found = effects_of(task, ihvp, edits.after.inputs, chosen)
+    for document in chosen.tolist():
+        ids, labels = DATA.inputs[document], DATA.labels[document]
+        candidates = [ids]
+        for place in holds_text(labels[None])[0].nonzero()[:, 0].tolist():
+            for token in ORDINARY.nonzero()[:, 0].tolist():
+                changed = ids.clone()
+                changed[place] = token
+                candidates.append(changed)
+        same = torch.full((len(candidates),), document)
+        best = effects_of(task, ihvp, torch.stack(candidates), same).max()
+        assert float(found[document]) == pytest.approx(float(best), rel=1e-9)
+
+
+def test_the_best_document_on_the_way_is_kept() -> None:
+    """More steps of one ascent never do less, document by document."""
+    task = make("gpt-neo")
+    ihvp, chosen = solved(task, likelier()), torch.arange(8)
+    limits = TokenLimits(changes=3, allowed=ORDINARY)
+    effects = [effects_of(task, ihvp, DATA.inputs, chosen)]
+    for steps in (1, 2, 4, 8, 16):
+        edits = craft_tokens(
+            task, DATA, chosen, ihvp, limits=limits, steps=steps, gini=None
+        )
+        effects.append(effects_of(task, ihvp, edits.after.inputs, chosen))
+    for before, after in itertools.pairwise(effects):
+        assert bool((after >= before - 1e-12).all())
+    assert bool((effects[-1] > effects[1] + 1e-9).any())
 
 
 PEAK = """

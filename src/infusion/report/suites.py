@@ -174,7 +174,8 @@ def suite_figures(suite: Json) -> dict[str, tuple[str, str]]:
         if curve["points"]:
             measured = curve.get("measured", long)
             shown = curve.get("measured", f"Mean {name}")
-            caption = f"{shown} against {curve['along']}, 95 % intervals where known."
+            caption = f"{shown} against {curve['along']}"
+            caption += "." if "measured" in curve else ", 95 % intervals."
             drawing = figures.curve(curve, measured=measured)
             drawn[_numbered("curve", number)] = (drawing, caption)
     if suite["suite"] == "main":
