@@ -162,6 +162,22 @@ def _mean_of(values: list[float]) -> str:
     )
 
 
+def tokens() -> str:
+    """Return what stages of language models cost, as ratios within one run."""
+    run = read("tokens.json")
+    rows = {name: row["ratio"] for name, row in run["rows"].items()}
+    said = {
+        name: f"{ratio:.2f}" if ratio >= 0.1 else f"1 / {1 / ratio:,.0f}"
+        for name, ratio in rows.items()
+    }
+    about = (
+        f"{run['model']}, {run['documents']} documents of {run['length']} tokens, "
+        f"vocabulary {run['vocabulary']:,}, {run['threads']} thread."
+    )
+    lines = [[name, each] for name, each in said.items()]
+    return "\n".join([about, "", *markdown(["", "ratio"], lines)])
+
+
 def pairs() -> str:
     """Return what one pair costs, one at a time and several together."""
     lines, said, modes = [], [], ("one at a time", "together")

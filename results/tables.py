@@ -7,7 +7,7 @@
 ``fidelity-*.json`` and ``flips-*.json`` those of ``infusion fidelity``,
 ``PRESET-SCALE/SUITE.jsonl`` are rows of ``infusion run --suite``,
 ``bench.json`` is that of ``infusion bench``; ``ratios.json``, ``pairs.json``,
-``replay.json`` and ``demo.json`` are what ``benchmarks/`` wrote.
+``replay.json``, ``tokens.json`` and ``demo.json`` are what ``benchmarks/`` wrote.
 """
 
 import re
@@ -17,7 +17,7 @@ from functools import cache
 from itertools import chain
 from typing import Any
 
-from costs import bench, demo, pairs, ratios, replay
+from costs import bench, demo, pairs, ratios, replay, tokens
 from layout import HERE, markdown, read
 
 from infusion.report.claims import claim_cells
@@ -193,6 +193,7 @@ SECTIONS = {
     "suites": suites,
     "replay": replay,
     "pairs": pairs,
+    "tokens": tokens,
 }
 
 
