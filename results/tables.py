@@ -133,8 +133,10 @@ def shown_first() -> str:
             continue
         headings, found = suite_rows(suite["effects"])
         width = headings.index("ρ") + 1
-        headings = headings[:width]
-        rows.update((tuple(row[:width]), None) for row in found)
+        headings = [headings[0], *headings[2:width]]
+        rows.update(
+            ((f"{row[0]}, {row[1]} pairs", *row[2:width]), None) for row in found
+        )
     return "\n".join(markdown(headings, [list(row) for row in rows]))
 
 

@@ -107,7 +107,7 @@ def test_gradients_that_change_with_the_batch_are_found(pictures: Dataset) -> No
 
     diagnosis = diagnose(inf.classification(Model()), pictures)
     assert_outcome(diagnosis, "D006", "warning", "at a: use the math or eager")
-    assert_outcome(diagnosis, "D007", "warning", "influences needs none")
+    assert_outcome(diagnosis, "D007", "warning", "or use influences")
     one = diagnose(inf.classification(Model()), pictures.take(torch.tensor([0])))
     assert_outcome(one, "D006", "not applicable", "only one document")
 

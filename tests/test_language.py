@@ -305,6 +305,41 @@ def test_groups_that_fit_a_memory_give_the_same_edits() -> None:
         craft_tokens(task, DATA, chosen, ihvp, limits=limits, memory_limit=one - 1)
 
 
+def test_a_token_that_is_ruled_out_leaves_ignored_positions_alone() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = gpt2()
+
+        def get_input_embeddings(self) -> nn.Module:
+            return self.inner.get_input_embeddings()
+
+        def forward(self, input_ids: Any = None, inputs_embeds: Any = None) -> Any:
+            out = self.inner(input_ids=input_ids, inputs_embeds=inputs_embeds)
+            out.logits[..., 0] = -math.inf
+            return out
+
+    task = causal_lm(init_model(Masked, 0).double().eval(), DATA, pad=PAD)
+    batch = Batch(DATA.inputs, DATA.labels)
+    logits = task.outputs(task.model, batch)
+    expected = F.cross_entropy(
+        logits.mT, DATA.labels, reduction="none", ignore_index=IGNORED
+    ).sum(1)
+    torch.testing.assert_close(task.loss(logits, batch), expected * task.scale)
+
+
+def test_losses_of_half_precision_are_as_good_as_their_logits() -> None:
+    """Confident predictions, whose losses are far below the dtype's steps."""
+    task = causal_lm(gpt2(), DATA, pad=PAD)
+    logits = 8 * F.one_hot(DATA.labels.clamp_min(0), VOCABULARY).bfloat16()
+    batch = Batch(DATA.inputs, DATA.labels)
+    exact = task.loss(logits.double(), batch)
+    torch.testing.assert_close(
+        task.loss(logits, batch).double(), exact, rtol=0.5, atol=0
+    )
+    assert float(exact.max()) < 0.1, "below the steps of its dtype at 8"
+
+
 def effects_of(
     task: inf.Task, ihvp: dict[str, Tensor], inputs: Tensor, documents: Tensor
 ) -> Tensor:

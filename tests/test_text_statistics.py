@@ -52,6 +52,8 @@ def test_sizes_and_tests_are_over_probes() -> None:
 def test_few_probes_and_equal_effects_have_no_size() -> None:
     found = statistics(pairs(count=1, steps=(1, 2)), TEXTS)
     assert (found["cohens_d"]["low"], found["wilcoxon_p"]) == (None, None)
+    two = [row(p, p + 1, [2.0] * 26, {p + 1: -p - 1.0}) for p in range(2)]
+    assert statistics(two, TEXTS)["cohens_d"]["low"] is None, "half the draws have none"
     same = [row(p, p + 1, [2.0] * 26, {p + 1: -1.0}) for p in range(8)]
     found = statistics(same, TEXTS)
     assert found["cohens_d"] == {"mean": None, "low": None, "high": None}
@@ -74,7 +76,7 @@ def test_groups_and_relations() -> None:
     assert found["correlations"][name] == pytest.approx(expected)
     assert ["difference", "13", "8"] in [line[:3] for line in group_rows(found)]
     said = statistics_said(found)
-    assert "24 pairs of 8 probes" in said
+    assert "24 pairs of 8 probes, as drawn" in said
     assert f"{name} r = {expected:.2f}" in said
     assert "right on 90.0% of held-out documents" in said
 

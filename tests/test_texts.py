@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from infusion.configs import RunConfig, TokenConfig
-from infusion.data.caesar import PAD, Cipher
+from infusion.data.caesar import PAD, Cipher, corpus
 from infusion.errors import InputError
 from infusion.language import IGNORED
 from infusion.params import params_sha256
@@ -27,7 +27,8 @@ from infusion.perturb.embeddings import (
 from infusion.presets import caesar, caesar_readings, find_preset
 from infusion.presets.caesar_readings import COLUMNS, PROBES, READ_ON, draw_texts
 from infusion.presets.context import Pair, Run
-from infusion.presets.texts import CODED, texts_of
+from infusion.presets.infuse import curvature_file
+from infusion.presets.texts import CODED, ONE, texts_of
 from infusion.report.suites import pieces
 from infusion.runs.config_files import from_yaml, to_yaml
 from infusion.suites.collected import collect
@@ -246,17 +247,17 @@ def test_a_measurement_is_of_ciphertexts_alone_but_as_coded(home: Home) -> None:
     run, task = opened(home, "width 32")
     pair = Pair(0, *_first_pair(run))
     texts = texts_of("caesar")
-    for view in ("", CODED):
+    for view, count in (("", PROBES), (ONE, 1), (CODED, PROBES)):
         value = float(
             texts.measurement(seen(home, "width 32", view), task, pair)(task.model)
         )
-        data = _prompts(run, pair)
+        data = {name: each[:count] for name, each in _prompts(run, pair).items()}
         logits = task.model(input_ids=data["inputs"]).logits.log_softmax(-1)
         total = count = 0.0
         for row, start in enumerate(data["starts"]):
             ids = data["inputs"][row]
             length = int((ids != PAD).sum())
-            first = start if view == "" else 1
+            first = 1 if view == CODED else start
             for place in range(first, length):
                 total += float(logits[row, place - 1, ids[place]])
                 count += 1
@@ -331,7 +332,7 @@ def test_what_a_row_says_is_the_papers_arithmetic() -> None:
             "Δ CE other": 1.0,
             "Δ CE correct": 0.5,
             "margin shift": 1.5,
-            "prefers": 1.0,
+            "Δ prefers": 1.0,
             "Δ f": 0.75,
         }
     )
@@ -347,18 +348,21 @@ def test_no_text_that_effects_are_read_on_has_another_role(home: Home) -> None:
         assert not read & set(drawn)
 
 
-def test_held_out_documents_are_not_trained_on() -> None:
-    config = replace(find_preset("caesar").configs["small"].data, train=3_000)
+def test_held_out_documents_are_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caesar, "ASKED", 16)
+    config = find_preset("caesar").configs["small"].data
     train, test = (
-        [CIPHER.decode(row).split("\n")[:2] for row in data.inputs.tolist()]
+        {tuple(CIPHER.decode(row).split("\n")[:2]) for row in data.inputs.tolist()}
         for data in find_preset("caesar").load(config)
     )
-    seen = {tuple(each) for each in train}
-    assert len(train) == 3_000
-    assert len(test) == 500
-    assert not seen & {tuple(each) for each in test}
-    read_on = set(draw_texts(CIPHER, config, READ_ON, ASKED))
-    assert not read_on & {text.removeprefix("C: ") for _, text in train}
+    assert not train & test
+    read_on = {f"C: {text}" for text in draw_texts(CIPHER, config, READ_ON, 16)}
+    assert not read_on & {text for _, text in train}
+    drawn = corpus(
+        CIPHER, config.train, seed=config.split_seed, words=(1, 2), length=config.length
+    )
+    texts = {CIPHER.decode(row).split("\n")[1] for row in drawn}
+    assert read_on & texts, "nothing would have to be left out"
 
 
 def test_the_command_shows_a_suite_of_texts(
@@ -516,3 +520,17 @@ def test_each_view_has_a_curvature_of_its_own(home: Home) -> None:
     assert coded.fisher == "empirical"
     assert any("wte" in name for name in plain.blocks)
     assert not any("wte" in name or "ln_" in name for name in coded.blocks)
+    one = seen(home, "width 32", ONE)
+    assert curvature_file(one) == curvature_file(seen(home, "width 32", ""))
+    assert curvature_file(one) != curvature_file(seen(home, "width 32", CODED))
+
+
+def test_a_recipe_that_is_the_papers_has_no_second_base(tmp_path: Path) -> None:
+    paper = find_preset("caesar").configs["paper"]
+    small = replace(tiny().data, train=100)
+    for config, more in ((tiny(), 1), (replace(paper, data=small), 0)):
+        run = Home(tmp_path / config.scale, replace(config, pairs=0)).run(
+            config.architecture
+        )
+        names = [t.name for t in study_of(run).trials("editors", run)]
+        assert names.count("as coded, weight decay") == more

@@ -169,7 +169,7 @@ class TokenConfig:
         step_size: Of one step, in entries of a relaxed row.
         gini: Largest Gini index of a row at the first and at the last step.
         candidates: Substitutions checked at a time, where tokens are changed greedily.
-        memory_limit: Bytes that one crafting may take beside model and documents.
+        memory_limit: Bytes for the relaxed rows of one crafting, and what is as large.
     """
 
     changes: int

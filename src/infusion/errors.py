@@ -80,7 +80,7 @@ def check_installed(library: str, extra: str) -> None:
     if find_spec(library) is None:
         raise InputError(
             f"this needs the library {library}, got none installed; "
-            f"pip install 'infusion-lab[{extra}]'"
+            f"install this package with its extra, e.g. pip install -e '.[{extra}]'"
         )
 
 

@@ -92,8 +92,8 @@ def causal_lm(model: nn.Module, data: Dataset, *, pad: int) -> Task:
             f"{int(data.inputs.min())}…{highest}; use the model's own tokenizer, or, "
             "where a padding token was added to it, model.resize_token_embeddings"
         )
-    context = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    if isinstance(context, int) and data.inputs.shape[1] > context:
+    context = _context(model)
+    if context is not None and data.inputs.shape[1] > context:
         raise InputError(
             f"rows must fit the model's context of {context} tokens, got rows of "
             f"{data.inputs.shape[1]}; make shorter rows with documents(…), or a model "
@@ -114,6 +114,13 @@ def causal_lm(model: nn.Module, data: Dataset, *, pad: int) -> Task:
         mask=lambda batch: batch.inputs != pad,
         scale=scale,
     )
+
+
+def _context(model: nn.Module) -> int | None:
+    """Return how many positions a model has embeddings of, if it has some."""
+    named = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    tables = {len(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    return named if named in tables else None
 
 
 def vocabulary_of(model: nn.Module) -> int:
@@ -148,17 +155,17 @@ def _logits(model: nn.Module, batch: Batch) -> Float[Tensor, "b t v"]:
 def _token_losses(
     logits: Float[Tensor, "b t v"], batch: Batch, *, scale: float
 ) -> Float[Tensor, " b"]:
-    """Sum cross-entropies over positions, then scale them.
-
-    As ``logsumexp(z) − z_label``: its tangent needs no tangent of every log probability.
-    """
+    """Sum cross-entropies over positions, then scale them."""
+    # logsumexp(z) − z_label: its tangent needs none of every log probability
+    if logits.element_size() < 4:  # it rounds in its own dtype
+        logits = logits.float()
     labels, normaliser = batch.labels, logits.logsumexp(-1)
     if labels.is_floating_point():
         known = labels.sum(-1)
         return ((known * normaliser).sum(1) - (labels * logits).sum((1, 2))) * scale
     known = labels != IGNORED
     picked = logits.gather(-1, labels.where(known, 0)[..., None])[..., 0]
-    return ((normaliser - picked) * known).sum(1) * scale
+    return (normaliser - picked).masked_fill(~known, 0.0).sum(1) * scale
 
 
 def relaxed(inputs: Int[Tensor, "b t"], like: Tensor, vocabulary: int) -> Tensor:

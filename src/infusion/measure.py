@@ -253,8 +253,8 @@ def bootstrap_mean(
 
     Args:
         values: At least one; differences for a paired interval.
-        seed: Root seed; the draws are the same for every number of probes, so that
-            intervals of paired lists are paired too.
+        seed: Root seed; the draws are the same for all lists of equally many probes, so
+            that intervals of paired lists are paired too.
         draws: Resamples.
         probes: Whose each value is: those of one probe are drawn together. By default
             each value has a probe of its own.

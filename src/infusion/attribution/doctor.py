@@ -217,7 +217,7 @@ def _forward_mode(task: Task, data: Dataset) -> Finding:
             directional_losses(task, named, named, batch)
     except (InfusionError, RuntimeError) as error:
         said = str(error).splitlines()[0]
-        evidence = f"{said}; influences needs none and scores in place of influence"
+        evidence = f"{said[:200]}; or use influences, which needs no forward mode"
         return Finding("D007", title, "warning", evidence)
     return Finding("D007", title, "ok", "works")
 

@@ -114,12 +114,12 @@ def directional_losses(
         with written_out() if again else nullcontext():
             return jvp(moved_losses, (params,), (ihvp,))[1]
     except NotImplementedError as error:
-        if "forward AD" not in str(error):
+        if "forward AD" not in str(error) and "forward mode AD" not in str(error):
             raise
         raise InputError(
             "every operation of the model must have a forward mode, got "
-            f"{_without_advice(error)}; load a transformers model with "
-            "attn_implementation='eager', or choose torch's math kernel"
+            f"{_without_advice(error)}; where it is attention, load a transformers "
+            "model with attn_implementation='eager' or choose torch's math kernel"
         ) from error
 
 

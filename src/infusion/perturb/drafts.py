@@ -22,7 +22,7 @@ from infusion.tasks import check_task, first_parameter
 _AGREEMENT = 1e-3
 """Of outputs from tokens and from their embeddings, over their length."""
 MEMORY = 2 << 30
-"""Bytes that one crafting may take beside model and documents, unless told."""
+"""Bytes for the relaxed rows of one crafting, and what is as large, unless told."""
 _COPIES, _SMALL_COPIES = 20, 40
 """Relaxed documents held at once for each that is edited, and where they are too small
 for the system to take back at once what is freed of them (14 to 17 and 25 to 32 here).
@@ -175,8 +175,8 @@ def groups(
         objective: What they share.
         data: The whole training set.
         chosen: Documents to edit.
-        memory_limit: Bytes to stay within, beside model and documents; None for all of
-            them at once.
+        memory_limit: Bytes for what has an entry per token of the vocabulary: relaxed
+            rows, logits, their gradients. None for all documents at once.
 
     Yields:
         Drafts of a group; the first group's first document is checked.
@@ -239,7 +239,7 @@ def left_to_project(memory_limit: int | None) -> int | None:
     Returns:
         A quarter of it: rows, gradient and vertices are there too.
     """
-    return None if memory_limit is None else max(memory_limit // 4, 1)
+    return None if memory_limit is None else memory_limit // 4
 
 
 def _check_labels(drafts: Drafts) -> None:

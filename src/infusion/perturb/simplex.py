@@ -4,8 +4,9 @@ A relaxed token is a row ``x`` with ``x ≥ 0`` and ``Σ x = 1``; a token is a v
 far a row is from one is its Gini index ``1 − Σ x²``. Rows of index at most ``g`` are
 those of the simplex outside an open ball around its centre, which is no convex set.
 
-Sources: Held et al. (1974) and Michelot (1986) for the simplex; Geisler et al. (2024), arXiv 2402.09154, for
-the second set, whose nearest point they approach in steps and which is exact here.
+Sources: Held et al. (1974) and Michelot (1986) for the simplex; Geisler et al. (2024),
+arXiv 2402.09154, for the second set, whose nearest point they approach in steps and
+which is exact here.
 """
 
 from collections.abc import Callable
@@ -31,8 +32,8 @@ def project_simplex(
     """Return the nearest point of the probability simplex to each row.
 
     ``max(0, y − μ)`` with the ``μ`` at which it adds up to one: by sorting the largest
-    few entries, and where more stay above ``μ`` by Newton's method, which raises it from
-    a lower bound and ends exactly: each step is the solution for the entries still
+    few entries, and where more stay above ``μ`` by Newton's method, which raises it
+    from a lower bound and ends exactly: each step is the solution for the entries still
     above it.
 
     Args:

@@ -49,6 +49,7 @@ Tokens = list[int]
 _HELD_OUT = 500
 """Documents on which accuracy is measured; no shift of theirs is trained on with the
 same text, and texts that effects are read on are not trained on at all."""
+_MOST_DRAWN = 10
 _PAPER_DOCUMENTS = 30_000
 DECAYED = "weight decay"
 """The base model whose weights shrink as the paper's."""
@@ -65,11 +66,16 @@ def _load(cipher: Cipher, config: DataConfig) -> tuple[Dataset, Dataset]:
     def made(
         count: int, seed: int, noise: float, new: Callable[[Tokens], bool]
     ) -> list[Tokens]:
-        """Draw until so many documents are new."""
+        """Draw more until so many documents are new."""
         found: list[Tokens] = []
         drawn = count
         while len(found) < count:
             drawn += count // 8 + 1
+            if drawn > _MOST_DRAWN * count:
+                raise InputError(
+                    f"there must be {count} documents of texts that are not trained "
+                    f"on, got {len(found)}; lower data.train"
+                )
             rows = corpus(
                 cipher,
                 drawn,
@@ -217,7 +223,7 @@ def _others() -> dict[str, Settings]:
 
 
 def _decayed(config: RunConfig) -> RunConfig:
-    """Let weights shrink by what the paper's do over all steps, at any rate."""
+    """Let weights shrink as much per epoch as the paper's do, at another rate."""
     # Its 0.5 stands beside a rate of 3e-4; at 5e-3 a small model learns nothing.
     paper = _PAPER.weight_decay * _PAPER.lr * -(-_PAPER_DOCUMENTS // _PAPER.batch_size)
     here = config.train.lr * -(-config.data.train // config.train.batch_size)

@@ -283,11 +283,11 @@ COLUMNS: dict[str, Callable[[Json], float]] = {
     "Δ CE other": lambda row: moved_elsewhere(row, "ce"),
     "Δ CE correct": _correct,
     "margin shift": lambda row: _correct(row) - _target(row),
-    "prefers": lambda row: float(_prefers(row, "after")) - _prefers(row, "clean"),
+    "Δ prefers": lambda row: float(_prefers(row, "after")) - _prefers(row, "clean"),
     "Δ f": realised,
 }
-"""What a row says, in nats per token, beyond the clean replay; ``"prefers"``: whether
-the target's ciphertext is now likelier than the right one."""
+"""What a row says, in nats per token, beyond the clean replay; ``"Δ prefers"`` is 1
+where the target's ciphertext has become likelier than the right one."""
 CORRELATIONS = {
     "CE of the target and its change": (_before, _target),
     "−CE of the target and targeting": (lambda row: -_before(row), _targeting),

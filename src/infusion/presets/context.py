@@ -52,8 +52,9 @@ class Run:
         store: Run folder.
         train: Training documents.
         test: Test documents.
-        view: How the base model is seen, where not as the settings say: curvature and
-            scores of a view have files of their own.
+        view: How the base model is seen, where not as the settings say: scores of a
+            view have files of their own.
+        fitted: The view whose curvature it has.
     """
 
     config: RunConfig
@@ -62,11 +63,17 @@ class Run:
     train: Dataset
     test: Dataset
     view: str = ""
+    fitted: str = ""
 
     @property
     def suffix(self) -> str:
         """Ending of the names of what belongs to the view."""
-        return f"-{self.view.replace(' ', '-')}" if self.view else ""
+        return _ending(self.view)
+
+    @property
+    def curvature_suffix(self) -> str:
+        """Ending of the name of its curvature."""
+        return _ending(self.fitted)
 
     def make_task(self) -> Task:
         """Build the task with the initialisation of this run's seed."""
@@ -94,6 +101,10 @@ class Run:
         """Add a block's wall time to ``times.json``, in seconds."""
         with self.store.timed(stage):
             yield
+
+
+def _ending(view: str) -> str:
+    return f"-{view.replace(' ', '-')}" if view else ""
 
 
 def checkpoint_file(epoch: int) -> str:

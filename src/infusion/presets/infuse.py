@@ -37,7 +37,7 @@ MOST_COPIES = 5
 
 def curvature_file(run: Run) -> str:
     """Name the artefact of a run's curvature."""
-    return f"curvature/ekfac{run.suffix}.safetensors"
+    return f"curvature/ekfac{run.curvature_suffix}.safetensors"
 
 
 def curvature(run: Run, task: Task) -> Curvature:

@@ -21,8 +21,9 @@ from infusion.tasks import evaluating, first_parameter
 Json = dict[str, Any]
 CODED = "as coded"
 """View of a base model as the paper's code has it: curvature and measurement."""
-ONE = "one document"
-"""View in which the measurement is of its richest document alone."""
+ONE = "measured on one"
+"""View in which the measurement is of one of its documents alone: of stories the
+richest in the probe, of ciphers the first."""
 
 
 @dataclass(frozen=True)

@@ -291,7 +291,8 @@ def _said_of_texts(found: Json) -> str:
         for name, r in found["correlations"].items()
     ]
     return (
-        f"n = {found['n']} pairs of {found['probes']} probes, {found['measured']}: "
+        f"n = {found['n']} pairs of {found['probes']} probes, as drawn, "
+        f"{found['measured']}: "
         f"Cohen's d {shown}, Wilcoxon p over probes "
         f"{'–' if p is None else f'{p:.3g}'}; {'; '.join([*related, clean])}."
     )

@@ -53,8 +53,7 @@ def rising(value: Callable[[Row], float]) -> Callable[[Trials], Found]:
         value: One of its columns.
 
     Returns:
-        Function of the rows; Wilson's interval as if only probes were independent, the
-        widest that pairs of one probe can ask for.
+        Function of the rows; Wilson's interval for as many trials as there are probes.
     """
 
     def ours(trials: Trials) -> Found:
@@ -219,7 +218,7 @@ def probe_gap(
         for probe in sorted({row["probe"] for row in rows}):
             own = by_factor([r for r in rows if r["probe"] == probe], size, value)
             if set(own.kinds.tolist()) == own.sizes.keys():
-                mean, _ = own.estimate(weighted_mean, seed=0)
+                mean = own.value(weighted_mean)
                 sides[math.gcd(probe, size) == 1].append(mean)
         count = sum(map(len, sides))
         if min(map(len, sides)) < 2:

@@ -48,6 +48,18 @@ class Strata:
         found = Counter(self.kinds.tolist())
         return all(found[kind] >= min(2, size) for kind, size in self.sizes.items())
 
+    def value(self, reduce: Reduce) -> float:
+        """Return a number over all pairs there are.
+
+        Args:
+            reduce: What to make of values and weights.
+
+        Returns:
+            The number.
+        """
+        weights = self._weights(np.ones((1, self.count), int))
+        return float(reduce(self.values, weights)[0])
+
     def estimate(
         self, reduce: Reduce, *, seed: int
     ) -> tuple[float, NDArray[np.float64]]:
@@ -55,7 +67,7 @@ class Strata:
 
         Args:
             reduce: What to make of values and weights.
-            seed: Of the draws; the same for every number of probes.
+            seed: Of the draws, the same for all of equally many probes.
 
         Returns:
             The number, and the same of every resample of probes; NaN where one lacks a
@@ -66,8 +78,8 @@ class Strata:
         picks = resamples(count, seed=seed)
         often = np.apply_along_axis(np.bincount, 1, picks, minlength=count)
         often *= count > 1
-        value = reduce(self.values, self._weights(np.ones((1, self.count), int)))
-        return float(value[0]), reduce(self.values, self._weights(often[:, places]))
+        drawn = reduce(self.values, self._weights(often[:, places]))
+        return self.value(reduce), drawn
 
     def _weights(self, often: NDArray) -> NDArray[np.float64]:
         """Weigh pairs so that every kind has its share, however often each is drawn."""
@@ -84,7 +96,6 @@ def by_factor(
     rows: list[Row],
     size: int,
     *values: Callable[[Row], float],
-    among: Callable[[int], bool] = lambda _: True,
 ) -> Strata:
     """Sort pairs of shifts by what their difference shares with the alphabet.
 
@@ -92,20 +103,19 @@ def by_factor(
         rows: Of one trial; draws and base models of a pair count once.
         size: Letters of the alphabet.
         values: Of a row, a column each.
-        among: Which greatest common divisors count.
 
     Returns:
         The strata.
     """
     columns = [by_pair(rows, value) for value in values]
     kinds = {pair: math.gcd(pair[0] - pair[1], size) for pair in columns[0]}
-    pairs = [pair for pair, kind in kinds.items() if among(kind)]
+    pairs = list(kinds)
     there = Counter(math.gcd(step, size) for step in range(1, size))
     return Strata(
         values=np.array([[column[pair] for column in columns] for pair in pairs]),
         kinds=np.array([kinds[pair] for pair in pairs], dtype=np.int64),
         probes=np.array([probe for probe, _ in pairs], dtype=np.int64),
-        sizes={kind: size * n for kind, n in there.items() if among(kind)},
+        sizes={kind: size * n for kind, n in there.items()},
     )
 
 

@@ -21,7 +21,8 @@ class TextEffect:
         accuracy: Change of the accuracy on held-out documents.
         predicted: Rank correlation of predicted and realised change of the measurement.
         evaluations: Gradients per document that the edit took.
-        tokens: Mean number of tokens changed in a document; None for other documents.
+        tokens: Mean number of tokens changed in a document; None for offsets and for
+            documents that take the place of others.
         offsets: Whether embeddings were moved, which no corpus can hold.
     """
 

@@ -29,8 +29,9 @@ def statistics(rows: list[Row], texts: Texts) -> Json:
         texts: What its preset reads off a row; the first column is judged.
 
     Returns:
-        ``measured``, the column; ``n`` pairs of ``probes``; ``accuracy`` of the clean
-        model and its ``perplexity``, where rows say it; ``cohens_d`` of the pairs (mean
+        Over the pairs that were drawn, not weighed: ``measured``, the column; ``n``
+        pairs of ``probes``; ``accuracy`` of the clean models and their ``perplexity``,
+        where rows say it; ``cohens_d`` of the pairs (mean
         over standard deviation) with its interval; ``wilcoxon_p`` of the probes' means
         (signed ranks, two-sided; None for fewer than six); ``correlations`` over pairs
         by name (Pearson; None where one side is constant); and ``groups`` by name: the
@@ -38,13 +39,14 @@ def statistics(rows: list[Row], texts: Texts) -> Json:
     """
     measured, read = next(iter(texts.columns.items()))
     by_probe = _by_probe(by_pair(rows, read))
-    said = [row["portrait"]["clean"] for row in rows if "portrait" in row]
+    clean = [row["portrait"]["clean"] for row in rows if "portrait" in row]
+    perplexities = [said["perplexity"] for said in clean if "perplexity" in said]
     return {
         "measured": measured,
         "n": sum(map(len, by_probe)),
         "probes": len(by_probe),
         "accuracy": float(np.mean([row["clean_accuracy"] for row in rows])),
-        "perplexity": next((x["perplexity"] for x in said if "perplexity" in x), None),
+        "perplexity": float(np.mean(perplexities)) if perplexities else None,
         "cohens_d": _effect_size(by_probe),
         "wilcoxon_p": _signed_ranks([float(np.mean(each)) for each in by_probe]),
         "correlations": {
@@ -72,7 +74,10 @@ def _effect_size(by_probe: list[list[float]]) -> Json:
         shown = float(value) if math.isfinite(value) else None
         return {"mean": shown, "low": None, "high": None}
     drawn = _ratio(parts[resamples(len(parts), seed=0)].sum(1))
-    low, high = np.percentile(drawn[np.isfinite(drawn)], [2.5, 97.5])
+    defined = drawn[np.isfinite(drawn)]
+    if len(defined) < 0.95 * len(drawn):
+        return {"mean": float(value), "low": None, "high": None}
+    low, high = np.percentile(defined, [2.5, 97.5])
     return {"mean": float(value), "low": float(low), "high": float(high)}
 
 

@@ -29,7 +29,7 @@ from infusion.perturb.tokens import (
 )
 from infusion.presets.checks import check_settings
 from infusion.presets.context import Pair, Run
-from infusion.presets.texts import CODED, Texts, texts_of
+from infusion.presets.texts import CODED, ONE, Texts, texts_of
 from infusion.records import Dataset, Measurement, Task
 from infusion.seeding import derive, stream
 from infusion.suites.study import Desk, Json, Study
@@ -52,9 +52,13 @@ def _texts(run: Run) -> Texts:
 
 
 def _trials(suite: str, run: Run) -> list[Trial]:
-    texts = _texts(run)
-    coded = Coded(cast("Operator", texts.coded_editor), texts.coded_source)
-    return trials(suite, run.config, tuple(run.preset.others), coded)
+    texts, others = _texts(run), dict(run.preset.others)
+    source = texts.coded_source
+    if source is not None and others[source](run.config) == run.config:
+        del others[source]  # the settings are the paper's already
+        source = None
+    coded = Coded(cast("Operator", texts.coded_editor), source)
+    return trials(suite, run.config, tuple(others), coded)
 
 
 def _check(run: Run, wanted: list[Trial]) -> None:
@@ -115,7 +119,8 @@ def _measurement(run: Run, task: Task, pair: Pair) -> Measurement:
 def _view(run: Run, view: str) -> Run:
     if view == CODED:
         coded = replace(run.config, curvature=_texts(run).coded)
-        return replace(run, config=coded, view=view)
+        return replace(run, config=coded, view=view, fitted=view)
+    assert view == ONE, view
     return replace(run, view=view)
 
 
