@@ -101,6 +101,17 @@ def lora() -> nn.Module:
     return model
 
 
+class Wrapped(nn.Module):
+    """Around a GPT-2, to change what goes in or comes out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = gpt2()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.inner.get_input_embeddings()
+
+
 MODELS = {"gpt2": gpt2, "gpt-neo": gpt_neo, "lora": lora}
 
 
@@ -272,14 +283,7 @@ def test_labels_that_are_not_the_next_tokens_are_refused() -> None:
 
 
 def test_models_that_scale_their_embeddings_are_refused() -> None:
-    class Scaled(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = gpt2()
-
-        def get_input_embeddings(self) -> nn.Module:
-            return self.inner.get_input_embeddings()
-
+    class Scaled(Wrapped):
         def forward(self, input_ids: Any = None, inputs_embeds: Any = None) -> Any:
             if inputs_embeds is None:
                 inputs_embeds = 2 * self.get_input_embeddings()(input_ids)
@@ -306,14 +310,7 @@ def test_groups_that_fit_a_memory_give_the_same_edits() -> None:
 
 
 def test_a_token_that_is_ruled_out_leaves_ignored_positions_alone() -> None:
-    class Masked(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = gpt2()
-
-        def get_input_embeddings(self) -> nn.Module:
-            return self.inner.get_input_embeddings()
-
+    class Masked(Wrapped):
         def forward(self, input_ids: Any = None, inputs_embeds: Any = None) -> Any:
             out = self.inner(input_ids=input_ids, inputs_embeds=inputs_embeds)
             out.logits[..., 0] = -math.inf

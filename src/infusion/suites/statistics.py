@@ -10,7 +10,7 @@ import numpy as np
 
 from infusion.suites.summary import Row, moved, units
 
-PERMUTATIONS = 10_000
+PERMUTATIONS, _FEWEST = 10_000, 6
 
 
 def statistics(rows: list[Row]) -> dict[str, Any]:
@@ -36,11 +36,10 @@ def statistics(rows: list[Row]) -> dict[str, Any]:
         _crossed(rows, *ends) for ends in (("clean", "after"), ("after", "clean"))
     )
     changed = gained + lost
-    enough = len(shifts) >= 6 and bool(shifts.any())
     return {
         "n": len(shifts),
         "cohens_d": float(shifts.mean()) / spread if spread > 0 else None,
-        "wilcoxon_p": _signed_ranks(shifts) if enough else None,
+        "wilcoxon_p": signed_ranks(shifts.tolist()),
         "one_vs_rest": float(
             np.mean(units(rows, lambda row: float(_contrasts(row)[row["target"]])))
         ),
@@ -57,10 +56,20 @@ def statistics(rows: list[Row]) -> dict[str, Any]:
     }
 
 
-def _signed_ranks(shifts: np.ndarray) -> float:
+def signed_ranks(values: list[float]) -> float | None:
+    """Return Wilcoxon's two-sided p of values around zero.
+
+    Args:
+        values: Independent ones.
+
+    Returns:
+        None for fewer than six, which cannot reach the usual level, and for zeros.
+    """
     from scipy.stats import wilcoxon
 
-    return float(wilcoxon(shifts).pvalue)  # pyright: ignore[reportAttributeAccessIssue]
+    if len(values) < _FEWEST or not any(values):
+        return None
+    return float(wilcoxon(values).pvalue)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _contrasts(row: Row) -> np.ndarray:

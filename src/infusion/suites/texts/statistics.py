@@ -14,11 +14,10 @@ import numpy as np
 
 from infusion.measure import resamples
 from infusion.presets.texts import Texts
+from infusion.suites.statistics import signed_ranks
 from infusion.suites.summary import Row, by_pair, interval
 
 Json = dict[str, Any]
-_FEWEST = 6
-"""Probes for which signed ranks can reach the usual level."""
 
 
 def statistics(rows: list[Row], texts: Texts) -> Json:
@@ -48,7 +47,7 @@ def statistics(rows: list[Row], texts: Texts) -> Json:
         "accuracy": float(np.mean([row["clean_accuracy"] for row in rows])),
         "perplexity": float(np.mean(perplexities)) if perplexities else None,
         "cohens_d": _effect_size(by_probe),
-        "wilcoxon_p": _signed_ranks([float(np.mean(each)) for each in by_probe]),
+        "wilcoxon_p": signed_ranks([float(np.mean(each)) for each in by_probe]),
         "correlations": {
             name: _pearson(by_pair(rows, left), by_pair(rows, right))
             for name, (left, right) in texts.correlations.items()
@@ -88,14 +87,6 @@ def _ratio(sums: np.ndarray) -> np.ndarray:
     spread = np.maximum(squares / count - mean**2, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(spread > 1e-12 * mean**2, mean / np.sqrt(spread), np.nan)
-
-
-def _signed_ranks(means: list[float]) -> float | None:
-    from scipy.stats import wilcoxon
-
-    if len(means) < _FEWEST or not any(means):
-        return None
-    return float(wilcoxon(means).pvalue)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _pearson(
