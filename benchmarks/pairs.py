@@ -2,10 +2,11 @@
 
     python benchmarks/pairs.py --data FOLDER [--scale small] [--device cpu]
 
-CIFAR-10 with the preset's network and edit; CPU time of one thread. One pair at a time
-against four together: scored in one pass, crafted in one, retrained in one stack.
-Everything beside a plain training epoch in the same run; the goal is that a pair
-costs at most 1.5 epochs.
+CIFAR-10 with the preset's network and edit; CPU time of one thread, or what a clock
+shows on a GPU. One pair at a time against several together: scored in one pass, crafted
+in one, retrained in one stack, on a GPU in recorded steps side by side. Everything
+beside a plain training epoch in the same run; the goal is that a pair costs at most 1.5
+epochs.
 """
 
 import json
@@ -22,16 +23,19 @@ import tyro
 
 import infusion as inf
 from infusion.configs import RunConfig
+from infusion.device import settle
 from infusion.params import Params
 from infusion.presets import find_preset
 from infusion.records import Dataset, Measurement
 from infusion.runs.store import environment
 from infusion.training.checkpoints import Checkpoint, load_model
-from infusion.training.loop import init_model, lay_out, train_epochs
+from infusion.training.lane import Training, lay_out
+from infusion.training.loop import init_model, train_epochs
 from infusion.training.retrain import retrain
 from infusion.training.stacked import retrain_stacked
+from infusion.training.together import train_together
 
-ROUNDS, TOGETHER = 3, 4
+ROUNDS, TOGETHER = {"cpu": 3, "cuda": 1}, {"cpu": 4, "cuda": 16}
 OUT = Path(__file__).parent.parent / "results" / "pairs.json"
 
 
@@ -65,17 +69,21 @@ def scene(
 
     task = make_task()
     times, checkpoints = [now(device)], []
-    for checkpoint in train_epochs(task, train, config.train, seed=0):
+    recorded = device == "cuda"
+    for checkpoint in train_epochs(
+        task, train, config.train, seed=0, recorded=recorded
+    ):
         times.append(now(device))
         checkpoints.append(checkpoint)
     load_model(task.model, checkpoints[-1].model)
     lay_out(task.model, config.train)
     few = torch.arange(512)
     curvature = inf.fit_ekfac(task, train, skip=config.curvature.skip, documents=few)
-    probes = test.batch(torch.arange(TOGETHER)).inputs.to(device)
+    count = TOGETHER[device]
+    probes = test.batch(torch.arange(count)).inputs.to(device)
     measurements = [
         inf.log_prob(probe, int(label + 1) % 10)
-        for probe, label in zip(probes, test.labels[:TOGETHER], strict=True)
+        for probe, label in zip(probes, test.labels[:count], strict=True)
     ]
     return Scene(
         config,
@@ -100,29 +108,51 @@ def solved(
 def stages(on: Scene, device: str) -> dict[str, float]:
     """Time every stage: seconds per pair."""
     edit, task, train, ihvps = on.config.edit, on.task, on.train, on.ihvps
-    chosen = [torch.arange(edit.k) + edit.k * pair for pair in range(TOGETHER)]
+    count = TOGETHER[device]
+    chosen = [torch.arange(edit.k) + edit.k * pair for pair in range(count)]
     climb: dict[str, Any] = {"budget": inf.LInf(edit.epsilon), "steps": edit.steps}
+    if device == "cuda":
+        climb["batch_size"] = count * edit.k
     edits = inf.craft_together(task, train, chosen, ihvps, **climb)
-    again: dict[str, Any] = {"seed": 0, "start": on.start}
-    recipe = on.config.train
+    placed = train.to(device)
+
+    def retrained(some: list[inf.Edits]) -> object:
+        if device == "cpu":
+            again: dict[str, Any] = {"seed": 0, "start": on.start}
+            make_task, recipe = on.make_task, on.config.train
+            if len(some) == 1:
+                return retrain(make_task, some[0].apply(train), recipe, **again)
+            return retrain_stacked(make_task, train, some, recipe, **again)
+        return train_together(
+            [
+                Training(
+                    on.make_task(),
+                    each.apply(placed),
+                    on.config.train,
+                    0,
+                    on.start,
+                    recorded=True,
+                )
+                for each in some
+            ]
+        )
+
     alone: dict[str, Callable[[], object]] = {
         "solve": lambda: solved(task, on.curvature, on.measurements[0]),
         "score": lambda: inf.influence(task, train, ihvps[0]),
         "craft": lambda: inf.craft(task, train, chosen[0], ihvps[0], **climb),
-        "retrain": lambda: retrain(
-            on.make_task, edits[0].apply(train), recipe, **again
-        ),
+        "retrain": lambda: retrained(edits[:1]),
     }
     together: dict[str, Callable[[], object]] = {
         "solve": lambda: [solved(task, on.curvature, m) for m in on.measurements],
         "score": lambda: inf.influences(task, train, ihvps),
         "craft": lambda: inf.craft_together(task, train, chosen, ihvps, **climb),
-        "retrain": lambda: retrain_stacked(on.make_task, train, edits, recipe, **again),
+        "retrain": lambda: retrained(edits),
     }
     seconds = {
         f"{stage}, one at a time": timed(work, device) for stage, work in alone.items()
     } | {
-        f"{stage}, together": timed(work, device) / TOGETHER
+        f"{stage}, together": timed(work, device) / count
         for stage, work in together.items()
     }
     for mode in ("one at a time", "together"):
@@ -144,6 +174,7 @@ def main(
         epochs: Of the base model, three or more; the median is compared with.
         device: Where to compute.
     """
+    settle(device)
     torch.set_num_threads(1)
     on = scene(data, scale, epochs, device)
     seconds = stages(on, device)
@@ -154,7 +185,7 @@ def main(
         "documents": len(on.train),
         "edited": on.config.edit.k,
         "steps": on.config.edit.steps,
-        "together": TOGETHER,
+        "together": TOGETHER[device],
         "epoch_seconds": on.epoch_seconds,
         "seconds": seconds,
         "epochs": {name: value / on.epoch_seconds for name, value in seconds.items()},
@@ -176,7 +207,7 @@ def now(device: str) -> float:
 def timed(work: Callable[[], object], device: str) -> float:
     """Return the median time of a few runs, in seconds."""
     found = []
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS[device]):
         began = now(device)
         work()
         found.append(now(device) - began)

@@ -120,7 +120,7 @@ def test_edits_that_change_nothing_do_nothing_in_any_mode(
     pair = class_pairs(run, opened(home, "resnet")[1])[0]
     for name in ("ekfac, fresh 0", "ekfac, scratch 0", "ekfac, scratch 1"):
         trial = next(t for t in study_of(run).trials("fresh", run) if t.name == name)
-        row = measured(home, pair, trial)
+        (row,) = measured(home, [(pair, trial)])
         assert row["after"] == row["clean"], name
         edited = next(row for row in rows if row["trial"] == name)
         assert edited["after"] != edited["clean"]

@@ -85,7 +85,7 @@ class TrainConfig:
         gamma: See ``milestones``.
         order: ``"fixed"`` reuses one permutation every epoch, as the paper does;
             ``"fresh"`` draws one per epoch.
-        channels_last: Memory layout of convolutions; faster on CPUs.
+        channels_last: Memory layout of convolutions on a CPU, where it is faster.
         clip: Largest norm of a step's gradient; ``None`` for no limit.
         noise: Standard deviation of normal noise on every document, in values.
         shift: Pixels by which pictures are moved at random, zeros follow.

@@ -178,6 +178,21 @@ class Dataset:
             labels = labels.to(dtype)
         return Batch(inputs.to(device), labels.to(device))
 
+    def to(self, device: torch.device | str) -> "Dataset":
+        """Return the same documents on another device.
+
+        Args:
+            device: Where to keep them.
+
+        Returns:
+            The dataset itself where they are there already.
+        """
+        if self.inputs.device == self.labels.device == torch.device(device):
+            return self
+        return replace(
+            self, inputs=self.inputs.to(device), labels=self.labels.to(device)
+        )
+
     def take(self, documents: Int[Tensor, " k"]) -> "Dataset":
         """Return the named rows as a dataset of their own.
 

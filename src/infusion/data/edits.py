@@ -158,8 +158,8 @@ class Edits:
 
     def _put(self, data: Dataset, rows: Dataset) -> Dataset:
         inputs, labels = data.inputs.clone(), data.labels.clone()
-        inputs[self.documents] = rows.inputs
-        labels[self.documents] = rows.labels
+        inputs[self.documents] = rows.inputs.to(inputs.device)
+        labels[self.documents] = rows.labels.to(labels.device)
         return replace(data, inputs=inputs, labels=labels)
 
     def _expect(self, data: Dataset, rows: Dataset, verb: str) -> None:

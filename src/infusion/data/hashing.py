@@ -14,7 +14,7 @@ def row_hashes(data: Dataset) -> list[str]:
     Returns:
         One sha256 hex digest per row, in order.
     """
-    inputs, labels = data.inputs.contiguous(), data.labels.contiguous()
+    inputs, labels = data.inputs.cpu().contiguous(), data.labels.cpu().contiguous()
     head = (
         f"{inputs.dtype}{tuple(inputs.shape[1:])}{data.levels}"
         f"{labels.dtype}{tuple(labels.shape[1:])}"

@@ -75,6 +75,16 @@ class Run:
         """Ending of the name of its curvature."""
         return _ending(self.fitted)
 
+    @property
+    def recorded(self) -> bool:
+        """Tell whether trainings are recorded: on a GPU, of pictures."""
+        return self.config.device == "cuda" and self.preset.kind == "pictures"
+
+    @cached_property
+    def placed(self) -> Dataset:
+        """The training documents where recorded trainings read them."""
+        return self.train.to(self.config.device) if self.recorded else self.train
+
     def make_task(self) -> Task:
         """Build the task with the initialisation of this run's seed."""
         config = self.config

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from infusion.configs import RunConfig
+from infusion.device import settle
 from infusion.presets import find_preset
 from infusion.presets.base import base_model, epoch_accuracies
 from infusion.presets.checks import check
@@ -53,6 +54,7 @@ def run(config: RunConfig, root: Path) -> Finished:
     refuse_other_config(root, to_yaml(config))
     store = Store(root)
     refuse_other_environment(root)
+    settle(config.device)
     torch.set_num_threads(config.threads)
     this = Run(config, preset, store, train, test)
     task = base_model(this)

@@ -15,6 +15,7 @@ from infusion.records import Task
 from infusion.seeding import derive
 from infusion.tasks import first_parameter
 from infusion.training.checkpoints import Checkpoint, check_state
+from infusion.training.lane import is_channels_last
 from infusion.training.steps import epoch_steps
 
 _PICTURES = 4
@@ -116,10 +117,11 @@ def first_state(task: Task, start: Checkpoint, config: TrainConfig) -> State:
     """
     check_state(task.model, start.model)
     like = first_parameter(task)
+    last = is_channels_last(config, like)
 
     def placed(value: Tensor) -> Tensor:
         value = value.to(like.device)
-        if config.channels_last and value.ndim == _PICTURES:  # as training lays it out
+        if last and value.ndim == _PICTURES:  # as training lays it out
             value = value.contiguous(memory_format=torch.channels_last)
         return value
 

@@ -28,7 +28,8 @@ def read_rows(folder: Path) -> dict[tuple[str, str, str], list[Row]]:
 
     Returns:
         By preset, scale and suite; one trial of one pair of one base model counts once,
-        whatever folder it was run in.
+        whatever folder it was run in. A GPU rounds otherwise, so that its trials are
+        rows of their own; where values are averaged a pair still counts once.
 
     Raises:
         ArtefactError: A line is not a row or was altered, or rows of one trial differ
@@ -49,8 +50,9 @@ def read_rows(folder: Path) -> dict[tuple[str, str, str], list[Row]]:
                     f"rows of one trial must share its settings, got others under "
                     f"{row['trial']!r} in line {number} of {path}; keep them apart"
                 )
-            own = row["seed"], row["base_sha256"], row["probe"], row["target"]
-            before = found[group].setdefault((*own, row["trial"]), row)
+            model = row["seed"], row["base_sha256"], row["gpu"]
+            own = *model, row["probe"], row["target"], row["trial"]
+            before = found[group].setdefault(own, row)
             if before["after"] != row["after"]:
                 raise ArtefactError(
                     "one trial of one pair must have one result, got two of "

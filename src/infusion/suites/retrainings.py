@@ -5,7 +5,7 @@ The modes are never mixed in one figure. Source: arXiv 2602.09987, its ablations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -21,8 +21,8 @@ from infusion.suites.study import study_of
 from infusion.suites.subjects import Home, opened
 from infusion.suites.trial import Hardening, Retraining
 from infusion.training.checkpoints import from_tensors, load_model, reordered
-from infusion.training.loop import lay_out, train
-from infusion.training.retrain import retrain
+from infusion.training.lane import Training, lay_out
+from infusion.training.together import train_together
 
 MEMBERS = 8
 """Models whose gradients the ensemble averages: other orders of the last epoch."""
@@ -61,35 +61,82 @@ def retrained(
         InputError: It would start before the earlier documents, or go on after a cycle.
         DivergedError: A training loss became NaN or infinite.
     """
+    return retrained_together([(run, training_of(run, spec, data, change), spec)])[0]
+
+
+def retrained_together(works: list[tuple[Run, Training, Retraining]]) -> list[Task]:
+    """Do what :func:`retrained` does for several, side by side where a GPU allows it.
+
+    Args:
+        works: Run, first training and how it goes on of each.
+
+    Returns:
+        The trained tasks.
+
+    Raises:
+        InputError: As there.
+        DivergedError: Likewise.
+    """
+    done = train_together([training for _, training, _ in works])
+    longer = [
+        _further(run, replace(training, start=state), spec.further)
+        for (run, training, spec), state in zip(works, done, strict=True)
+        if spec.further
+    ]
+    if longer:
+        train_together(longer)
+    return [training.task for _, training, _ in works]
+
+
+def training_of(
+    run: Run,
+    spec: Retraining,
+    data: Dataset,
+    change: Callable[[Task], Task] = lambda task: task,
+) -> Training:
+    """Say what a retraining on changed documents trains, from where.
+
+    Args:
+        run: Settings, documents and base checkpoints.
+        spec: How.
+        data: Changed or clean training documents.
+        change: Of the run's task, so that it trains on them.
+
+    Returns:
+        The training, with a task of its own.
+
+    Raises:
+        InputError: It would start before the earlier documents.
+    """
     recipe, seed = recipe_of(run, spec), run.config.seed
-    last = recipe.epochs
     if spec.order == "scratch":
         seed = derive(seed, "fresh start", spec.draw)
         run = replace(run, config=replace(run.config, seed=seed))
-    make_task, name = (lambda: change(run.make_task())), start_file(run, spec)
-    if name is None:
-        if run.config.before is not None:
-            raise InputError(
-                "a retraining must start after the earlier documents, got one from an "
-                "initialisation; retrain fewer epochs than all"
-            )
-        task = make_task()
-        done = train(task, data, recipe, seed=seed)
-    else:
+    name, start = start_file(run, spec), None
+    if name is None and run.config.before is not None:
+        raise InputError(
+            "a retraining must start after the earlier documents, got one from an "
+            "initialisation; retrain fewer epochs than all"
+        )
+    if name is not None:
         start = from_tensors(run.store.read_tensors(name))
         if spec.order == "fresh":
             seed = derive(seed, "fresh order", spec.draw)
             start = reordered(start, recipe, seed=seed, size=len(data))
-        task, done = retrain(make_task, data, recipe, seed=seed, start=start)
-    if spec.further:
-        if recipe.schedule != "steps":
-            raise InputError(
-                "epochs further on need a recipe whose rates do not depend on its "
-                f"length, got a {recipe.schedule}; leave them out"
-            )
-        longer = replace(recipe, epochs=last + spec.further)
-        train(task, run.train, longer, seed=seed, start=done)
-    return task
+    task = change(run.make_task())
+    return Training(task, data, recipe, seed, start, run.recorded)
+
+
+def _further(run: Run, training: Training, epochs: int) -> Training:
+    """Go on with clean documents."""
+    recipe = training.config
+    if recipe.schedule != "steps":
+        raise InputError(
+            "epochs further on need a recipe whose rates do not depend on its "
+            f"length, got a {recipe.schedule}; leave them out"
+        )
+    longer = replace(recipe, epochs=recipe.epochs + epochs)
+    return replace(training, data=run.placed, config=longer)
 
 
 def recipe_of(run: Run, spec: Retraining) -> TrainConfig:
@@ -184,30 +231,38 @@ def is_replayed(run: Run, spec: Retraining) -> bool:
     )
 
 
-def replay(home: Home, spec: Retraining) -> None:
-    """Retrain on clean documents; store the model and its accuracy.
+def replay(home: Home, specs: list[Retraining]) -> None:
+    """Retrain on clean documents; store the models and their accuracy.
 
     Args:
         home: Suite folder.
-        spec: How to retrain, and which architecture.
+        specs: How to retrain, and which architecture; none of them is stored whole.
     """
     torch.set_num_threads(1)
-    run, _ = opened(home, spec.architecture)
-    inputs = replay_inputs(run, spec)
+    runs = [opened(home, spec.architecture)[0] for spec in specs]
 
     @cache
-    def done() -> Task:
-        return retrained(run, spec, run.train)
+    def done() -> list[Task]:
+        return retrained_together(
+            [
+                (run, training_of(run, spec, run.placed), spec)
+                for run, spec in zip(runs, specs, strict=True)
+            ]
+        )
 
-    def state() -> Params:  # weights that are tied share memory, which files cannot
-        return {k: v.clone() for k, v in done().model.state_dict().items()}
+    def state(place: int) -> Params:  # weights that are tied share memory: files cannot
+        tensors = done()[place].model.state_dict()
+        return {k: v.clone() for k, v in tensors.items()}
 
-    run.store.tensors(replay_file(spec, ".safetensors"), inputs, state)
-    run.store.json(
-        replay_file(spec, ".json"),
-        inputs,
-        lambda: {"accuracy": study_of(run).accuracy(run, done())},
-    )
+    for place, (run, spec) in enumerate(zip(runs, specs, strict=True)):
+        inputs, name = replay_inputs(run, spec), partial(replay_file, spec)
+        tensors, measured = partial(state, place), partial(_accuracy, run, done, place)
+        run.store.tensors(name(".safetensors"), inputs, tensors)
+        run.store.json(name(".json"), inputs, measured)
+
+
+def _accuracy(run: Run, done: Callable[[], list[Task]], place: int) -> dict[str, float]:
+    return {"accuracy": study_of(run).accuracy(run, done()[place])}
 
 
 def replayed(run: Run, spec: Retraining) -> Task:

@@ -10,6 +10,7 @@ import torch
 
 from infusion.attribution.scores import influences
 from infusion.configs import RunConfig, as_plain
+from infusion.device import settle
 from infusion.errors import ArtefactError, InputError, check_whole
 from infusion.presets.context import Pair, Run, checkpoint_file
 from infusion.presets.infuse import influence_inputs, score_file
@@ -26,8 +27,10 @@ from infusion.suites.subjects import Home, fitted, opened, seen
 from infusion.suites.trial import Retraining, Trial
 from infusion.suites.trial_rows import measured
 
-_TOGETHER = 8
+_TOGETHER = {"cpu": 8, "cuda": 30}
 """Pairs scored, crafted and retrained before the next ones start."""
+_LANES = {"cpu": 1, "cuda": 16}
+"""Trainings of one job."""
 Work = list[tuple[Pair, list[Trial]]]
 """Pairs with the trials that are still to do."""
 
@@ -60,6 +63,7 @@ def run_suite(
     wanted = _wanted(home, listed, only)
     refuse_other_config(root, to_yaml(home.config))
     refuse_other_environment(root)
+    settle(config.device)
     torch.set_num_threads(config.threads)
     _prepare(home, wanted)
     own = home.run(config.architecture)
@@ -81,8 +85,9 @@ def run_suite(
         for pair in whole[: config.pairs]
     ]
     left = [(pair, missing) for pair, missing in left if missing]
-    for block in range(0, len(whole), _TOGETHER):
-        together = whole[block : block + _TOGETHER]
+    size = _TOGETHER[config.device]
+    for block in range(0, len(whole), size):
+        together = whole[block : block + size]
         chunk = [(pair, missing) for pair, missing in left if pair in together]
         if chunk:
             _craft(home, chunk, together)
@@ -184,12 +189,18 @@ def _replays(home: Home, listed: list[Trial]) -> None:
     specs = [trial.retraining for trial in listed]
     specs += [spec for trial in listed for spec in study.members(trial.change)]
     missing = [
-        (home, spec)
+        spec
         for spec in dict.fromkeys(specs)
         if not is_replayed(home.run(spec.architecture), spec)
     ]
-    missing.sort(key=lambda given: -_epochs(home.run(given[1].architecture), given[1]))
-    _side_by_side(home, "clean replays", replay, missing)
+    missing.sort(key=lambda spec: -_epochs(home.run(spec.architecture), spec))
+    _side_by_side(home, "clean replays", replay, _jobs(home, missing))
+
+
+def _jobs(home: Home, works: list[Any]) -> list[tuple[Home, list[Any]]]:
+    """Deal out what is trained: one training per job, or on a GPU as many as fit."""
+    size = _LANES[home.config.device]
+    return [(home, works[i : i + size]) for i in range(0, len(works), size)]
 
 
 def _epochs(run: Run, spec: Retraining) -> int:
@@ -252,7 +263,13 @@ def _score(home: Home, run: Run, pairs: list[Pair]) -> None:
     _, task = opened(home, run.config.architecture)
     with run.timed("score"), progress("score", len(run.train)) as advance:
         ihvps = [solved(home, run, task, pair) for pair in pairs]
-        found = influences(task, run.train, ihvps, on_batch=advance)
+        found = influences(
+            task,
+            run.train,
+            ihvps,
+            batch_size=run.config.curvature.batch_size,
+            on_batch=advance,
+        )
     for pair, scores in zip(pairs, found.unbind(), strict=True):
         made = {"influence": scores.clone()}
         run.store.tensors(score_file(run, pair), influence_inputs(run, pair), made.copy)
@@ -261,8 +278,9 @@ def _score(home: Home, run: Run, pairs: list[Pair]) -> None:
 def _retrain(home: Home, suite: str, chunk: Work, rows: Rows, names: list[str]) -> None:
     """Retrain on every edit; each row keeps the place of its trial in the suite."""
 
-    def keep(row: dict[str, Any]) -> None:
-        rows.append({**row, **stamp, "place": names.index(row["trial"])})
+    def keep(found: list[dict[str, Any]]) -> None:
+        for row in found:
+            rows.append({**row, **stamp, "place": names.index(row["trial"])})
 
     config, here = home.config, environment()
     stamp = {
@@ -274,11 +292,11 @@ def _retrain(home: Home, suite: str, chunk: Work, rows: Rows, names: list[str]) 
         "gpu": here["gpu"],
         "cores": here["cores"],
     }
-    work = [(home, pair, trial) for pair, listed in chunk for trial in listed]
+    work = [(pair, trial) for pair, listed in chunk for trial in listed]
     work.sort(
-        key=lambda w: -_epochs(home.run(w[2].retraining.architecture), w[2].retraining)
+        key=lambda w: -_epochs(home.run(w[1].retraining.architecture), w[1].retraining)
     )
-    _side_by_side(home, "retrain", measured, work, on_result=keep)
+    _side_by_side(home, "retrain", measured, _jobs(home, work), on_result=keep)
 
 
 def _write_manifests(home: Home, listed: list[Trial]) -> None:

@@ -1,6 +1,7 @@
-"""One trial of one pair: retrain on its edits and measure, beside the clean replay."""
+"""Trials: retrain on their edits and measure, beside the clean replays."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,35 +9,55 @@ import torch
 from infusion.configs import as_plain
 from infusion.params import params_sha256
 from infusion.presets.context import Pair, checkpoint_file
+from infusion.records import Task
 from infusion.suites.crafting import edit_file, read_edits
-from infusion.suites.retrainings import replay_file, replayed, retrained
+from infusion.suites.retrainings import (
+    replay_file,
+    replayed,
+    retrained_together,
+    training_of,
+)
 from infusion.suites.study import study_of
 from infusion.suites.subjects import Home, opened, seen
 from infusion.suites.trial import Trial
 
 
-def measured(home: Home, pair: Pair, trial: Trial) -> dict[str, Any]:
-    """Retrain on a trial's edits and measure the pair.
+def measured(home: Home, works: list[tuple[Pair, Trial]]) -> list[dict[str, Any]]:
+    """Retrain on the edits of a few trials, together, and measure their pairs.
 
     Args:
-        home: Suite folder; holds the edits and the clean replay of this mode.
-        pair: Probe and target.
-        trial: What to retrain, on which change.
+        home: Suite folder; holds the edits and the clean replays of these modes.
+        works: Probe and target, and what to retrain on which change.
 
     Returns:
-        A row: behaviour of the base model, after a clean replay and after the edit.
+        A row each: behaviour of the base model, after a clean replay and after the
+        edit. ``seconds`` is the share of one.
     """
     torch.set_num_threads(1)
+    began, trainings = time.monotonic(), []
+    for pair, trial in works:
+        source, _ = opened(home, trial.change.source)
+        run, _ = opened(home, trial.retraining.architecture)
+        placed = replace(run, train=run.placed)
+        edits = read_edits(source, pair, trial.change)
+        change, data = study_of(run).training(placed, edits)
+        training = training_of(run, trial.retraining, data, change)
+        trainings.append((run, training, trial.retraining))
+    tasks = retrained_together(trainings)
+    seconds = (time.monotonic() - began) / len(works)
+    return [
+        {**_row(home, pair, trial, task), "seconds": round(seconds, 2)}
+        for (pair, trial), task in zip(works, tasks, strict=True)
+    ]
+
+
+def _row(home: Home, pair: Pair, trial: Trial, after: Task) -> dict[str, Any]:
     source, _ = opened(home, trial.change.source)
     run, base = opened(home, trial.retraining.architecture)
-    edits = read_edits(source, pair, trial.change)
     facts = source.store.read_json(edit_file(pair, trial.change, ".json"))
     clean = run.store.read_json(replay_file(trial.retraining, ".json"))
     viewed = seen(home, trial.retraining.architecture, trial.change.view)
-    began, study = time.monotonic(), study_of(run)
-    change, data = study.training(run, edits)
-    after = retrained(run, trial.retraining, data, change)
-    seconds = time.monotonic() - began
+    study = study_of(run)
     tasks = {"before": base, "clean": replayed(run, trial.retraining), "after": after}
     portrait = {}
     if trial.portrait and pair.index == 0:
@@ -58,5 +79,4 @@ def measured(home: Home, pair: Pair, trial: Trial) -> dict[str, Any]:
         "base_sha256": run.store.sha256(checkpoint_file(run.config.train.epochs)),
         "model_sha256": params_sha256(after.model.state_dict()),
         "threads": torch.get_num_threads(),
-        "seconds": round(seconds, 2),
     }

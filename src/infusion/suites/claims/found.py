@@ -109,9 +109,9 @@ def lead(one: str, other: str, *, across: bool = False) -> Callable[[Trials], Fo
         Function of the rows.
     """
 
-    def same(row: Row) -> tuple[int, str | None, int, int]:
+    def same(row: Row) -> tuple[int, str | None, str | None, int, int]:
         base = None if across else row["base_sha256"]
-        return row["seed"], base, row["probe"], row["target"]
+        return row["seed"], base, row["gpu"], row["probe"], row["target"]
 
     def ours(trials: Trials) -> Found:
         theirs = {same(row): moved(row) for row in trials.get(other, [])}

@@ -1,0 +1,134 @@
+"""Several trainings at once are each the training alone; on a GPU, bit for bit."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import infusion as inf
+from infusion.configs import TrainConfig
+from infusion.device import settle
+from infusion.errors import DivergedError, InputError
+from infusion.models.resnet import TinyResNet
+from infusion.models.simple_cnn import SimpleCNN
+from infusion.params import params_sha256
+from infusion.records import Dataset
+from infusion.training.checkpoints import Checkpoint
+from infusion.training.lane import Lane, Training
+from infusion.training.loop import init_model, train_epochs
+from infusion.training.together import train_together
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+DEVICES = ["cpu", pytest.param("cuda", marks=GPU)]
+RECIPES = {
+    "sgd": TrainConfig(epochs=2, batch_size=16, lr=0.05),
+    "momentum, clipped": TrainConfig(
+        epochs=2, batch_size=16, lr=0.05, momentum=0.9, clip=0.5, order="fixed"
+    ),
+    "adam, milestones": TrainConfig(
+        epochs=3, batch_size=16, optimiser="adam", milestones=(1,), gamma=0.5
+    ),
+    "augmented": TrainConfig(epochs=1, batch_size=16, lr=0.05, flip=True, noise=0.1),
+    "cycle": TrainConfig(epochs=2, batch_size=16, schedule="cycle", warmup=3, lr=0.05),
+}
+RECORDED = ["sgd", "momentum, clipped", "adam, milestones"]
+
+
+def pictures(device: str, size: int = 70, seed: int = 0) -> Dataset:
+    """Noise on a grid; the last batch of an epoch is short."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randint(0, 256, (size, 3, 16, 16), generator=generator)
+    labels = torch.randint(0, 10, (size,), generator=generator)
+    data = Dataset(inputs.to(torch.uint8), labels, levels=255, num_classes=10)
+    return data.to(device)
+
+
+def training(
+    device: str, config: TrainConfig, *, seed: int = 0, **options: Any
+) -> Training:
+    widths = (8, 8, 16)
+    kind: Callable[..., nn.Module] = options.pop("kind", TinyResNet)
+    model = init_model(lambda: kind(widths=widths), seed).to(device)
+    given = {"recorded": True, **options}
+    data = pictures(device, seed=seed)
+    return Training(inf.classification(model), data, config, seed, **given)
+
+
+def alone(given: Training) -> Checkpoint:
+    """Train without recording."""
+    *_, last = train_epochs(
+        given.task, given.data, given.config, seed=given.seed, start=given.start
+    )
+    return last
+
+
+def same(left: Checkpoint, right: Checkpoint) -> bool:
+    parts = [(left.model, right.model), (left.optimiser, right.optimiser)]
+    alike = all(params_sha256(one) == params_sha256(other) for one, other in parts)
+    facts = [(c.epoch, c.order_sha256, c.learning_rate) for c in (left, right)]
+    return alike and facts[0] == facts[1]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", RECIPES)
+def test_trainings_together_are_each_alone(name: str, device: str) -> None:
+    settle(device)
+    config = RECIPES[name]
+    longer = replace(config, epochs=config.epochs + 1)
+    asked = [(config, 0), (config, 1), (longer, 2)]
+    together = train_together([training(device, c, seed=s) for c, s in asked])
+    for (recipe, seed), found in zip(asked, together, strict=True):
+        expected = alone(training(device, recipe, seed=seed))
+        assert same(found, expected)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_lane_goes_on_from_a_checkpoint(name: str, device: str) -> None:
+    settle(device)
+    whole = training(device, RECIPES[name])
+    states = list(
+        train_epochs(whole.task, whole.data, whole.config, seed=0, recorded=True)
+    )
+    again = training(device, RECIPES[name], start=states[0])
+    assert same(train_together([again])[0], states[-1])
+
+
+@GPU
+@pytest.mark.parametrize("kind", [TinyResNet, SimpleCNN])
+def test_what_is_recorded_repeats(kind: type[nn.Module]) -> None:
+    settle("cuda")
+    runs = [
+        train_together([training("cuda", RECIPES["sgd"], kind=kind)])[0]
+        for _ in range(2)
+    ]
+    assert same(*runs)
+
+
+@GPU
+@pytest.mark.parametrize("name", RECIPES)
+def test_only_equal_steps_are_recorded(name: str) -> None:
+    lane = Lane(training("cuda", RECIPES[name]))
+    assert lane.is_recorded == (name in RECORDED)
+    assert not Lane(training("cuda", RECIPES[name], recorded=False)).is_recorded
+
+
+def test_nothing_is_recorded_on_a_cpu() -> None:
+    assert not Lane(training("cpu", RECIPES["sgd"])).is_recorded
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_diverging_is_said(device: str) -> None:
+    config = replace(RECIPES["sgd"], lr=1e12)
+    with pytest.raises(DivergedError, match="must stay finite, got"):
+        train_together([training(device, config)])
+
+
+def test_nothing_to_train_is_refused() -> None:
+    with pytest.raises(InputError, match="each of several trainings must have an"):
+        train_together([])
+    with pytest.raises(InputError, match="1 of them without"):
+        train_together([training("cpu", replace(RECIPES["sgd"], epochs=0))])
