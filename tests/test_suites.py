@@ -25,7 +25,9 @@ from infusion.records import Batch, Dataset
 from infusion.replay.gradient import replay_gradient
 from infusion.runs.rows import opened as opened_row
 from infusion.runs.rows import sealed
+from infusion.suites import run as run_module
 from infusion.suites.crafting import solved
+from infusion.suites.pictures import edits as edits_module
 from infusion.suites.pictures.editors import ENGINES, Subject
 from infusion.suites.pictures.edits import attainable_gains, choose
 from infusion.suites.pictures.study import class_pairs
@@ -34,7 +36,7 @@ from infusion.suites.retrainings import HARDENED, retrained
 from infusion.suites.run import run_suite
 from infusion.suites.study import NAMES, study_of
 from infusion.suites.subjects import Home, opened
-from infusion.suites.summary import effects
+from infusion.suites.summary import Row, effects
 from infusion.suites.trial import Retraining
 from infusion.suites.trial_rows import measured
 from infusion.training.checkpoints import from_tensors
@@ -156,6 +158,36 @@ def test_every_suite_fills_its_rows(suite: str, count: int, home: Home) -> None:
     listed = [json.loads(line) for line in edits.splitlines()]
     assert len({(e["edit"], e["index"]) for e in listed}) == len(listed) > 0
     assert all(entry["config_hash"] for entry in listed)
+
+
+def test_jobs_of_several_pairs_do_what_jobs_of_one_do(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: crafted in one pass, by rounding the same; trained bit for bit."""
+    alone = run_suite(tiny(2), "controls", home.root)
+    monkeypatch.setitem(run_module._AT_ONCE, "cpu", 16)
+    counted: list[int] = []
+    real = edits_module.craft_together
+
+    def counting(*arguments: Any, **settings: Any) -> list[Edits]:
+        counted.append(len(arguments[2]))
+        return real(*arguments, **settings)
+
+    monkeypatch.setattr(edits_module, "craft_together", counting)
+    several = run_suite(tiny(2), "controls", tmp_path / "several")
+    assert counted == [2, 2], "edit and random documents, for both pairs at once"
+    assert len(several) == len(alone) == 8
+    for one, other in zip(
+        sorted(alone, key=by_name), sorted(several, key=by_name), strict=True
+    ):
+        assert by_name(one) == by_name(other)
+        assert one["clean"] == other["clean"]
+        assert other["predicted"] == pytest.approx(one["predicted"], rel=0.02)
+        assert other["after"]["log_p"] == pytest.approx(one["after"]["log_p"], abs=0.02)
+
+
+def by_name(row: Row) -> tuple[int, str]:
+    return row["pair"], row["trial"]
 
 
 def test_scores_do_not_depend_on_where_a_run_was_stopped(

@@ -1,5 +1,6 @@
 """Scores and edits of a pair in the folder of the base model they are made on."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -104,16 +105,30 @@ def read_edits(run: Run, pair: Pair, change: Any) -> Edits:
     return Edits(stored["documents"], before, after, change.operator, asked={})
 
 
-def craft(home: Home, pair: Pair, changes: list[Change]) -> None:
-    """Make and store the edits of one pair that are not there yet.
+def craft(home: Home, works: list[tuple[Pair, list[Change]]]) -> None:
+    """Make and store the edits of a few pairs that are not there yet.
 
     Args:
         home: Suite folder; holds scores, and the members of an ensemble.
-        pair: Probe and target.
-        changes: All crafted on one base model, in one view.
+        works: Pairs and changes, all crafted on one base model, in one view.
     """
     torch.set_num_threads(1)
-    source, view = changes[0].source, changes[0].view
+    wanted: dict[Change, list[Desk]] = {}
+    for pair, changes in works:
+        desk = _desk(home, pair, changes[0])
+        for change in changes:
+            wanted.setdefault(change, []).append(desk)
+    for change, desks in wanted.items():
+        missing = [desk for desk in desks if not has_edits(desk.run, desk.pair, change)]
+        if not missing:  # another change of its pair was made from it
+            continue
+        made = study_of(missing[0].run).craft(missing, change)
+        for desk, edits in zip(missing, made, strict=True):
+            _store(desk, change, lambda edits=edits: edits)
+
+
+def _desk(home: Home, pair: Pair, change: Change) -> Desk:
+    source, view = change.source, change.view
     _, task = opened(home, source)
     run = seen(home, source, view)
 
@@ -123,22 +138,21 @@ def craft(home: Home, pair: Pair, changes: list[Change]) -> None:
         return [(each, solved(home, run, each, pair)) for each in tasks]
 
     def made(change: Change) -> Edits:
-        _store(desk, change)
+        _store(desk, change, lambda: study_of(run).craft([desk], change)[0])
         return read_edits(run, pair, change)
 
     scores = run.store.read_tensors(score_file(run, pair))["influence"]
     desk = Desk(run, pair, scores, models, made)
-    for change in changes:
-        _store(desk, change)
+    return desk
 
 
-def _store(desk: Desk, change: Change) -> None:
+def _store(desk: Desk, change: Change, make: Callable[[], Edits]) -> None:
     run, pair, study = desk.run, desk.pair, study_of(desk.run)
     inputs = edit_inputs(run, pair, change)
 
     @cache
     def edits() -> Edits:
-        return replace(study.craft(desk, change), config_hash=digest(run.config))
+        return replace(make(), config_hash=digest(run.config))
 
     def tensors() -> Params:
         made = edits()

@@ -29,8 +29,8 @@ from infusion.suites.trial_rows import measured
 
 _TOGETHER = {"cpu": 8, "cuda": 30}
 """Pairs scored, crafted and retrained before the next ones start."""
-_LANES = {"cpu": 1, "cuda": 16}
-"""Trainings of one job."""
+_AT_ONCE = {"cpu": 1, "cuda": 16}
+"""Pairs that one job crafts for, or trainings of one job."""
 Work = list[tuple[Pair, list[Trial]]]
 """Pairs with the trials that are still to do."""
 
@@ -198,8 +198,8 @@ def _replays(home: Home, listed: list[Trial]) -> None:
 
 
 def _jobs(home: Home, works: list[Any]) -> list[tuple[Home, list[Any]]]:
-    """Deal out what is trained: one training per job, or on a GPU as many as fit."""
-    size = _LANES[home.config.device]
+    """Deal out crafting or training: one per job, or on a GPU several at once."""
+    size = _AT_ONCE[home.config.device]
     return [(home, works[i : i + size]) for i in range(0, len(works), size)]
 
 
@@ -226,7 +226,7 @@ def _craft(home: Home, chunk: Work, together: list[Pair]) -> None:
     The whole block is scored whatever is missing: scores are those of one pass over the
     documents, and their rounding does not depend on where a run was stopped.
     """
-    missing = []
+    jobs = []
     changes = [trial.change for _, listed in chunk for trial in listed]
     for source, view in sorted({(change.source, change.view) for change in changes}):
         run = seen(home, source, view)
@@ -240,6 +240,7 @@ def _craft(home: Home, chunk: Work, together: list[Pair]) -> None:
         }
         if any(wanted.values()):
             _score(home, run, together)
+        missing = []
         for pair, changes in wanted.items():
             absent = [
                 change
@@ -247,8 +248,9 @@ def _craft(home: Home, chunk: Work, together: list[Pair]) -> None:
                 if not has_edits(run, pair, change)
             ]
             if absent:
-                missing.append((home, pair, absent))
-    _side_by_side(home, "craft", craft, missing)
+                missing.append((pair, absent))
+        jobs += _jobs(home, missing)
+    _side_by_side(home, "craft", craft, jobs)
 
 
 def _score(home: Home, run: Run, pairs: list[Pair]) -> None:

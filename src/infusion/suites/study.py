@@ -49,7 +49,7 @@ class Study:
         view: Changes a run for a view of its base model.
         members: Clean retrainings that a change is crafted on.
         decides: What decides the edits of a change beside its settings.
-        craft: Makes them.
+        craft: Makes them, one change for each of several pairs.
         facts: Says what they reached and what they are predicted to do.
         training: What a task needs to train on edits, and the documents.
         behaviour: What a model does with a pair.
@@ -64,7 +64,7 @@ class Study:
     view: Callable[[Run, str], Run]
     members: Callable[[Any], list[Retraining]]
     decides: Callable[[Run, Any], Json]
-    craft: Callable[[Desk, Any], Edits]
+    craft: Callable[[list[Desk], Any], list[Edits]]
     facts: Callable[[Desk, Any, Edits], Json]
     training: Callable[[Run, Edits], tuple[Callable[[Task], Task], Dataset]]
     behaviour: Callable[[Run, Task, Pair], Json]

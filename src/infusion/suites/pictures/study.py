@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from infusion.data.edits import Edits
 from infusion.errors import InputError
@@ -21,6 +23,7 @@ from infusion.suites.pictures.edits import (
     attainable_gains,
     choose,
     climbed,
+    climbed_together,
     noise_of,
     reach,
 )
@@ -112,28 +115,46 @@ def _decides(run: Run, change: Change) -> Json:
     }
 
 
-def _craft(desk: Desk, change: Change) -> Edits:
+def _craft(desks: list[Desk], change: Change) -> list[Edits]:
+    """Climb for several pairs in one pass where that is one model's gradient."""
+    plain = change.operator == "ascent" and change.editor == "ekfac"
+    if len(desks) == 1 or not plain:
+        return [_crafted(desk, change) for desk in desks]
+    models = [desk.models(0)[0] for desk in desks]
+    chosen = [_chosen(desk, change) for desk in desks]
+    return climbed_together(desks[0].run, change, chosen, models)
+
+
+def _crafted(desk: Desk, change: Change) -> Edits:
     """Climb, copy, or draw noise as large as the ascent, which is stored first."""
     run, pair = desk.run, desk.pair
     if change.operator in ("noise_linf", "noise_l2"):
         ascent = replace(change, operator="ascent")
         return noise_of(run, pair, change, desk.made(ascent))
-    engine, task = ENGINES[change.editor], desk.models(0)[0][0]
-    nobody = torch.empty(0, dtype=torch.int64)
-    subject = Subject(run, measurement(run, task, pair), nobody, desk.models)
-    chosen = choose(
-        run,
-        pair,
-        desk.scores,
-        lambda: attainable_gains(engine, subject, change.edit),
-        selection=change.selection,
-        k=change.edit.k,
-    )
+    chosen = _chosen(desk, change)
     if change.operator == "copies":
         probe = run.test.take(pair.row)
         return copies(run.train, chosen, probe, pair.target)
-    climb = engine.climb(replace(subject, chosen=chosen))
-    return climbed(run, change, chosen, climb)
+    subject = replace(_subject(desk), chosen=chosen)
+    return climbed(run, change, chosen, ENGINES[change.editor].climb(subject))
+
+
+def _subject(desk: Desk) -> Subject:
+    task, nobody = desk.models(0)[0][0], torch.empty(0, dtype=torch.int64)
+    measured = measurement(desk.run, task, desk.pair)
+    return Subject(desk.run, measured, nobody, desk.models)
+
+
+def _chosen(desk: Desk, change: Change) -> Int[Tensor, " k"]:
+    run, pair, engine = desk.run, desk.pair, ENGINES[change.editor]
+    return choose(
+        run,
+        pair,
+        desk.scores,
+        lambda: attainable_gains(engine, _subject(desk), change.edit),
+        selection=change.selection,
+        k=change.edit.k,
+    )
 
 
 def _facts(desk: Desk, change: Change, edits: Edits) -> Json:
