@@ -29,7 +29,8 @@ from infusion.presets import find_preset
 from infusion.records import Dataset, Measurement
 from infusion.runs.store import environment
 from infusion.training.checkpoints import Checkpoint, load_model
-from infusion.training.lane import Training, lay_out
+from infusion.training.lane import Training
+from infusion.training.layout import lay_out
 from infusion.training.loop import init_model, train_epochs
 from infusion.training.retrain import retrain
 from infusion.training.stacked import retrain_stacked
@@ -70,9 +71,7 @@ def scene(
     task = make_task()
     times, checkpoints = [now(device)], []
     recorded = device == "cuda"
-    for checkpoint in train_epochs(
-        task, train, config.train, seed=0, recorded=recorded
-    ):
+    for checkpoint in train_epochs(task, train, config.train, seed=0, record=recorded):
         times.append(now(device))
         checkpoints.append(checkpoint)
     load_model(task.model, checkpoints[-1].model)
@@ -131,7 +130,7 @@ def stages(on: Scene, device: str) -> dict[str, float]:
                     on.config.train,
                     0,
                     on.start,
-                    recorded=True,
+                    record=True,
                 )
                 for each in some
             ]

@@ -183,6 +183,23 @@ def test_differences_are_within_one_base_model(judged: Any) -> None:
     assert found["6"]["verdict"] == "too few pairs"
 
 
+def test_a_gpu_is_another_machine(judged: Any) -> None:
+    """Its rows stand beside a CPU's; trials of the two are never paired."""
+    gpu = {"gpu": "one"}
+    found = judged(
+        row("controls", "edit", 0, 0.5),
+        row("controls", "edit", 0, 0.9, **gpu),
+        row("controls", "noise L∞", 0, 0.2, **gpu),
+        row("controls", "edit", 1, 0.9),
+        row("controls", "noise L∞", 1, 0.1, **gpu),
+        row("main", "edit", 0, 0.5),
+        row("main", "edit", 0, 0.9, **gpu),
+    )
+    assert (found["6"]["ours"], found["6"]["n"]) == (pytest.approx(0.7), 1)
+    assert (found["G1"]["ours"], found["G1"]["n"]) == (pytest.approx(0.6), 1)
+    assert found["G1"]["hardware"] == "2 cores, AVX2, one"
+
+
 def test_rows_of_other_settings_are_refused(judged: Any) -> None:
     with pytest.raises(ArtefactError, match=r"must share its settings, got .*'edit'"):
         judged(

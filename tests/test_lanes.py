@@ -17,7 +17,7 @@ from infusion.models.simple_cnn import SimpleCNN
 from infusion.params import params_sha256
 from infusion.records import Dataset
 from infusion.training.checkpoints import Checkpoint
-from infusion.training.lane import Lane, Training
+from infusion.training.lane import Training, can_record
 from infusion.training.loop import init_model, train_epochs
 from infusion.training.together import train_together
 
@@ -52,7 +52,7 @@ def training(
     widths = (8, 8, 16)
     kind: Callable[..., nn.Module] = options.pop("kind", TinyResNet)
     model = init_model(lambda: kind(widths=widths), seed).to(device)
-    given = {"recorded": True, **options}
+    given = {"record": True, **options}
     data = pictures(device, seed=seed)
     return Training(inf.classification(model), data, config, seed, **given)
 
@@ -78,11 +78,15 @@ def test_trainings_together_are_each_alone(name: str, device: str) -> None:
     settle(device)
     config = RECIPES[name]
     longer = replace(config, epochs=config.epochs + 1)
-    asked = [(config, 0), (config, 1), (longer, 2)]
-    together = train_together([training(device, c, seed=s) for c, s in asked])
-    for (recipe, seed), found in zip(asked, together, strict=True):
-        expected = alone(training(device, recipe, seed=seed))
-        assert same(found, expected)
+    asked: list[tuple[TrainConfig, dict[str, Any]]] = [
+        (config, {"seed": 0}),
+        (RECIPES["augmented"], {"seed": 1}),  # never recorded, beside some that are
+        (config, {"seed": 2, "kind": SimpleCNN}),
+        (longer, {"seed": 3}),
+    ]
+    together = train_together([training(device, c, **more) for c, more in asked])
+    for (recipe, more), found in zip(asked, together, strict=True):
+        assert same(found, alone(training(device, recipe, **more)))
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -91,7 +95,7 @@ def test_a_lane_goes_on_from_a_checkpoint(name: str, device: str) -> None:
     settle(device)
     whole = training(device, RECIPES[name])
     states = list(
-        train_epochs(whole.task, whole.data, whole.config, seed=0, recorded=True)
+        train_epochs(whole.task, whole.data, whole.config, seed=0, record=True)
     )
     again = training(device, RECIPES[name], start=states[0])
     assert same(train_together([again])[0], states[-1])
@@ -111,24 +115,26 @@ def test_what_is_recorded_repeats(kind: type[nn.Module]) -> None:
 @GPU
 @pytest.mark.parametrize("name", RECIPES)
 def test_only_equal_steps_are_recorded(name: str) -> None:
-    lane = Lane(training("cuda", RECIPES[name]))
-    assert lane.is_recorded == (name in RECORDED)
-    assert not Lane(training("cuda", RECIPES[name], recorded=False)).is_recorded
+    assert can_record(training("cuda", RECIPES[name])) == (name in RECORDED)
+    assert not can_record(training("cuda", RECIPES[name], record=False))
 
 
 def test_nothing_is_recorded_on_a_cpu() -> None:
-    assert not Lane(training("cpu", RECIPES["sgd"])).is_recorded
+    assert not can_record(training("cpu", RECIPES["sgd"]))
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_diverging_is_said(device: str) -> None:
     config = replace(RECIPES["sgd"], lr=1e12)
-    with pytest.raises(DivergedError, match="must stay finite, got"):
-        train_together([training(device, config)])
+    good = training(device, RECIPES["sgd"])
+    with pytest.raises(DivergedError, match="must stay finite, got") as caught:
+        train_together([good, training(device, config)])
+    if device == "cuda":
+        assert caught.value.__notes__ == ["in training 2 of 2"]
 
 
 def test_nothing_to_train_is_refused() -> None:
-    with pytest.raises(InputError, match="each of several trainings must have an"):
+    with pytest.raises(InputError, match="at least one, got none"):
         train_together([])
-    with pytest.raises(InputError, match="1 of them without"):
+    with pytest.raises(InputError, match="got 1 of 1 with neither"):
         train_together([training("cpu", replace(RECIPES["sgd"], epochs=0))])

@@ -160,12 +160,10 @@ def test_every_suite_fills_its_rows(suite: str, count: int, home: Home) -> None:
     assert all(entry["config_hash"] for entry in listed)
 
 
-def test_jobs_of_several_pairs_do_what_jobs_of_one_do(
-    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As on a GPU: crafted in one pass, by rounding the same; trained bit for bit."""
-    alone = run_suite(tiny(2), "controls", home.root)
-    monkeypatch.setitem(run_module._AT_ONCE, "cpu", 16)
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Deal out jobs as where trainings are recorded; counts pairs crafted together."""
+    monkeypatch.setattr(run_module, "_parts", lambda _, works: [works] if works else [])
     counted: list[int] = []
     real = edits_module.craft_together
 
@@ -174,16 +172,46 @@ def test_jobs_of_several_pairs_do_what_jobs_of_one_do(
         return real(*arguments, **settings)
 
     monkeypatch.setattr(edits_module, "craft_together", counting)
-    several = run_suite(tiny(2), "controls", tmp_path / "several")
-    assert counted == [2, 2], "edit and random documents, for both pairs at once"
-    assert len(several) == len(alone) == 8
+    return counted
+
+
+def test_a_block_is_crafted_whole_whatever_is_asked(
+    tmp_path: Path, as_on_a_gpu: list[int]
+) -> None:
+    """What is made in one pass rounds together: no stop may change who is in it."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    first = run_suite(tiny(2), "controls", whole)
+    assert as_on_a_gpu == [8, 8], "edit and random documents, for a whole block"
+    run_suite(tiny(1), "controls", parts, only="noise*")
+    run_suite(tiny(2), "controls", parts, only="random*")
+    again = run_suite(tiny(2), "controls", parts)
     for one, other in zip(
-        sorted(alone, key=by_name), sorted(several, key=by_name), strict=True
+        sorted(first, key=by_name), sorted(again, key=by_name), strict=True
     ):
-        assert by_name(one) == by_name(other)
-        assert one["clean"] == other["clean"]
-        assert other["predicted"] == pytest.approx(one["predicted"], rel=0.02)
-        assert other["after"]["log_p"] == pytest.approx(one["after"]["log_p"], abs=0.02)
+        assert {**one, "seconds": 0, "sha256": 0} == {
+            **other,
+            "seconds": 0,
+            "sha256": 0,
+        }
+
+
+def test_jobs_of_several_trainings_are_each_alone(home: Home) -> None:
+    """Bit for bit, whatever order, start or epochs afterwards each has."""
+    run, task = opened(home, "resnet")
+    pair = class_pairs(run, task)[0]
+    works = []
+    for suite, names in (
+        ("fresh", ("ekfac, fresh 0", "ekfac, scratch 1")),
+        ("horizon", ("last 2 epochs", "1 clean epochs after")),
+    ):
+        run_suite(tiny(1), suite, home.root)
+        listed = study_of(run).trials(suite, run)
+        works += [(pair, trial) for trial in listed if trial.name in names]
+    assert len(works) == 4
+    together = measured(home, works)
+    for work, row in zip(works, together, strict=True):
+        (alone,) = measured(home, [work])
+        assert {**row, "seconds": 0} == {**alone, "seconds": 0}
 
 
 def by_name(row: Row) -> tuple[int, str]:

@@ -17,7 +17,9 @@ from infusion.language import IGNORED
 from infusion.presets import find_preset
 from infusion.presets.context import Pair, Run
 from infusion.presets.texts import CODED, ONE, texts_of
-from infusion.presets.tinystories import ANIMALS, COLUMNS
+from infusion.presets.tinystories_corpus import ANIMALS, whole_words
+from infusion.presets.tinystories_corpus import measured as stories_with
+from infusion.presets.tinystories_readings import COLUMNS
 from infusion.runs.store import Store
 from infusion.suites.crafting import read_edits
 from infusion.suites.run import run_suite
@@ -154,11 +156,9 @@ def test_the_measurement_is_of_every_probe_and_as_coded_of_one_story(
 
 
 def test_effects_are_read_on_other_stories(home: Home) -> None:
-    from infusion.presets.tinystories import _measured
-
     run, _ = opened(home, "gpt-neo")
     word = ANIMALS[_first(home).probe]
-    halves = [_measured(run.config.data, word, half).inputs for half in (0, 1)]
+    halves = [stories_with(run.config.data, word, half).inputs for half in (0, 1)]
     tokenizer = _tokenizer(Path(run.config.data.source))
     _, validation = load_texts(run.config.data.source)
     likely = [text for text in validation if text.count(f" {word}") >= 2]
@@ -204,13 +204,11 @@ def test_what_a_row_says() -> None:
 
 
 def test_the_beginning_of_a_longer_word_is_not_the_word(texts: Path) -> None:
-    from infusion.presets.tinystories import _whole_words
-
     tokenizer = _tokenizer(texts)
     row = tokenizer.document("A bear saw a bearing. Bears like a bear's bear", 64)
     bear = tokenizer.word("bear")
     assert row.count(bear) == 4
-    whole = _whole_words(tokenizer, row, bear)
+    whole = whole_words(tokenizer, row, bear)
     assert whole == [
         i
         for i, t in enumerate(row)

@@ -1,15 +1,16 @@
-"""How a GPU computes: in whole float32, and the same way every time."""
+"""How a GPU computes: in whole float32, and convolutions the same way every time."""
 
 import torch
 
 
 def settle(device: str) -> None:
-    """Let equal trainings give equal bits, and derivatives their digits.
+    """Choose among cuDNN's and cuBLAS' ways to compute; for the whole process.
 
     Args:
         device: ``"cuda"`` turns off TF32, whose 10-bit products are too coarse for
-            curvature, and algorithms that add in a random order; ``"cpu"`` needs
-            nothing.
+            curvature, and cuDNN's algorithms that add in an order of their own. Other
+            operations that do are not among those of the presets' models. ``"cpu"``
+            needs nothing.
     """
     if device == "cuda":
         torch.backends.cudnn.deterministic = True

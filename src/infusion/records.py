@@ -187,11 +187,10 @@ class Dataset:
         Returns:
             The dataset itself where they are there already.
         """
-        if self.inputs.device == self.labels.device == torch.device(device):
+        inputs, labels = self.inputs.to(device), self.labels.to(device)
+        if inputs is self.inputs and labels is self.labels:
             return self
-        return replace(
-            self, inputs=self.inputs.to(device), labels=self.labels.to(device)
-        )
+        return replace(self, inputs=inputs, labels=labels)
 
     def take(self, documents: Int[Tensor, " k"]) -> "Dataset":
         """Return the named rows as a dataset of their own.

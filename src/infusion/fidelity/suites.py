@@ -14,7 +14,7 @@ from infusion.presets import cifar10, digits, mnist
 from infusion.presets.preset import Preset
 from infusion.records import Dataset, Task
 from infusion.tasks import classification
-from infusion.training.lane import lay_out
+from infusion.training.layout import lay_out
 from infusion.training.loop import init_model, train
 
 

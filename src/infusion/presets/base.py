@@ -20,7 +20,7 @@ from infusion.runs.store import Store
 from infusion.seeding import derive
 from infusion.training import checkpoints
 from infusion.training.checkpoints import Checkpoint, check_start, load_model
-from infusion.training.lane import lay_out
+from infusion.training.layout import lay_out
 from infusion.training.loop import train_epochs
 
 
@@ -71,7 +71,7 @@ def base_model(run: Run) -> Task:
                 config.train,
                 seed=config.seed,
                 start=start,
-                recorded=run.recorded,
+                record=run.is_recorded,
                 on_step=lambda: advance(1),
             ):
                 _save(store, checkpoint, inputs)

@@ -76,14 +76,14 @@ class Run:
         return _ending(self.fitted)
 
     @property
-    def recorded(self) -> bool:
+    def is_recorded(self) -> bool:
         """Tell whether trainings are recorded: on a GPU, of pictures."""
         return self.config.device == "cuda" and self.preset.kind == "pictures"
 
     @cached_property
     def placed(self) -> Dataset:
         """The training documents where recorded trainings read them."""
-        return self.train.to(self.config.device) if self.recorded else self.train
+        return self.train.to(self.config.device) if self.is_recorded else self.train
 
     def make_task(self) -> Task:
         """Build the task with the initialisation of this run's seed."""

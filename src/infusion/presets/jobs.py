@@ -88,6 +88,7 @@ def _retrain(root: str, config: RunConfig, pairs: list[Pair], arm: Arm) -> None:
             config.train,
             seed=config.seed,
             start=from_tensors(start),
+            record=run.is_recorded,
         )
         probes = [(pair.probe, pair.target) for pair in pairs]
         return {

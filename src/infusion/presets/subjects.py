@@ -12,6 +12,7 @@ from infusion.attribution.influence import gradient
 from infusion.configs import AttributeConfig, RunConfig
 from infusion.curvature.layers import cover
 from infusion.data.hashing import dataset_hash
+from infusion.device import settle
 from infusion.errors import DivergedError, InputError, check_whole
 from infusion.measure import behaviours, log_prob
 from infusion.params import Params, model_sha256, params_sha256
@@ -119,7 +120,7 @@ def _own(config: AttributeConfig, store: Store) -> Subject:
         measurements=dict(question.measurements),
         hashes={
             "model": model_sha256(question.task.model),
-            "train": dataset_hash(_on_cpu(question.train)),
+            "train": dataset_hash(question.train),
         },
         facts=[{} for _ in question.measurements],
         describe=question.describe,
@@ -127,10 +128,6 @@ def _own(config: AttributeConfig, store: Store) -> Subject:
     subject.decided_by()  # a wrong measurement is refused before anything is written
     _claim(config, store)
     return subject
-
-
-def _on_cpu(data: Dataset) -> Dataset:
-    return replace(data, inputs=data.inputs.cpu(), labels=data.labels.cpu())
 
 
 def _of_preset(config: AttributeConfig, store: Store) -> Subject:
@@ -146,6 +143,7 @@ def _of_preset(config: AttributeConfig, store: Store) -> Subject:
     run = Run(settings, preset, store, train, test)
     cover(run.make_task().model, config.curvature.skip)
     _claim(config, store)
+    settle(settings.device)
     torch.set_num_threads(config.threads)
     task = base_model(run)
     accuracies = epoch_accuracies(run, task)

@@ -15,7 +15,7 @@ from infusion.records import Task
 from infusion.seeding import derive
 from infusion.tasks import first_parameter
 from infusion.training.checkpoints import Checkpoint, check_state
-from infusion.training.lane import is_channels_last
+from infusion.training.layout import is_channels_last
 from infusion.training.steps import epoch_steps
 
 _PICTURES = 4

@@ -1,8 +1,7 @@
 """Scores and edits of a pair in the folder of the base model they are made on."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -105,30 +104,24 @@ def read_edits(run: Run, pair: Pair, change: Any) -> Edits:
     return Edits(stored["documents"], before, after, change.operator, asked={})
 
 
-def craft(home: Home, works: list[tuple[Pair, list[Change]]]) -> None:
-    """Make and store the edits of a few pairs that are not there yet.
+def craft(home: Home, pairs: list[Pair], changes: list[Change]) -> None:
+    """Make the edits of a few pairs, and store those that are not there yet.
+
+    All of them are made wherever one is missing: made together they round together.
 
     Args:
         home: Suite folder; holds scores, and the members of an ensemble.
-        works: Pairs and changes, all crafted on one base model, in one view.
+        pairs: Probes and targets.
+        changes: All crafted on one base model, in one view.
     """
     torch.set_num_threads(1)
-    wanted: dict[Change, list[Desk]] = {}
-    for pair, changes in works:
-        desk = _desk(home, pair, changes[0])
-        for change in changes:
-            wanted.setdefault(change, []).append(desk)
-    for change, desks in wanted.items():
-        missing = [desk for desk in desks if not has_edits(desk.run, desk.pair, change)]
-        if not missing:  # another change of its pair was made from it
-            continue
-        made = study_of(missing[0].run).craft(missing, change)
-        for desk, edits in zip(missing, made, strict=True):
-            _store(desk, change, lambda edits=edits: edits)
+    source, view = changes[0].source, changes[0].view
+    desks = [_desk(home, pair, source, view) for pair in pairs]
+    for change in changes:
+        _make(desks, change)
 
 
-def _desk(home: Home, pair: Pair, change: Change) -> Desk:
-    source, view = change.source, change.view
+def _desk(home: Home, pair: Pair, source: str, view: str) -> Desk:
     _, task = opened(home, source)
     run = seen(home, source, view)
 
@@ -137,25 +130,27 @@ def _desk(home: Home, pair: Pair, change: Change) -> Desk:
         tasks = [replayed(run, member(i, source)) for i in range(members)] or [task]
         return [(each, solved(home, run, each, pair)) for each in tasks]
 
-    def made(change: Change) -> Edits:
-        _store(desk, change, lambda: study_of(run).craft([desk], change)[0])
-        return read_edits(run, pair, change)
-
     scores = run.store.read_tensors(score_file(run, pair))["influence"]
-    desk = Desk(run, pair, scores, models, made)
-    return desk
+    return Desk(run, pair, scores, models, partial(read_edits, run, pair))
 
 
-def _store(desk: Desk, change: Change, make: Callable[[], Edits]) -> None:
+def _make(desks: list[Desk], change: Change) -> None:
+    if all(has_edits(desk.run, desk.pair, change) for desk in desks):
+        return
+    study = study_of(desks[0].run)
+    before = study.like(change)
+    if before is not None:
+        _make(desks, before)
+    for desk, edits in zip(desks, study.craft(desks, change), strict=True):
+        _store(desk, change, edits)
+
+
+def _store(desk: Desk, change: Change, made: Edits) -> None:
     run, pair, study = desk.run, desk.pair, study_of(desk.run)
     inputs = edit_inputs(run, pair, change)
-
-    @cache
-    def edits() -> Edits:
-        return replace(make(), config_hash=digest(run.config))
+    made = replace(made, config_hash=digest(run.config))
 
     def tensors() -> Params:
-        made = edits()
         return {
             "documents": made.documents,
             "inputs": made.after.inputs,
@@ -163,7 +158,6 @@ def _store(desk: Desk, change: Change, make: Callable[[], Edits]) -> None:
         }
 
     def facts() -> Json:
-        made = edits()
         return {
             "documents": len(made),
             "influence": float(desk.scores[made.documents].mean()),

@@ -21,7 +21,8 @@ from infusion.suites.study import study_of
 from infusion.suites.subjects import Home, opened
 from infusion.suites.trial import Hardening, Retraining
 from infusion.training.checkpoints import from_tensors, load_model, reordered
-from infusion.training.lane import Training, lay_out
+from infusion.training.lane import Training
+from infusion.training.layout import lay_out
 from infusion.training.together import train_together
 
 MEMBERS = 8
@@ -124,7 +125,7 @@ def training_of(
             seed = derive(seed, "fresh order", spec.draw)
             start = reordered(start, recipe, seed=seed, size=len(data))
     task = change(run.make_task())
-    return Training(task, data, recipe, seed, start, run.recorded)
+    return Training(task, data, recipe, seed=seed, start=start, record=run.is_recorded)
 
 
 def _further(run: Run, training: Training, epochs: int) -> Training:

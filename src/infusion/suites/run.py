@@ -27,10 +27,10 @@ from infusion.suites.subjects import Home, fitted, opened, seen
 from infusion.suites.trial import Retraining, Trial
 from infusion.suites.trial_rows import measured
 
-_TOGETHER = {"cpu": 8, "cuda": 30}
+_TOGETHER = 8
 """Pairs scored, crafted and retrained before the next ones start."""
-_AT_ONCE = {"cpu": 1, "cuda": 16}
-"""Pairs that one job crafts for, or trainings of one job."""
+_AT_ONCE = 16
+"""Pairs that a job crafts for, and trainings of a job, where they run side by side."""
 Work = list[tuple[Pair, list[Trial]]]
 """Pairs with the trials that are still to do."""
 
@@ -85,7 +85,7 @@ def run_suite(
         for pair in whole[: config.pairs]
     ]
     left = [(pair, missing) for pair, missing in left if missing]
-    size = _TOGETHER[config.device]
+    size = 2 * _AT_ONCE if own.is_recorded else _TOGETHER
     for block in range(0, len(whole), size):
         together = whole[block : block + size]
         chunk = [(pair, missing) for pair, missing in left if pair in together]
@@ -198,9 +198,13 @@ def _replays(home: Home, listed: list[Trial]) -> None:
 
 
 def _jobs(home: Home, works: list[Any]) -> list[tuple[Home, list[Any]]]:
-    """Deal out crafting or training: one per job, or on a GPU several at once."""
-    size = _AT_ONCE[home.config.device]
-    return [(home, works[i : i + size]) for i in range(0, len(works), size)]
+    """Deal out trainings: one per job, or as many as run side by side."""
+    return [(home, part) for part in _parts(home, works)]
+
+
+def _parts(home: Home, works: list[Any]) -> list[list[Any]]:
+    size = _AT_ONCE if home.run(home.config.architecture).is_recorded else 1
+    return [works[i : i + size] for i in range(0, len(works), size)]
 
 
 def _epochs(run: Run, spec: Retraining) -> int:
@@ -223,8 +227,9 @@ def _side_by_side(
 def _craft(home: Home, chunk: Work, together: list[Pair]) -> None:
     """Score a block of pairs together and craft what is missing, view by view.
 
-    The whole block is scored whatever is missing: scores are those of one pass over the
-    documents, and their rounding does not depend on where a run was stopped.
+    The whole block is scored whatever is missing, and on a GPU a whole part of it is
+    crafted: what is computed in one pass rounds together, and must not depend on where
+    a run was stopped.
     """
     jobs = []
     changes = [trial.change for _, listed in chunk for trial in listed]
@@ -240,16 +245,15 @@ def _craft(home: Home, chunk: Work, together: list[Pair]) -> None:
         }
         if any(wanted.values()):
             _score(home, run, together)
-        missing = []
-        for pair, changes in wanted.items():
-            absent = [
-                change
-                for change in dict.fromkeys(changes)
+        for part in _parts(home, together):
+            absent = {
+                change: None
+                for pair in part
+                for change in wanted.get(pair, [])
                 if not has_edits(run, pair, change)
-            ]
+            }
             if absent:
-                missing.append((pair, absent))
-        jobs += _jobs(home, missing)
+                jobs.append((home, part, list(absent)))
     _side_by_side(home, "craft", craft, jobs)
 
 

@@ -27,7 +27,7 @@ class Desk:
         pair: Probe and target.
         scores: Influence of every document.
         models: So many members of the ensemble, or the base model for 0.
-        made: The edits of another change of the pair, stored first.
+        made: The stored edits of another change of the pair, see :attr:`Study.like`.
     """
 
     run: Run
@@ -49,7 +49,8 @@ class Study:
         view: Changes a run for a view of its base model.
         members: Clean retrainings that a change is crafted on.
         decides: What decides the edits of a change beside its settings.
-        craft: Makes them, one change for each of several pairs.
+        like: The change that one is to be as large as, made before it, if any.
+        craft: Makes the edits of one change, for each of several pairs.
         facts: Says what they reached and what they are predicted to do.
         training: What a task needs to train on edits, and the documents.
         behaviour: What a model does with a pair.
@@ -64,6 +65,7 @@ class Study:
     view: Callable[[Run, str], Run]
     members: Callable[[Any], list[Retraining]]
     decides: Callable[[Run, Any], Json]
+    like: Callable[[Any], Any]
     craft: Callable[[list[Desk], Any], list[Edits]]
     facts: Callable[[Desk, Any, Edits], Json]
     training: Callable[[Run, Edits], tuple[Callable[[Task], Task], Dataset]]

@@ -34,13 +34,15 @@ def measured(home: Home, works: list[tuple[Pair, Trial]]) -> list[dict[str, Any]
         edit. ``seconds`` is the share of one.
     """
     torch.set_num_threads(1)
+    edits = [
+        read_edits(opened(home, trial.change.source)[0], pair, trial.change)
+        for pair, trial in works
+    ]
+    runs = [opened(home, trial.retraining.architecture)[0] for _, trial in works]
     began, trainings = time.monotonic(), []
-    for pair, trial in works:
-        source, _ = opened(home, trial.change.source)
-        run, _ = opened(home, trial.retraining.architecture)
+    for run, (_, trial), each in zip(runs, works, edits, strict=True):
         placed = replace(run, train=run.placed)
-        edits = read_edits(source, pair, trial.change)
-        change, data = study_of(run).training(placed, edits)
+        change, data = study_of(run).training(placed, each)
         training = training_of(run, trial.retraining, data, change)
         trainings.append((run, training, trial.retraining))
     tasks = retrained_together(trainings)

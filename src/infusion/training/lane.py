@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 
 from infusion.configs import TrainConfig
 from infusion.errors import DivergedError
@@ -30,9 +29,18 @@ from infusion.training.checkpoints import (
     optimiser_state,
     order_hash,
 )
+from infusion.training.layout import lay_out
 from infusion.training.recipe import OPTIMISERS, check_recipe
 from infusion.training.steps import Step, epoch_steps
 
+_DROPOUT = (
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+)
 _WARM = 3
 """Steps before a recording, in which libraries set themselves up; they are undone."""
 
@@ -47,9 +55,10 @@ class Training:
         config: Recipe.
         seed: Decides the orders.
         start: Continue after this checkpoint instead of from the model as it is.
-        recorded: Record the step where the model is on a GPU and every step of an epoch
-            does the same: no disturbed documents, no dropout, no cycle. The model must
-            not read numbers back to the CPU.
+        record: Record the step where that can be: on a GPU, without disturbed
+            documents, modules of dropout or a cycle. The model itself must draw
+            nothing, read no number back to the CPU, and keep all that a step changes in
+            its ``state_dict``.
     """
 
     task: Task
@@ -57,7 +66,7 @@ class Training:
     config: TrainConfig
     seed: int
     start: Checkpoint | None = None
-    recorded: bool = False
+    record: bool = False
 
 
 class Lane:
@@ -86,7 +95,7 @@ class Lane:
                 if "capturable" in group:
                     group["capturable"] = True
         self._tape: _Tape | None = None
-        if training.recorded and _can_record(task.model, config):
+        if can_record(training):
             self._tape = _Tape(config.batch_size, device)
             self.training = replace(training, data=training.data.to(device))
         self.epoch, self._rate = 0, config.lr
@@ -98,13 +107,8 @@ class Lane:
             load_optimiser(self._optimiser, start)
 
     @property
-    def is_recorded(self) -> bool:
-        """Tell whether its steps can run beside those of others."""
-        return self._tape is not None
-
-    @property
-    def unfinished(self) -> bool:
-        """Tell whether an epoch of the recipe is left."""
+    def has_epochs_left(self) -> bool:
+        """Tell whether the recipe goes on."""
         return self.epoch < self.training.config.epochs
 
     def begin(self) -> int:
@@ -157,6 +161,11 @@ class Lane:
             )
         self._update(loss)
 
+    def wait(self) -> None:
+        """Wait for the steps taken so far, where they are recorded."""
+        if self._tape is not None:
+            self._tape.stream.synchronize()
+
     def end(self) -> Checkpoint:
         """End the epoch.
 
@@ -167,8 +176,7 @@ class Lane:
             DivergedError: Weights became NaN or infinite.
         """
         training, config = self.training, self.training.config
-        if self._tape is not None:
-            self._tape.stream.synchronize()
+        self.wait()
         state = {k: v.clone() for k, v in training.task.model.state_dict().items()}
         self.epoch += 1
         if not is_finite(state):
@@ -234,7 +242,7 @@ class _Tape:
     def load(self, batches: list[Tensor]) -> None:
         """Take over an epoch's order: its whole batches, the last may be shorter."""
         whole = [batch for batch in batches if len(batch) == self.size]
-        order = torch.stack(whole) if whole else self._order.cpu()[:0]
+        order = torch.stack(whole) if whole else batches[0].new_empty(0, self.size)
         if len(order) != len(self._order):
             self._order, self.rate = order.to(self._order), math.nan
         else:
@@ -274,33 +282,18 @@ class _Tape:
             self._graph.replay()
 
 
-def _can_record(model: nn.Module, config: TrainConfig) -> bool:
-    """Tell whether every step of an epoch does the same, on a GPU."""
-    disturbs = config.flip or config.shift > 0 or config.noise > 0
-    drops = any(isinstance(m, _DropoutNd) and m.p > 0 for m in model.modules())
-    on_gpu = all(p.is_cuda for p in model.parameters())
-    return on_gpu and config.schedule == "steps" and not disturbs and not drops
-
-
-def is_channels_last(config: TrainConfig, like: Tensor) -> bool:
-    """Tell how filters lie in memory: a GPU trains small ones faster without.
+def can_record(training: Training) -> bool:
+    """Tell whether its steps are recorded, and can run beside those of others.
 
     Args:
-        config: Recipe.
-        like: A parameter of the model.
+        training: What is to be trained.
 
     Returns:
-        Whether channels come last.
+        True where that is wanted, and every step of an epoch does the same on a GPU.
     """
-    return config.channels_last and like.device.type == "cpu"
-
-
-def lay_out(model: nn.Module, config: TrainConfig) -> None:
-    """Lay a model out in memory as its recipe trains it: rounding depends on it.
-
-    Args:
-        model: Changed in place.
-        config: Its ``channels_last``, which counts on a CPU.
-    """
-    if is_channels_last(config, next(model.parameters())):
-        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    model, config = training.task.model, training.config
+    disturbs = config.flip or config.shift > 0 or config.noise > 0
+    drops = any(isinstance(m, _DROPOUT) and m.p > 0 for m in model.modules())
+    on_gpu = all(p.is_cuda for p in model.parameters())
+    steady = config.schedule == "steps" and not disturbs and not drops
+    return training.record and on_gpu and steady

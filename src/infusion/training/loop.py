@@ -5,6 +5,7 @@ orders come from named streams, so a checkpoint needs no generator state.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,6 +25,7 @@ def train(
     *,
     seed: int,
     start: Checkpoint | None = None,
+    record: bool = False,
 ) -> Checkpoint:
     """Train the task's model in place to the end of the recipe.
 
@@ -33,6 +35,7 @@ def train(
         config: Recipe.
         seed: Decides the orders.
         start: Continue after this checkpoint instead of from the model as it is.
+        record: See :class:`infusion.training.lane.Training`.
 
     Returns:
         The state after the last epoch; ``start`` itself where nothing was left to do.
@@ -43,7 +46,8 @@ def train(
         DivergedError: A training loss became NaN or infinite.
     """
     final = start
-    for checkpoint in train_epochs(task, data, config, seed=seed, start=start):
+    go: dict[str, Any] = {"seed": seed, "start": start, "record": record}
+    for checkpoint in train_epochs(task, data, config, **go):
         final = checkpoint
     if final is None:
         raise InputError(f"epochs must be ≥ 1, got {config.epochs}; train for more")
@@ -57,7 +61,7 @@ def train_epochs(
     *,
     seed: int,
     start: Checkpoint | None = None,
-    recorded: bool = False,
+    record: bool = False,
     on_step: Callable[[], None] = lambda: None,
 ) -> Iterator[Checkpoint]:
     """Train the task's model in place, an epoch per checkpoint.
@@ -68,7 +72,7 @@ def train_epochs(
         config: Recipe.
         seed: Decides the orders. Initialisation is the caller's, see ``init_model``.
         start: Continue after this checkpoint instead of from the model as it is.
-        recorded: See :class:`infusion.training.lane.Training`.
+        record: See :class:`infusion.training.lane.Training`.
         on_step: Called after every optimiser step.
 
     Yields:
@@ -80,8 +84,8 @@ def train_epochs(
         ArtefactError: ``start`` is of another architecture, optimiser or data order.
         DivergedError: A training loss became NaN or infinite.
     """
-    lane = Lane(Training(task, data, config, seed, start, recorded))
-    while lane.unfinished:
+    lane = Lane(Training(task, data, config, seed=seed, start=start, record=record))
+    while lane.has_epochs_left:
         for number in range(lane.begin()):
             lane.step(number)
             on_step()

@@ -15,6 +15,7 @@ def retrain(
     *,
     seed: int,
     start: Checkpoint,
+    record: bool = False,
 ) -> tuple[Task, Checkpoint]:
     """Continue a saved training run on other documents, in the order it used.
 
@@ -24,6 +25,7 @@ def retrain(
         config: The recipe of the saved run.
         seed: Its seed.
         start: Its state to continue from, usually one epoch before the end.
+        record: See :class:`infusion.training.lane.Training`.
 
     Returns:
         The retrained task and its final checkpoint.
@@ -33,4 +35,5 @@ def retrain(
         DivergedError: A training loss became NaN or infinite.
     """
     task = make_task()
-    return task, train(task, data, config, seed=seed, start=start)
+    done = train(task, data, config, seed=seed, start=start, record=record)
+    return task, done

@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 
-from infusion.errors import InputError
+from infusion.errors import DivergedError, InputError
 from infusion.training.checkpoints import Checkpoint
-from infusion.training.lane import Lane, Training
+from infusion.training.lane import Lane, Training, can_record
 
 
 def train_together(trainings: Sequence[Training]) -> list[Checkpoint]:
     """Train each task's model in place to the end of its recipe.
 
-    On a GPU recorded steps of all lanes are launched in turn and run side by side; each
-    lane's bits are those of training it alone. The others draw random numbers, which
-    belong to one lane at a time: they go one after another.
+    Recorded steps of all lanes are launched in turn and run side by side; each lane's
+    bits are those of training it alone. The others draw random numbers, which belong to
+    one training at a time: they go one after another.
 
     Args:
         trainings: Recipes, orders and documents may differ.
@@ -23,25 +23,41 @@ def train_together(trainings: Sequence[Training]) -> list[Checkpoint]:
     Raises:
         InputError: There is nothing to train, or as for one.
         ArtefactError: As for one.
-        DivergedError: Likewise.
+        DivergedError: Likewise; its note says which of several it was.
     """
-    lazy = [t for t in trainings if t.start is None and not t.config.epochs]
-    if lazy or not trainings:
+    if not trainings:
+        raise InputError("trainings must be at least one, got none; name some")
+    done = {place: training.start for place, training in enumerate(trainings)}
+    beside = [place for place, training in enumerate(trainings) if can_record(training)]
+    apart = [[place] for place in done if place not in beside]
+    for group in [beside, *apart]:
+        lanes = {place: Lane(trainings[place]) for place in group}
+        while running := {p: lane for p, lane in lanes.items() if lane.has_epochs_left}:
+            done |= _epoch(running, len(trainings))
+    finished = [state for state in done.values() if state is not None]
+    if len(finished) < len(trainings):
         raise InputError(
-            f"each of several trainings must have an epoch, got {len(trainings)} "
-            f"trainings, {len(lazy)} of them without; train for more"
+            "each training must have an epoch or a start, got "
+            f"{len(trainings) - len(finished)} of {len(trainings)} with neither; train "
+            "for more epochs"
         )
-    done: list[Checkpoint | None] = [training.start for training in trainings]
-    lanes = [Lane(training) for training in trainings]
-    apart = [[place] for place, lane in enumerate(lanes) if not lane.is_recorded]
-    recorded = [place for place, lane in enumerate(lanes) if lane.is_recorded]
-    for group in [recorded, *apart]:
-        while running := [place for place in group if lanes[place].unfinished]:
-            counts = {place: lanes[place].begin() for place in running}
-            for number in range(max(counts.values())):
-                for place, count in counts.items():
-                    if number < count:
-                        lanes[place].step(number)
-            for place in running:
-                done[place] = lanes[place].end()
-    return [state for state in done if state is not None]
+    return finished
+
+
+def _epoch(lanes: dict[int, Lane], count: int) -> dict[int, Checkpoint]:
+    """Train an epoch of every lane, step by step in turn."""
+    steps = {place: lane.begin() for place, lane in lanes.items()}
+    for number in range(max(steps.values())):
+        for place, lane in lanes.items():
+            if number < steps[place]:
+                lane.step(number)
+    for lane in lanes.values():
+        lane.wait()
+    done = {}
+    for place, lane in lanes.items():
+        try:
+            done[place] = lane.end()
+        except DivergedError as error:
+            error.add_note(f"in training {place + 1} of {count}")
+            raise
+    return done

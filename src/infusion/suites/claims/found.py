@@ -97,7 +97,7 @@ def _matching(trials: Trials, *prefixes: str) -> list[Row]:
 
 
 def lead(one: str, other: str, *, across: bool = False) -> Callable[[Trials], Found]:
-    """Paired difference of two trials in Δp: same base model, same pair.
+    """Paired difference of two trials in Δp: same base model, machine and pair.
 
     Args:
         one: Name of a trial.

@@ -7,7 +7,7 @@ of embeddings; the same claims about edits of tokens, which a corpus can hold, h
 
 from infusion.presets.caesar_readings import COLUMNS as CIPHERS
 from infusion.presets.texts import realised
-from infusion.presets.tinystories import COLUMNS as STORIES
+from infusion.presets.tinystories_readings import COLUMNS as STORIES
 from infusion.suites.claims.claim import POSITIVE, Bound, Claim
 from infusion.suites.claims.found import CODED, PLAIN
 from infusion.suites.claims.found_in_texts import (

@@ -24,8 +24,8 @@ from infusion.suites.pictures.trials import Change, Selection
 from infusion.tasks import first_parameter
 from infusion.training.steps import epoch_order
 
-_HELD = 1_600
-"""Documents of several pairs that are held at once: 9 GiB of a GPU at paper's width."""
+_TOGETHER = 1_600
+"""Documents of several pairs held at once: 9 GiB of a GPU at the paper's width."""
 
 
 def choose(
@@ -120,7 +120,7 @@ def climbed_together(
     run: Run,
     change: Change,
     chosen: list[Int[Tensor, " k"]],
-    models: list[tuple[Task, Params]],
+    model: tuple[Task, list[Params]],
 ) -> list[Edits]:
     """Do what :func:`climbed` does for several pairs and one model, in one pass.
 
@@ -128,17 +128,18 @@ def climbed_together(
         run: As there.
         change: Likewise, of the plain editor.
         chosen: Documents of each pair.
-        models: The one task, with the IHVP of each pair.
+        model: The task, and the IHVP of each pair.
 
     Returns:
         Edits per pair; they differ from those climbed alone by rounding.
     """
+    task, ihvps = model
     made = craft_together(
-        models[0][0],
+        task,
         run.train,
         chosen,
-        [ihvp for _, ihvp in models],
-        batch_size=_HELD,
+        ihvps,
+        batch_size=_TOGETHER,
         **_asked(change.edit),
     )
     return [_named(each, change) for each in made]

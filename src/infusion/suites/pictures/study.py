@@ -115,21 +115,26 @@ def _decides(run: Run, change: Change) -> Json:
     }
 
 
+def _like(change: Change) -> Change | None:
+    noise = change.operator in ("noise_linf", "noise_l2")
+    return replace(change, operator="ascent") if noise else None
+
+
 def _craft(desks: list[Desk], change: Change) -> list[Edits]:
     """Climb for several pairs in one pass where that is one model's gradient."""
     plain = change.operator == "ascent" and change.editor == "ekfac"
     if len(desks) == 1 or not plain:
         return [_crafted(desk, change) for desk in desks]
-    models = [desk.models(0)[0] for desk in desks]
+    task = desks[0].models(0)[0][0]
+    ihvps = [desk.models(0)[0][1] for desk in desks]
     chosen = [_chosen(desk, change) for desk in desks]
-    return climbed_together(desks[0].run, change, chosen, models)
+    return climbed_together(desks[0].run, change, chosen, (task, ihvps))
 
 
 def _crafted(desk: Desk, change: Change) -> Edits:
-    """Climb, copy, or draw noise as large as the ascent, which is stored first."""
-    run, pair = desk.run, desk.pair
-    if change.operator in ("noise_linf", "noise_l2"):
-        ascent = replace(change, operator="ascent")
+    """Climb, copy, or draw noise as large as the ascent."""
+    run, pair, ascent = desk.run, desk.pair, _like(change)
+    if ascent is not None:
         return noise_of(run, pair, change, desk.made(ascent))
     chosen = _chosen(desk, change)
     if change.operator == "copies":
@@ -196,6 +201,7 @@ STUDY = Study(
     view=lambda run, _: run,
     members=_members,
     decides=_decides,
+    like=_like,
     craft=_craft,
     facts=_facts,
     training=_training,

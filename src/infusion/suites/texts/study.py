@@ -132,6 +132,13 @@ def _chosen(desk: Desk, change: Change) -> Int[Tensor, " k"]:
     return select(desk.scores, k=k)
 
 
+def _like(change: Change) -> Change | None:
+    if change.operator == "random tokens":
+        return replace(change, operator="tokens")
+    noise = change.operator in OFFSETS and change.operator != "embeddings"
+    return replace(change, operator="embeddings") if noise else None
+
+
 def _craft(desk: Desk, change: Change) -> Edits:
     """Change tokens or embeddings, or make what that is compared with."""
     run, pair = desk.run, desk.pair
@@ -141,17 +148,16 @@ def _craft(desk: Desk, change: Change) -> Edits:
         return Edits(chosen, run.train.take(chosen), rows, "demonstrations", {})
     limits = _texts(run).limits(run, run.train.take(chosen))
     limits = replace(limits, changes=change.tokens.changes)
-    if change.operator == "random tokens":
+    like = _like(change)
+    if like is not None and like.operator == "tokens":
         seed = derive(run.config.seed, "pair", pair.index, "random tokens")
-        made = desk.made(replace(change, operator="tokens"))
-        return substitutions_like(made, limits=limits, seed=seed)
+        return substitutions_like(desk.made(like), limits=limits, seed=seed)
     if change.operator == "embeddings":
         return _offsets(desk, change, chosen)
-    if change.operator in OFFSETS:
+    if like is not None:
         seed = derive(run.config.seed, "pair", pair.index, change.operator)
-        made = desk.made(replace(change, operator="embeddings"))
         match = "l2" if change.operator == "noise_l2" else "linf"
-        return offsets_like(made, match=match, seed=seed)
+        return offsets_like(desk.made(like), match=match, seed=seed)
     make, settings = TOKEN_EDITORS[change.operator]
     task, ihvp = desk.models(0)[0]
     return make(
@@ -249,6 +255,7 @@ STUDY = Study(
     view=_view,
     members=lambda _: [],
     decides=lambda *_: {},
+    like=_like,
     craft=lambda desks, change: [_craft(desk, change) for desk in desks],
     facts=_facts,
     training=_training,
