@@ -1,6 +1,7 @@
 """Seconds per pair of each stage after the shared ones, one at a time and together.
 
     python benchmarks/pairs.py --data FOLDER [--scale small] [--device cpu]
+        [--rounds 3] [--no-stacked]
 
 CIFAR-10 with the preset's network and edit; CPU time of one thread, or what a clock
 shows on a GPU. One pair at a time against several together: scored in one pass, crafted
@@ -36,7 +37,7 @@ from infusion.training.retrain import retrain
 from infusion.training.stacked import retrain_stacked
 from infusion.training.together import train_together
 
-ROUNDS, TOGETHER = {"cpu": 3, "cuda": 1}, {"cpu": 4, "cuda": 16}
+TOGETHER = {"cpu": 4, "cuda": 16}
 OUT = Path(__file__).parent.parent / "results" / "pairs.json"
 
 
@@ -104,7 +105,7 @@ def solved(
     return curvature.solve(inf.gradient(task, measurement), damping_ratio=0.1)
 
 
-def stages(on: Scene, device: str) -> dict[str, float]:
+def stages(on: Scene, device: str, rounds: int, stacked: bool) -> dict[str, float]:
     """Time every stage: seconds per pair."""
     edit, task, train, ihvps = on.config.edit, on.task, on.train, on.ihvps
     count = TOGETHER[device]
@@ -112,7 +113,8 @@ def stages(on: Scene, device: str) -> dict[str, float]:
     climb: dict[str, Any] = {"budget": inf.LInf(edit.epsilon), "steps": edit.steps}
     if device == "cuda":
         climb["batch_size"] = count * edit.k
-    edits = inf.craft_together(task, train, chosen, ihvps, **climb)
+    few = count if stacked else 1
+    edits = inf.craft_together(task, train, chosen[:few], ihvps[:few], **climb)
     placed = train.to(device)
 
     def retrained(some: list[inf.Edits]) -> object:
@@ -128,8 +130,8 @@ def stages(on: Scene, device: str) -> dict[str, float]:
                     on.make_task(),
                     each.apply(placed),
                     on.config.train,
-                    0,
-                    on.start,
+                    seed=0,
+                    start=on.start,
                     record=True,
                 )
                 for each in some
@@ -148,22 +150,31 @@ def stages(on: Scene, device: str) -> dict[str, float]:
         "craft": lambda: inf.craft_together(task, train, chosen, ihvps, **climb),
         "retrain": lambda: retrained(edits),
     }
-    seconds = {
-        f"{stage}, one at a time": timed(work, device) for stage, work in alone.items()
-    } | {
-        f"{stage}, together": timed(work, device) / count
-        for stage, work in together.items()
-    }
-    for mode in ("one at a time", "together"):
-        seconds[f"pair, {mode}"] = sum(seconds[f"{stage}, {mode}"] for stage in alone)
-    return seconds
+    if not stacked:
+        del together["craft"], together["retrain"]
+    found: dict[str, float] = {}
+    for mode, works, pairs in (
+        ("one at a time", alone, 1),
+        ("together", together, count),
+    ):
+        each = {
+            f"{stage}, {mode}": timed(work, device, rounds) / pairs
+            for stage, work in works.items()
+        }
+        found |= each
+        if len(each) == len(alone):
+            found[f"pair, {mode}"] = sum(each.values())
+    return found
 
 
 def main(
+    *,
     data: str,
     scale: Literal["small", "paper"] = "small",
     epochs: int = 4,
     device: Literal["cpu", "cuda"] = "cpu",
+    rounds: int = 3,
+    stacked: bool = True,
 ) -> None:
     """Time every stage and keep it in results/pairs.json.
 
@@ -172,11 +183,14 @@ def main(
         scale: Of the preset.
         epochs: Of the base model, three or more; the median is compared with.
         device: Where to compute.
+        rounds: Runs of each stage; the median counts.
+        stacked: Whether to craft and retrain for several pairs together too, which on a
+            CPU takes longer than one by one.
     """
     settle(device)
     torch.set_num_threads(1)
     on = scene(data, scale, epochs, device)
-    seconds = stages(on, device)
+    seconds = stages(on, device, rounds, stacked)
     row = {
         "preset": on.config.preset,
         "scale": scale,
@@ -185,6 +199,7 @@ def main(
         "edited": on.config.edit.k,
         "steps": on.config.edit.steps,
         "together": TOGETHER[device],
+        "rounds": rounds,
         "epoch_seconds": on.epoch_seconds,
         "seconds": seconds,
         "epochs": {name: value / on.epoch_seconds for name, value in seconds.items()},
@@ -203,10 +218,10 @@ def now(device: str) -> float:
     return time.perf_counter()
 
 
-def timed(work: Callable[[], object], device: str) -> float:
+def timed(work: Callable[[], object], device: str, rounds: int) -> float:
     """Return the median time of a few runs, in seconds."""
     found = []
-    for _ in range(ROUNDS[device]):
+    for _ in range(rounds):
         began = now(device)
         work()
         found.append(now(device) - began)

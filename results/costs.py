@@ -1,5 +1,6 @@
 """Sections on time and memory, from what the two kinds of benchmarks wrote."""
 
+import math
 from typing import Any
 
 from layout import markdown, read
@@ -182,25 +183,27 @@ def pairs() -> str:
     """Return what one pair costs, one at a time and several together."""
     lines, said, modes = [], [], ("one at a time", "together")
     for row in read("pairs.json").values():
+        place = row["scale"] if row["device"] == "cpu" else f"{row['scale']}, GPU"
         gpu = row["environment"]["gpu"] if row["device"] == "cuda" else None
         said.append(
-            f"{row['scale']}: {row['edited']} of {row['documents']:,} documents edited "
+            f"{place}: {row['edited']} of {row['documents']:,} documents edited "
             f"in {row['steps']} steps, a plain training epoch "
             f"{row['epoch_seconds']:.1f} s, {gpu or 'CPU time of one thread'}, "
-            f"{row['together']} pairs together."
+            f"{row['together']} pairs together, medians of {row['rounds']}."
         )
         for stage in ("solve", "score", "craft", "retrain", "pair"):
             names = [f"{stage}, {mode}" for mode in modes]
             cells = [
-                f"{row['seconds'][n]:.2f} s = {row['epochs'][n]:.2f}" for n in names
+                f"{row['seconds'][n]:.2f} s = {row['epochs'][n]:.2f}"
+                if n in row["seconds"]
+                else "–"
+                for n in names
             ]
-            lines.append([f"{row['scale']}: {stage}", *cells])
+            lines.append([f"{place}: {stage}", *cells])
         fastest = sum(
-            min(row["epochs"][f"{stage}, {mode}"] for mode in modes)
+            min(row["epochs"].get(f"{stage}, {mode}", math.inf) for mode in modes)
             for stage in ("solve", "score", "craft", "retrain")
         )
-        lines.append(
-            [f"{row['scale']}: pair, the faster way each", f"{fastest:.2f}", ""]
-        )
+        lines.append([f"{place}: pair, the faster way each", f"{fastest:.2f}", ""])
     headings = ["per pair", "one at a time, epochs", "together, epochs"]
     return "\n".join([*said, "", *markdown(headings, lines)])
