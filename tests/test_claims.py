@@ -207,6 +207,13 @@ def test_rows_of_other_settings_are_refused(judged: Any) -> None:
         )
 
 
+def test_rows_of_another_damping_are_refused(judged: Any) -> None:
+    one, other = {"settings_sha256": "one"}, {"settings_sha256": "other"}
+    judged(row("main", "edit", 0, 0.2), row("main", "edit", 1, 0.2, **one))
+    with pytest.raises(ArtefactError, match="must share recipe, Fisher and damping"):
+        judged(row("main", "edit", 2, 0.2, **other))
+
+
 def test_enough_pairs_are_judged_by_their_interval(judged: Any) -> None:
     def influence(pair: int) -> float:
         return 1.0 if pair == 3 else -pair  # nearly, but not quite, opposed

@@ -134,7 +134,10 @@ def test_diverging_is_said(device: str) -> None:
 
 
 def test_nothing_to_train_is_refused() -> None:
-    with pytest.raises(InputError, match="at least one, got none"):
+    with pytest.raises(InputError, match="at least one Training, got an empty one"):
         train_together([])
+    one = training("cpu", RECIPES["sgd"])
+    with pytest.raises(InputError, match="a model of its own"):
+        train_together([one, replace(one, seed=1)])
     with pytest.raises(InputError, match="got 1 of 1 with neither"):
         train_together([training("cpu", replace(RECIPES["sgd"], epochs=0))])

@@ -23,6 +23,7 @@ from infusion.presets.context import checkpoint_file
 from infusion.presets.infuse import measurement
 from infusion.records import Batch, Dataset
 from infusion.replay.gradient import replay_gradient
+from infusion.runs.folder import alone_in
 from infusion.runs.rows import opened as opened_row
 from infusion.runs.rows import sealed
 from infusion.suites import run as run_module
@@ -520,3 +521,29 @@ def test_the_page_shows_every_suite_of_the_folder(home: Home) -> None:
     assert "http" not in text.replace("http://www.w3.org", "")
     with pytest.raises(InputError, match="a page of suites needs rows/SUITE"):
         collect(home.root / "edits")
+
+
+def test_a_folder_has_one_process_at_a_time(home: Home) -> None:
+    run_suite(tiny(1), "main", home.root)
+    with (
+        alone_in(home.root),
+        pytest.raises(InputError, match=r"got another one in .*; wait for it"),
+    ):
+        run_suite(tiny(1), "main", home.root)
+
+
+def test_a_refused_base_leaves_no_folder(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    with pytest.raises(InputError, match="must hold the checkpoints"):
+        run_suite(replace(tiny(1), base=str(tmp_path)), "main", root)
+    assert not root.exists()
+
+
+def test_rows_say_which_recipe_and_damping(home: Home, tmp_path: Path) -> None:
+    (row, *_) = run_suite(tiny(1), "main", home.root)
+    given = tiny(1).curvature
+    for change, alike in ({"damping_ratio": 0.2}, False), ({"batch_size": 32}, True):
+        changed = replace(tiny(1), curvature=replace(given, **change))
+        root = tmp_path / str(alike)
+        (other, *_) = run_suite(changed, "main", root, only="edit")
+        assert (row["settings_sha256"] == other["settings_sha256"]) == alike

@@ -64,7 +64,8 @@ def run(  # noqa: PLR0917
             texts or hub dataset, for tinystories.
         scale: small takes minutes on two cores, paper is the paper's size.
         k: Documents to edit.
-        pairs: Probe-target pairs to measure; 0 trains the base model only.
+        pairs: Probe-target pairs to measure; without a suite 0 trains the base model
+            only.
         seed: Root seed of initialisation, orders and controls.
         probe: Position of one probe in the test set.
         target: Class to steer probes to, by name or number.
@@ -101,7 +102,9 @@ def run(  # noqa: PLR0917
         from infusion.suites.shown import show_suite
 
         root = out or named_folder(replace(settings, pairs=0), "-suites")
-        show_suite(settings, suite, root, only=only or "*", as_json=json)
+        show_suite(
+            settings, suite, root, only="*" if only is None else only, as_json=json
+        )
         return
     done = run_preset(settings, out or folder)
     print_table = sys.stderr if json else sys.stdout

@@ -50,11 +50,7 @@ def base_model(run: Run) -> Task:
     if config.before is not None:
         inputs["before"] = as_plain(config.before)
     if config.base is not None and not store.has(checkpoint_file(epochs), inputs):
-        taken = _read_base(Path(config.base), epochs)
-        for checkpoint in taken:
-            check_start(checkpoint, config.train, seed=config.seed, size=len(run.train))
-            load_model(task.model, checkpoint.model)
-        for checkpoint in taken:
+        for checkpoint in check_taken(run):
             _save(store, checkpoint, inputs)
     done = [e for e in range(1, epochs + 1) if store.has(checkpoint_file(e), inputs)]
     start = _read(store, done[-1]) if done else None
@@ -79,6 +75,29 @@ def base_model(run: Run) -> Task:
     load_model(task.model, _read(store, epochs).model)
     lay_out(task.model, config.train)
     return task
+
+
+def check_taken(run: Run) -> list[Checkpoint]:
+    """Refuse a ``--base`` that the run cannot go on from.
+
+    Args:
+        run: Settings and documents.
+
+    Returns:
+        Its last two checkpoints, earlier first; none where the run trains its own.
+
+    Raises:
+        InputError: A checkpoint is missing.
+        ArtefactError: One was altered, or is of another architecture or order.
+    """
+    config = run.config
+    if config.base is None:
+        return []
+    taken, task = _read_base(Path(config.base), config.train.epochs), run.make_task()
+    for checkpoint in taken:
+        check_start(checkpoint, config.train, seed=config.seed, size=len(run.train))
+        load_model(task.model, checkpoint.model)
+    return taken
 
 
 def _earlier(run: Run, recipe: TrainConfig) -> Params:

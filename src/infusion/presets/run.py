@@ -10,7 +10,7 @@ import torch
 from infusion.configs import RunConfig
 from infusion.device import settle
 from infusion.presets import find_preset
-from infusion.presets.base import base_model, epoch_accuracies
+from infusion.presets.base import base_model, check_taken, epoch_accuracies
 from infusion.presets.checks import check
 from infusion.presets.context import Pair, Run
 from infusion.presets.infuse import curvature, curvature_facts
@@ -19,7 +19,11 @@ from infusion.presets.pairs import list_pairs
 from infusion.presets.results import collect
 from infusion.report.page import report
 from infusion.runs.config_files import to_yaml
-from infusion.runs.folder import refuse_other_config, refuse_other_environment
+from infusion.runs.folder import (
+    alone_in,
+    refuse_other_config,
+    refuse_other_environment,
+)
 from infusion.runs.store import (
     Store,
     json_bytes,
@@ -51,12 +55,20 @@ def run(config: RunConfig, root: Path) -> Finished:
     preset = find_preset(config.preset)
     train, test = preset.load(config.data)
     check(config, train, test)
+    this = Run(config, preset, Store(root), train, test)
+    if (root / "config.yaml").exists():
+        refuse_other_config(root, to_yaml(config))
+    check_taken(this)  # before a folder is begun
     refuse_other_config(root, to_yaml(config))
-    store = Store(root)
     refuse_other_environment(root)
     settle(config.device)
     torch.set_num_threads(config.threads)
-    this = Run(config, preset, store, train, test)
+    with alone_in(root):
+        return _run(this, root)
+
+
+def _run(this: Run, root: Path) -> Finished:
+    config, store = this.config, this.store
     task = base_model(this)
     accuracies = epoch_accuracies(this, task)
     pairs = list_pairs(this, task) if config.pairs else []

@@ -1,10 +1,37 @@
 """What a run folder was started with, and must keep: configuration and environment."""
 
+import fcntl
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from infusion.errors import ArtefactError, InputError
 from infusion.runs.store import environment, json_bytes, write_whole
+
+
+@contextmanager
+def alone_in(root: Path) -> Iterator[None]:
+    """Keep a run folder to one process while a block runs.
+
+    Args:
+        root: Run folder, which exists. The lock goes with the process, however it ends.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        InputError: Another process works in it.
+    """
+    with (root / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"one process at a time may work in a run folder, got another one in "
+                f"{root}; wait for it, or choose another --out"
+            ) from error
+        yield
 
 
 def refuse_other_config(root: Path, text: str) -> None:

@@ -73,8 +73,8 @@ def side_by_side(
         except BrokenProcessPool as error:
             raise InfusionError(
                 f"every worker must live to the end of its job, got one killed during "
-                f"{label!r}, perhaps for want of memory; run the same command again, "
-                "with fewer --threads"
+                f"{label!r}, perhaps for want of memory; close other programs and run "
+                "the same command again, or choose fewer --threads and another --out"
             ) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)

@@ -37,6 +37,7 @@ def read_rows(folder: Path) -> dict[tuple[str, str, str], list[Row]]:
     """
     found: dict[tuple[str, str, str], dict[Any, Row]] = defaultdict(dict)
     settings: dict[Any, Any] = {}
+    base: dict[Any, str] = {}
     paths = [*folder.glob("*-*/*.jsonl"), *folder.glob("rows/*.jsonl")]
     for path in sorted(paths):
         content = path.read_bytes().decode("utf-8", errors="replace")
@@ -49,6 +50,12 @@ def read_rows(folder: Path) -> dict[tuple[str, str, str], list[Row]]:
                 raise ArtefactError(
                     f"rows of one trial must share its settings, got others under "
                     f"{row['trial']!r} in line {number} of {path}; keep them apart"
+                )
+            own_settings = row.get("settings_sha256")  # of rows since they have one
+            if own_settings and base.setdefault(group, own_settings) != own_settings:
+                raise ArtefactError(
+                    "rows of one suite must share recipe, Fisher and damping, got "
+                    f"others in line {number} of {path}; keep them apart"
                 )
             model = row["seed"], row["base_sha256"], row["gpu"]
             own = *model, row["probe"], row["target"], row["trial"]

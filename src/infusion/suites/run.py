@@ -12,10 +12,15 @@ from infusion.attribution.scores import influences
 from infusion.configs import RunConfig, as_plain
 from infusion.device import settle
 from infusion.errors import ArtefactError, InputError, check_whole
+from infusion.presets.base import check_taken
 from infusion.presets.context import Pair, Run, checkpoint_file
 from infusion.presets.infuse import influence_inputs, score_file
 from infusion.runs.config_files import to_yaml
-from infusion.runs.folder import refuse_other_config, refuse_other_environment
+from infusion.runs.folder import (
+    alone_in,
+    refuse_other_config,
+    refuse_other_environment,
+)
 from infusion.runs.parallel import side_by_side
 from infusion.runs.progress import progress
 from infusion.runs.rows import Rows
@@ -59,30 +64,41 @@ def run_suite(
     """
     check_whole("pairs", config.pairs)
     home = Home(root, replace(config, pairs=0))
+    if (root / "config.yaml").exists():  # before documents are read
+        refuse_other_config(root, to_yaml(home.config))
     listed = _listed(home, suite)
     wanted = _wanted(home, listed, only)
+    own = home.run(config.architecture)
+    check_taken(own)
     refuse_other_config(root, to_yaml(home.config))
     refuse_other_environment(root)
     settle(config.device)
     torch.set_num_threads(config.threads)
+    with alone_in(root):
+        return _run_suite(home, suite, config.pairs, listed, wanted)
+
+
+def _run_suite(
+    home: Home, suite: str, pairs: int, listed: list[Trial], wanted: list[Trial]
+) -> list[dict[str, Any]]:
+    config, root, own = home.config, home.root, home.run(home.config.architecture)
     _prepare(home, wanted)
-    own = home.run(config.architecture)
     bases = {config.architecture: own.store.sha256(_last(own))}
     whole = study_of(own).pairs(*opened(home, config.architecture))
-    if config.pairs > len(whole):
+    if pairs > len(whole):
         raise InputError(
-            f"pairs must be ≤ {len(whole)}, as many as there are, got {config.pairs}; "
+            f"pairs must be ≤ {len(whole)}, as many as there are, got {pairs}; "
             "ask for fewer, or for other base models with --seed"
         )
     inputs = digest({"config": as_plain(home.config), "bases": bases})
     rows = _rows(root, suite, inputs)
     _refuse_other_trials(rows.path, rows.read(), listed)
     _replays(home, wanted)
-    _take_over(root, suite, rows, listed, whole[: config.pairs])
+    _take_over(root, suite, rows, listed, whole[:pairs])
     done = rows.read()
     left = [
         (pair, [t for t in wanted if (pair.index, t.name) not in done])
-        for pair in whole[: config.pairs]
+        for pair in whole[:pairs]
     ]
     left = [(pair, missing) for pair, missing in left if missing]
     size = 2 * _AT_ONCE if own.is_recorded else _TOGETHER
@@ -297,12 +313,19 @@ def _retrain(home: Home, suite: str, chunk: Work, rows: Rows, names: list[str]) 
         "processor": here["processor"],
         "gpu": here["gpu"],
         "cores": here["cores"],
+        "settings_sha256": _settings(config),
     }
     work = [(pair, trial) for pair, listed in chunk for trial in listed]
     work.sort(
         key=lambda w: -_epochs(home.run(w[1].retraining.architecture), w[1].retraining)
     )
     _side_by_side(home, "retrain", measured, _jobs(home, work), on_result=keep)
+
+
+def _settings(config: RunConfig) -> str:
+    """Hash what decides a trial beside its change: recipe, Fisher, damping."""
+    rounding = replace(config.curvature, batch_size=1)
+    return digest({"train": as_plain(config.train), "curvature": as_plain(rounding)})
 
 
 def _write_manifests(home: Home, listed: list[Trial]) -> None:

@@ -50,7 +50,10 @@ def check_recipe(config: TrainConfig) -> None:
     check_whole("shift of the training recipe", config.shift, 0)
     check_whole("warmup of the training recipe", config.warmup, 0)
     check_choice("flip", config.flip, (False, True))
-    if not isinstance(config.milestones, (tuple, list)):
+    whole = isinstance(config.milestones, (tuple, list)) and all(
+        isinstance(epoch, int) for epoch in config.milestones
+    )
+    if not whole:
         raise InputError(
             f"milestones of the training recipe must be a tuple of epochs, got "
             f"{config.milestones!r}; write e.g. (5, 8)"

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from infusion.errors import DivergedError, InputError
+from infusion.errors import DivergedError, InputError, check_type
 from infusion.training.checkpoints import Checkpoint
 from infusion.training.lane import Lane, Training, can_record
 
@@ -25,8 +25,7 @@ def train_together(trainings: Sequence[Training]) -> list[Checkpoint]:
         ArtefactError: As for one.
         DivergedError: Likewise; its note says which of several it was.
     """
-    if not trainings:
-        raise InputError("trainings must be at least one, got none; name some")
+    _check(trainings)
     done = {place: training.start for place, training in enumerate(trainings)}
     beside = [place for place, training in enumerate(trainings) if can_record(training)]
     apart = [[place] for place in done if place not in beside]
@@ -42,6 +41,24 @@ def train_together(trainings: Sequence[Training]) -> list[Checkpoint]:
             "for more epochs"
         )
     return finished
+
+
+def _check(trainings: Sequence[Training]) -> None:
+    """Refuse what is no list of trainings, or would train one model twice."""
+    if not isinstance(trainings, (list, tuple)) or not trainings:
+        raise InputError(
+            "trainings must be a list of at least one Training, got "
+            f"{'an empty one' if trainings == [] else type(trainings).__name__}; write "
+            "[Training(…), …]"
+        )
+    for training in trainings:
+        check_type("trainings", training, Training)
+    owned = [{id(p) for p in t.task.model.parameters()} for t in trainings]
+    if sum(map(len, owned)) > len(set().union(*owned)):
+        raise InputError(
+            "each training must have a model of its own, got one parameter in several; "
+            "build a task for each"
+        )
 
 
 def _epoch(lanes: dict[int, Lane], count: int) -> dict[int, Checkpoint]:
