@@ -19,6 +19,7 @@ LAYERS = [
     "errors",
     "configs",
     "memory",
+    "device",
     "params",
     "norms",
     "sharding",
