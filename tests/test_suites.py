@@ -1,6 +1,7 @@
 """Suites: every trial beside its clean replay, more pairs added row by row."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from infusion.perturb.gradient import influence_gradient, perturbation_gradient
 from infusion.perturb.matching import matching_gradient
 from infusion.perturb.similarity import psnr, ssim
 from infusion.presets import find_preset
-from infusion.presets.context import checkpoint_file
+from infusion.presets.context import Run, checkpoint_file
 from infusion.presets.infuse import measurement
 from infusion.records import Batch, Dataset
 from infusion.replay.gradient import replay_gradient
@@ -33,7 +34,7 @@ from infusion.suites.pictures.editors import ENGINES, Subject
 from infusion.suites.pictures.edits import attainable_gains, choose
 from infusion.suites.pictures.study import class_pairs
 from infusion.suites.pictures.trials import Editor, trials
-from infusion.suites.retrainings import HARDENED, retrained
+from infusion.suites.retrainings import HARDENED, retrained_together, training_of
 from infusion.suites.run import run_suite
 from infusion.suites.study import NAMES, study_of
 from infusion.suites.subjects import Home, opened
@@ -383,6 +384,11 @@ def test_documents_are_chosen_as_asked(home: Home) -> None:
     assert chosen("random") == chosen("random") != chosen("last")
 
 
+def retrained(run: Run, spec: Retraining) -> inf.Task:
+    """Train on clean documents."""
+    return retrained_together([(run, training_of(run, spec, run.train), spec)])[0]
+
+
 def test_modes_of_retraining_differ_and_repeat(home: Home) -> None:
     run = home.run("resnet")
     specs = [
@@ -397,13 +403,13 @@ def test_modes_of_retraining_differ_and_repeat(home: Home) -> None:
     ]
 
     def trained() -> list[str]:
-        tasks = [retrained(run, spec, run.train) for spec in specs]
+        tasks = [retrained(run, spec) for spec in specs]
         return [params_sha256(task.model.state_dict()) for task in tasks]
 
     found = trained()
     assert len(set(found)) == len(specs)
     assert trained() == found
-    whole = retrained(run, Retraining(architecture="resnet", epochs=2), run.train)
+    whole = retrained(run, Retraining(architecture="resnet", epochs=2))
     assert params_sha256(whole.model.state_dict()) == found[0], "from the start: itself"
 
 
@@ -537,6 +543,18 @@ def test_a_refused_base_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="must hold the checkpoints"):
         run_suite(replace(tiny(1), base=str(tmp_path)), "main", root)
     assert not root.exists()
+
+
+def test_a_folder_outlives_the_base_it_was_begun_from(
+    home: Home, tmp_path: Path
+) -> None:
+    opened(home, "resnet")
+    base = tmp_path / "base"
+    shutil.copytree(home.root / "checkpoints", base)
+    config = replace(tiny(1), base=str(base))
+    run_suite(config, "main", tmp_path / "run", only="edit")
+    shutil.rmtree(base)
+    assert len(run_suite(config, "main", tmp_path / "run")) == 2
 
 
 def test_rows_say_which_recipe_and_damping(home: Home, tmp_path: Path) -> None:

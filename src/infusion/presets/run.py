@@ -56,9 +56,8 @@ def run(config: RunConfig, root: Path) -> Finished:
     train, test = preset.load(config.data)
     check(config, train, test)
     this = Run(config, preset, Store(root), train, test)
-    if (root / "config.yaml").exists():
-        refuse_other_config(root, to_yaml(config))
-    check_taken(this)  # before a folder is begun
+    if not (root / "config.yaml").exists():
+        check_taken(this)  # before a folder is begun
     refuse_other_config(root, to_yaml(config))
     refuse_other_environment(root)
     settle(config.device)

@@ -41,32 +41,8 @@ HARDENED: dict[Hardening, Callable[[TrainConfig, Dataset], TrainConfig]] = {
 pictures have colours (digits do not mirror); noise as large as the paper's edits."""
 
 
-def retrained(
-    run: Run,
-    spec: Retraining,
-    data: Dataset,
-    change: Callable[[Task], Task] = lambda task: task,
-) -> Task:
-    """Train on documents as a trial asks.
-
-    Args:
-        run: Settings, documents and base checkpoints.
-        spec: How.
-        data: Changed or clean training documents.
-        change: Of the run's task, so that it trains on them.
-
-    Returns:
-        The trained task.
-
-    Raises:
-        InputError: It would start before the earlier documents, or go on after a cycle.
-        DivergedError: A training loss became NaN or infinite.
-    """
-    return retrained_together([(run, training_of(run, spec, data, change), spec)])[0]
-
-
 def retrained_together(works: list[tuple[Run, Training, Retraining]]) -> list[Task]:
-    """Do what :func:`retrained` does for several, side by side where a GPU allows it.
+    """Train on documents as trials ask, side by side where a GPU allows it.
 
     Args:
         works: Run, first training and how it goes on of each.
@@ -75,8 +51,8 @@ def retrained_together(works: list[tuple[Run, Training, Retraining]]) -> list[Ta
         The trained tasks.
 
     Raises:
-        InputError: As there.
-        DivergedError: Likewise.
+        InputError: One would go on after a cycle.
+        DivergedError: A training loss became NaN or infinite.
     """
     done = train_together([training for _, training, _ in works])
     longer = [

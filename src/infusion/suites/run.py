@@ -64,13 +64,14 @@ def run_suite(
     """
     check_whole("pairs", config.pairs)
     home = Home(root, replace(config, pairs=0))
-    if (root / "config.yaml").exists():  # before documents are read
+    begun = (root / "config.yaml").exists()
+    if begun:  # before documents are read
         refuse_other_config(root, to_yaml(home.config))
     listed = _listed(home, suite)
     wanted = _wanted(home, listed, only)
-    own = home.run(config.architecture)
-    check_taken(own)
-    refuse_other_config(root, to_yaml(home.config))
+    if not begun:
+        check_taken(home.run(config.architecture))
+        refuse_other_config(root, to_yaml(home.config))
     refuse_other_environment(root)
     settle(config.device)
     torch.set_num_threads(config.threads)

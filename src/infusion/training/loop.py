@@ -5,7 +5,6 @@ orders come from named streams, so a checkpoint needs no generator state.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import nn
@@ -46,8 +45,9 @@ def train(
         DivergedError: A training loss became NaN or infinite.
     """
     final = start
-    go: dict[str, Any] = {"seed": seed, "start": start, "record": record}
-    for checkpoint in train_epochs(task, data, config, **go):
+    for checkpoint in train_epochs(
+        task, data, config, seed=seed, start=start, record=record
+    ):
         final = checkpoint
     if final is None:
         raise InputError(f"epochs must be ≥ 1, got {config.epochs}; train for more")
