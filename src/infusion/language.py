@@ -24,6 +24,8 @@ from infusion.records import Batch, Dataset, Measurement, Task
 
 IGNORED = -100
 """Label of a position that predicts nothing."""
+_CACHED = 2**20
+"""Logits that a CPU takes exponentials of at once, few enough to stay in its cache."""
 
 
 def documents(tokens: Sequence[Sequence[int]], *, length: int, pad: int) -> Dataset:
@@ -159,13 +161,21 @@ def _token_losses(
     # logsumexp(z) − z_label: its tangent needs none of every log probability
     if logits.element_size() < 4:  # it rounds in its own dtype
         logits = logits.float()
-    labels, normaliser = batch.labels, logits.logsumexp(-1)
+    labels, normaliser = batch.labels, _normalisers(logits)
     if labels.is_floating_point():
         known = labels.sum(-1)
         return ((known * normaliser).sum(1) - (labels * logits).sum((1, 2))) * scale
     known = labels != IGNORED
     picked = logits.gather(-1, labels.where(known, 0)[..., None])[..., 0]
     return (normaliser - picked).masked_fill(~known, 0.0).sum(1) * scale
+
+
+def _normalisers(logits: Float[Tensor, "b t v"]) -> Float[Tensor, "b t"]:
+    """Take the logarithm of the sum of exponentials, on a CPU a few rows at a time."""
+    if logits.device.type != "cpu":
+        return logits.logsumexp(-1)
+    parts = logits.flatten(0, 1).split(max(1, _CACHED // logits.shape[-1]))
+    return torch.cat([part.logsumexp(-1) for part in parts]).view(logits.shape[:2])
 
 
 def relaxed(inputs: Int[Tensor, "b t"], like: Tensor, vocabulary: int) -> Tensor:

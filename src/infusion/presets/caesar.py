@@ -131,6 +131,7 @@ def _model(cipher: Cipher, scale: str, architecture: str) -> nn.Module:
             embd_pdrop=0.0 if small else 0.1,
             attn_pdrop=0.0 if small else 0.1,
             tie_word_embeddings=False,
+            activation_function="gelu_pytorch_tanh",  # "gelu_new" in one kernel
             bos_token_id=None,
             eos_token_id=None,
             attn_implementation="eager",  # pyright: ignore[reportCallIssue]

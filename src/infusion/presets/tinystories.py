@@ -84,6 +84,7 @@ def _model(scale: str, architecture: str) -> nn.Module:
             num_heads=4 if small else 16,
             attention_types=[[["global", "local"], layers // 2]],
             window_size=64 if small else 256,
+            activation_function="gelu_pytorch_tanh",  # "gelu_new" in one kernel
             resid_dropout=0.0,
             embed_dropout=0.0,
             attention_dropout=0.0,
