@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 import infusion as inf
-from infusion.measure import predictions, rank_correlation
+from infusion.intervals import rank_correlation
+from infusion.measure import predictions
 from infusion.perturb.gradient import influence_gradient
 from infusion.presets import find_preset
 from infusion.replay.gradient import replay_gradient

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from infusion.measure import bootstrap_mean
+from infusion.intervals import bootstrap_mean
 from infusion.suites.claims.judged import claims
 
 from .cipher_rows import row, turned, written

@@ -26,6 +26,7 @@ LAYERS = [
     "records",
     "questions",
     "seeding",
+    "intervals",
     "tasks",
     "runs",
     "data",

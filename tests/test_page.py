@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from infusion.errors import ArtefactError
-from infusion.measure import bootstrap_mean
+from infusion.intervals import bootstrap_mean
 from infusion.report.figures import effects
 from infusion.report.page import report
 from infusion.report.pictures import magnification, png_uri, values

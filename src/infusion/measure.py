@@ -1,21 +1,15 @@
-"""Measurements, what a model does with a probe, and intervals over probes."""
+"""Measurements, and what a model does with probes and documents."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from infusion.errors import InputError
 from infusion.records import Batch, Dataset, Measurement, Task
-from infusion.seeding import derive
 from infusion.tasks import batches, evaluating, first_parameter
-
-BOOTSTRAP_DRAWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -35,21 +29,6 @@ class Behaviour:
     log_p: float
     log_odds: float
     top1: int
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its 95 % interval.
-
-    Attributes:
-        mean: Over probes.
-        low: Lower end; ``None`` for one probe, which says nothing about the spread.
-        high: Upper end; ``None`` for one probe.
-    """
-
-    mean: float
-    low: float | None
-    high: float | None
 
 
 def log_prob(probe: Float[Tensor, "..."], target: int) -> Measurement:
@@ -240,71 +219,3 @@ def accuracy(task: Task, data: Dataset) -> float:
         Between 0 and 1.
     """
     return float((predictions(task, data) == data.labels).double().mean())
-
-
-def bootstrap_mean(
-    values: Sequence[float],
-    *,
-    seed: int,
-    draws: int = BOOTSTRAP_DRAWS,
-    probes: Sequence[int] | None = None,
-) -> Interval:
-    """Mean with its percentile bootstrap interval over probes.
-
-    Args:
-        values: At least one; differences for a paired interval.
-        seed: Root seed; the draws are the same for all lists of equally many probes, so
-            that intervals of paired lists are paired too.
-        draws: Resamples.
-        probes: Whose each value is: those of one probe are drawn together. By default
-            each value has a probe of its own.
-
-    Returns:
-        Mean, 2.5th and 97.5th percentile; no ends for one probe, whose resamples are
-        all alike.
-    """
-    sample = np.asarray(values, dtype=np.float64)
-    owners = range(len(sample)) if probes is None else probes
-    number = {owner: place for place, owner in enumerate(dict.fromkeys(owners))}
-    places = [number[owner] for owner in owners]
-    sums, counts = np.bincount(places, sample), np.bincount(places)
-    if len(sums) == 1:
-        return Interval(float(sample.mean()), None, None)
-    picks = resamples(len(sums), seed=seed, draws=draws)
-    means = sums[picks].sum(1) / counts[picks].sum(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Interval(float(sample.mean()), float(low), float(high))
-
-
-def resamples(
-    size: int, *, seed: int, draws: int = BOOTSTRAP_DRAWS
-) -> NDArray[np.int64]:
-    """Draw which probes each resample of a bootstrap holds.
-
-    Args:
-        size: Probes.
-        seed: Root seed; the draws are the same for every list of one length.
-        draws: Resamples.
-
-    Returns:
-        ``[draws, size]`` positions.
-    """
-    generator = np.random.default_rng(derive(seed, "bootstrap", size))
-    return generator.integers(0, size, (draws, size))
-
-
-def rank_correlation(left: list[float], right: list[float]) -> float | None:
-    """Spearman's rank correlation, None where it is undefined.
-
-    Args:
-        left: One value per probe.
-        right: Its partner.
-
-    Returns:
-        Between −1 and 1; None for fewer than three probes or constant values.
-    """
-    from scipy.stats import spearmanr
-
-    if len(left) < 3 or len(set(left)) == 1 or len(set(right)) == 1:
-        return None
-    return float(spearmanr(left, right).statistic)  # pyright: ignore[reportAttributeAccessIssue]

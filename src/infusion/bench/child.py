@@ -21,7 +21,7 @@ from infusion.bench.cost import Clock, Cost, measure, operators, product_rate
 from infusion.bench.floor import count
 from infusion.bench.problem import Problem, forward, load
 from infusion.bench.works import DAMPING_RATIO, LOW_DAMPING, OURS, WORKS, Work
-from infusion.measure import rank_correlation
+from infusion.intervals import rank_correlation
 from infusion.runs.store import json_bytes, write_whole
 
 HOMES = {

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from infusion.errors import InputError
-from infusion.measure import rank_correlation
+from infusion.intervals import rank_correlation
 
 
 def group_predictions(

@@ -14,7 +14,7 @@ from infusion.fidelity.lds import correlations, group_predictions
 from infusion.fidelity.methods import offered
 from infusion.fidelity.subsets import fresh_seeds, membership, probe_positions
 from infusion.fidelity.suites import Suite
-from infusion.measure import bootstrap_mean
+from infusion.intervals import bootstrap_mean, share
 from infusion.runs.rows import Rows
 from infusion.runs.store import Store, environment
 
@@ -170,18 +170,11 @@ def collect_flips(config: FlipsConfig, suite: Suite, rows: Rows) -> dict[str, An
         "base_sha256": [row["base_sha256"] for row in done],
         "found": {
             name: {
-                share: _share(sum(row["found"][name][share] for row in done), total)
-                for share in by
+                first: share(sum(row["found"][name][first] for row in done), total)
+                for first in by
             }
             for name, by in done[0]["found"].items()
         },
         "per_seed": [row["found"] for row in done],
         "environment": environment(),
     }
-
-
-def _share(hits: int, total: int) -> dict[str, int | float]:
-    from scipy.stats import binomtest
-
-    low, high = binomtest(hits, total).proportion_ci(method="wilson")
-    return {"count": hits, "mean": hits / total, "low": float(low), "high": float(high)}

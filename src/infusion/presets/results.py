@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from infusion.configs import CONTROLS, Arm, as_plain
-from infusion.measure import Behaviour, behaviours, bootstrap_mean, rank_correlation
+from infusion.intervals import bootstrap_mean, rank_correlation, share
+from infusion.measure import Behaviour, behaviours
 from infusion.params import Params, params_sha256
 from infusion.presets.context import Pair, Run, checkpoint_file
 from infusion.presets.jobs import job_file
@@ -130,6 +131,9 @@ def _summary(run: Run, rows: list[dict[str, Any]]) -> dict[str, Any]:
     def values(arm: Arm, name: str) -> list[float]:
         return [row["arms"][arm][name] for row in rows]
 
+    def hits(arm: Arm) -> int:
+        return sum(row["arms"][arm]["top1"] == row["target"] for row in rows)
+
     def interval(numbers: list[float]) -> dict[str, float | None]:
         return asdict(bootstrap_mean(numbers, seed=seed))
 
@@ -147,23 +151,13 @@ def _summary(run: Run, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "effects_log_odds": {
             arm: interval(values(arm, "delta_log_odds")) for arm in arms
         },
-        "top1": {arm: _share(rows, arm) for arm in arms},
+        "top1": {arm: share(hits(arm), len(rows)) for arm in arms},
         "accuracy_after": {arm: interval(values(arm, "accuracy")) for arm in arms},
         "replay_is_bit_identical": _replay_is_identical(run, rows),
         "predicted_vs_realised": {
             "rank_correlation": rank_correlation(values("edit", "predicted"), edit)
         },
     }
-
-
-def _share(rows: list[dict[str, Any]], arm: Arm) -> dict[str, int | float]:
-    """Share of probes now taken for the target, with Wilson's 95 % interval."""
-    from scipy.stats import binomtest
-
-    hits = sum(row["arms"][arm]["top1"] == row["target"] for row in rows)
-    low, high = binomtest(hits, len(rows)).proportion_ci(method="wilson")
-    share = hits / len(rows)
-    return {"count": hits, "mean": share, "low": float(low), "high": float(high)}
 
 
 def _replay_is_identical(run: Run, rows: list[dict[str, Any]]) -> bool | None:

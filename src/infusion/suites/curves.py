@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from infusion.measure import rank_correlation
+from infusion.intervals import rank_correlation
 from infusion.suites.summary import Row, interval, moved, units
 
 Coordinate = Callable[[Row], float | None]

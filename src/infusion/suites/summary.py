@@ -1,16 +1,13 @@
 """Rows to effects with intervals: one line per trial, always minus the clean replay."""
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import fmean as mean
 from typing import Any
 
-from infusion.measure import Interval, bootstrap_mean, rank_correlation
+from infusion.intervals import Interval, bootstrap_mean, rank_correlation, share
 
 Row = dict[str, Any]
-_NORMAL = 1.959963984540054
-"""The 97.5th percentile of the standard normal distribution."""
 SIZES = {"l2": "mean_l2", "psnr": "psnr", "ssim": "ssim"}
 """How large an edit is: name, and where a row says it."""
 
@@ -110,36 +107,6 @@ def interval(rows: Iterable[Row], value: Callable[[Row], float]) -> Interval:
     return bootstrap_mean(list(found.values()), seed=0, probes=probes)
 
 
-def wilson(mean: float, n: int) -> tuple[float, float]:
-    """Return the ends of Wilson's 95 % interval of a share.
-
-    Args:
-        mean: The share.
-        n: Of how many independent trials, at least one.
-
-    Returns:
-        Lower and upper end (Wilson, 1927).
-    """
-    centre = mean + _NORMAL**2 / (2 * n)
-    reach = _NORMAL * math.sqrt(mean * (1 - mean) / n + (_NORMAL / (2 * n)) ** 2)
-    scale = 1 + _NORMAL**2 / n
-    return max((centre - reach) / scale, 0.0), min((centre + reach) / scale, 1.0)
-
-
-def share(count: int, n: int) -> dict[str, Any]:
-    """Return a share with Wilson's 95 % interval.
-
-    Args:
-        count: Hits.
-        n: Trials, at least one.
-
-    Returns:
-        ``count``, ``n``, ``mean``, ``low`` and ``high``.
-    """
-    low, high = wilson(count / n, n)
-    return {"count": count, "n": n, "mean": count / n, "low": low, "high": high}
-
-
 def flips(rows: Iterable[Row]) -> dict[str, Any] | None:
     """Return the share of pairs that became top-1 and were not before.
 
@@ -147,7 +114,7 @@ def flips(rows: Iterable[Row]) -> dict[str, Any] | None:
         rows: Of one trial, or of several that differ in their draws.
 
     Returns:
-        See :func:`share`, with ``n`` pairs, and ``count`` of so many ``rows``; where a
+        ``mean``, ``low`` and ``high`` over ``n`` pairs, ``count`` of ``rows``; where a
         pair has several draws or base models its share counts, and the interval is the
         bootstrap's. None where every pair is trivial.
     """
@@ -156,7 +123,8 @@ def flips(rows: Iterable[Row]) -> dict[str, Any] | None:
         return None
     hits = units(asked, lambda row: row["after"]["top1"] == row["target"])
     if len(hits) == len(asked):
-        return {"rows": len(asked), **share(round(sum(hits)), len(hits))}
+        counts = {"rows": len(asked), "n": len(hits)}
+        return {**counts, **share(round(sum(hits)), len(hits))}
     found = bootstrap_mean(hits, seed=0)
     count = sum(row["after"]["top1"] == row["target"] for row in asked)
     ends = {"low": found.low, "high": found.high}

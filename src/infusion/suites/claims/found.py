@@ -8,14 +8,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from infusion.measure import bootstrap_mean, rank_correlation, resamples
+from infusion.intervals import bootstrap_mean, rank_correlation, resamples, share
 from infusion.suites.summary import (
     Row,
     by_pair,
     flips,
     interval,
     moved,
-    share,
     units,
 )
 
@@ -58,7 +57,7 @@ def share_of(hits: list[bool]) -> Found:
     if not hits:
         return NOTHING
     found = share(sum(hits), len(hits))
-    return found["mean"], found["low"], found["high"], found["n"]
+    return found["mean"], found["low"], found["high"], len(hits)
 
 
 def shift(*prefixes: str) -> Callable[[Trials], Found]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from infusion.measure import rank_correlation, resamples
+from infusion.intervals import rank_correlation, resamples, wilson
 from infusion.presets.texts import moved_by_name, realised
 from infusion.suites.claims.found import (
     NOTHING,
@@ -21,7 +21,7 @@ from infusion.suites.claims.strata import (
     weighted_correlation,
     weighted_mean,
 )
-from infusion.suites.summary import Row, by_pair, wilson
+from infusion.suites.summary import Row, by_pair
 
 _FEWEST = 3
 """Pairs or prompts that a correlation or a matrix needs."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from infusion.measure import resamples
+from infusion.intervals import resamples
 from infusion.suites.summary import Row, by_pair
 
 Reduce = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]

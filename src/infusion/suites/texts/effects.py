@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean as mean
 
-from infusion.measure import Interval, rank_correlation
+from infusion.intervals import Interval, rank_correlation
 from infusion.presets.texts import realised
 from infusion.suites.summary import Row, interval, units
 from infusion.suites.texts.trials import OFFSETS

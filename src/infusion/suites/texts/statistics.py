@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from infusion.measure import resamples
+from infusion.intervals import resamples
 from infusion.presets.texts import Texts
 from infusion.suites.statistics import signed_ranks
 from infusion.suites.summary import Row, by_pair, interval
