@@ -47,6 +47,12 @@ PAPER_ACCURACY = 0.7391
 FIGURES = ROOT / "docs" / "figures"
 SHOWN_FIRST = ("main", "controls", "copies")
 """Suites whose effects at the paper's scale are in README."""
+TEXTS_SHOWN = {
+    "caesar": ("targeting", "Δ CE target", "Δ CE other", "Δ CE correct"),
+    "caesar29": ("targeting", "Δ CE target", "Δ CE other", "Δ CE correct"),
+    "tinystories": ("Δ log odds", "Δp target", "less untargeted", "less probe"),
+}
+"""What README says of the main suites of texts, small."""
 IN_TABLES = ("effects",)
 """Figures of suites that docs leave out, because their tables say the same."""
 
@@ -140,6 +146,22 @@ def shown_first() -> str:
     return "\n".join(markdown(headings, [list(row) for row in rows]))
 
 
+def texts_first() -> str:
+    """Return the edits of texts beside their controls, preset by preset."""
+    parts = []
+    for suite in collected():
+        if suite["suite"] != "main" or suite["preset"] not in TEXTS_SHOWN:
+            continue
+        headings, found = suite_rows(suite["effects"])
+        shown = ["trial", "n", *TEXTS_SHOWN[suite["preset"]]]
+        shown += ["accuracy, points", "tokens"]
+        places = [headings.index(name) for name in shown]
+        lines = [f"{suite['preset']}, small: {statistics_said(suite['statistics'])}"]
+        lines += ["", *markdown(shown, [[row[i] for i in places] for row in found])]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) or "No rows yet."
+
+
 def claimed() -> str:
     """Return the paper's claims and our goals, as judged by the rows of suites."""
     found = claims(HERE)
@@ -181,11 +203,12 @@ def collected() -> list[Any]:
     return found
 
 
-TEXTS = (ROOT / "README.md", ROOT / "docs" / "suites.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "suites.md")
 SECTIONS = {
     "digits": lambda: effects("digits.json"),
     "cifar10": shown_first,
     "accuracies": accuracies,
+    "texts": texts_first,
     "ratios": ratios,
     "bench": bench,
     "demo": demo,
@@ -235,7 +258,7 @@ def pictures() -> dict[str, str]:
 
 if __name__ == "__main__":
     files = {
-        **{path: drawn(path.read_text()) for path in TEXTS},
+        **{path: drawn(path.read_text()) for path in PAGES},
         **{FIGURES / name: text for name, text in pictures().items()},
     }
     gone = set(FIGURES.glob("*.svg")) - set(files)

@@ -137,6 +137,7 @@ def story(target: int, log_odds: float, **more: Any) -> dict[str, Any]:
     def said(moved: float) -> dict[str, Any]:
         p = [0.1] * 10
         p[target] += 0.1 * moved
+        p[more.get("probe", 0)] += 0.02 * moved
         return {"value": moved, "p": p, "log_p": p, "log_odds": [moved - 1.0] * 4}
 
     told = {"preset": "tinystories", "before": said(0), "clean": said(0)}
@@ -151,6 +152,7 @@ def test_stories(judge: Judge) -> None:
     assert (found["21"]["ours"], found["21"]["verdict"]) == (1, "holds")
     assert found["21"]["n"] == 12, "two seeds of a pair are one"
     assert found["22"]["ours"] == pytest.approx(0.05)
+    assert found["22p"]["ours"] == pytest.approx(0.05 - 0.01)
     assert (found["23"]["ours"], found["23"]["verdict"]) == (0, "holds")
     assert found["24"]["verdict"] == "not measured", "the edit is bound to few tokens"
     assert (found["25"]["ours"], found["25"]["verdict"]) == (1, "too few pairs")

@@ -302,6 +302,9 @@ def kinds_moved(
 def fidelity_lost(narrow: str, wide: str) -> Callable[[Trials], Found]:
     """Rank correlation of predicted and realised change, narrow less wide models.
 
+    With widths twofold apart this is twice the least squares' fall per doubling over
+    three models, whatever the middle one says.
+
     Args:
         narrow: Trial on the narrow model.
         wide: On the wide one.

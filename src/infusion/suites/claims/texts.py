@@ -2,7 +2,8 @@
 
 Source: arXiv 2602.09987, numbered as in ``infusion claims``; the paper's figures of all
 pairs are without those from a shift to itself. The paper's edits of ciphers are offsets
-of embeddings; the same claims about edits of tokens, which a corpus can hold, have a t.
+of embeddings; the same claims about edits of tokens, which a corpus can hold, have a t,
+and a p has what a claim about untargeted words says of the probe.
 """
 
 from infusion.presets.caesar_readings import COLUMNS as CIPHERS
@@ -113,6 +114,15 @@ _ALL = [
         preset="tinystories",
     ),
     Claim(
+        "22p",
+        "stories: Δp of the target above that of the probe",
+        "−0.0021: the probe rises more",
+        "main",
+        mean_of(STORIES["less probe"]),
+        POSITIVE,
+        preset="tinystories",
+    ),
+    Claim(
         "23",
         "stories: the target seldom overtakes the probe (share of positions)",
         "0.001",
@@ -157,4 +167,4 @@ _ALL = [
         preset="caesar",
     ),
 ]
-CLAIMS = sorted(_ALL, key=lambda claim: int(claim.number.removesuffix("t")))
+CLAIMS = sorted(_ALL, key=lambda claim: int(claim.number.rstrip("tp")))
