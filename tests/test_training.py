@@ -286,6 +286,18 @@ def test_a_replay_with_another_order_is_refused(
             run(make_task(), data, config, seed=seed, start=start)
 
 
+def test_a_start_beyond_the_recipe_and_a_seed_that_is_none_are_refused(
+    make_task: Any, pictures: Dataset
+) -> None:
+    config = TrainConfig(epochs=2, batch_size=4)
+    _, last = run(make_task(), pictures, config)
+    short = replace(config, epochs=1)
+    with pytest.raises(InputError, match=r"at its start's epoch 2 or later, got 1"):
+        inf.train(make_task(), pictures, short, seed=0, start=last)
+    with pytest.raises(InputError, match="seed must be a whole number ≥ 0, got -1"):
+        inf.train(make_task(), pictures, config, seed=-1)
+
+
 @pytest.mark.parametrize(
     ("saved", "resumed"),
     [

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from infusion.configs import TrainConfig
-from infusion.errors import ArtefactError
+from infusion.errors import ArtefactError, InputError
 from infusion.params import Params
 from infusion.training.recipe import STATES
 from infusion.training.steps import epoch_order
@@ -121,8 +121,14 @@ def check_start(
         size: Training documents.
 
     Raises:
+        InputError: It lies beyond the recipe's end.
         ArtefactError: The checkpoint is of another seed, recipe or number of documents.
     """
+    if start.epoch > config.epochs:
+        raise InputError(
+            f"a recipe must end at its start's epoch {start.epoch} or later, got "
+            f"{config.epochs} epochs; raise epochs, or start from an earlier checkpoint"
+        )
     if order_hash(seed, start.epoch, size, config) != start.order_sha256:
         raise ArtefactError(
             f"a replay must visit the documents in the order of seed {seed}, got a "

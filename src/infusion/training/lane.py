@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from infusion.configs import TrainConfig
-from infusion.errors import DivergedError
+from infusion.errors import DivergedError, check_whole
 from infusion.params import Params, is_finite
 from infusion.records import Dataset, Task
 from infusion.seeding import derive
@@ -83,6 +83,7 @@ class Lane:
             ArtefactError: The start is of another architecture, optimiser or order.
         """
         task, config, start = training.task, training.config, training.start
+        check_whole("seed", training.seed, least=0)
         check_recipe(config)
         self.training = training
         task.model.train()
