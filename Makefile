@@ -9,7 +9,7 @@ demo: .venv/.installed
 	$(BIN)/infusion run digits
 
 test: .venv/.developer
-	OMP_NUM_THREADS=1 $(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 check: .venv/.developer
 	$(BIN)/ruff format --check .
