@@ -41,6 +41,7 @@ from infusion.presets.tinystories_corpus import (
     measured,
     segment_and_earlier,
     tokenizer_of,
+    vocabulary,
     whole_words,
     written,
 )
@@ -51,7 +52,7 @@ from infusion.presets.tinystories_readings import (
     log_odds,
     margin,
     measurement,
-    perplexity,
+    portrait,
 )
 from infusion.records import Dataset
 from infusion.seeding import stream
@@ -181,8 +182,8 @@ def _check(run: Run) -> None:
 def _limits(run: Run, rows: Dataset) -> TokenLimits:
     """Let any piece of text be written between the ends."""
     tokenizer = tokenizer_of(run.config.data)
-    small = run.config.data.tokenizer == "trained"
-    allowed = torch.zeros(VOCABULARY if small else PAPER_VOCABULARY).bool()
+    size, _ = vocabulary(run.config.data)
+    allowed = torch.zeros(size).bool()
     allowed[: tokenizer.size] = True
     allowed[[tokenizer.end, tokenizer.pad]] = False
     return TokenLimits(
@@ -240,7 +241,7 @@ TEXTS = Texts(
     columns=COLUMNS,
     margin=margin,
     read=_read,
-    portrait=lambda run, task: {"perplexity": round(perplexity(run, task), 4)},
+    portrait=portrait,
     groups={},
     correlations={"margin and Δ log odds": (margin, log_odds)},
     check=_check,

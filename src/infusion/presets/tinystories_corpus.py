@@ -32,15 +32,34 @@ often."""
 
 
 @lru_cache(maxsize=1)
-def _stories(source: str) -> tuple[list[str], list[str]]:
-    return load_texts(source)
+def _stories(source: str, seed: int) -> tuple[list[str], list[str]]:
+    """Load stories to train on and others, each in a drawn order: files are sorted."""
+    draw = torch.Generator().manual_seed(seed)
+    train, validation = (
+        [texts[place] for place in torch.randperm(len(texts), generator=draw).tolist()]
+        for texts in load_texts(source)
+    )
+    return train, validation
 
 
 @lru_cache(maxsize=1)
-def _tokenizer(source: str, name: str) -> Tokenizer:
+def _tokenizer(source: str, seed: int, name: str) -> Tokenizer:
     if name == "trained":
-        return train_tokenizer(_stories(source)[0][:_TRAINED_ON], size=VOCABULARY)
+        return train_tokenizer(_stories(source, seed)[0][:_TRAINED_ON], size=VOCABULARY)
     return load_tokenizer(name)
+
+
+def vocabulary(config: DataConfig) -> tuple[int, int]:
+    """Return the size of a model's vocabulary, and its padding.
+
+    Args:
+        config: Its ``tokenizer``.
+
+    Returns:
+        Rows of the embedding, and the id that fills documents.
+    """
+    size = VOCABULARY if config.tokenizer == "trained" else PAPER_VOCABULARY
+    return size, PADDING[size]
 
 
 def tokenizer_of(config: DataConfig) -> Tokenizer:
@@ -52,7 +71,7 @@ def tokenizer_of(config: DataConfig) -> Tokenizer:
     Returns:
         The tokenizer.
     """
-    return _tokenizer(config.source, config.tokenizer)
+    return _tokenizer(config.source, config.split_seed, config.tokenizer)
 
 
 def written(config: DataConfig, stories: Sequence[str]) -> Dataset:
@@ -66,20 +85,19 @@ def written(config: DataConfig, stories: Sequence[str]) -> Dataset:
         Tokens ``[n, length]`` and the next ones as labels.
 
     Raises:
-        InputError: No model of this preset has the tokenizer's padding.
+        InputError: The tokenizer has other ids, or other padding, than the model.
     """
-    tokenizer = tokenizer_of(config)
-    if tokenizer.pad not in PADDING.values():
+    tokenizer, (size, pad) = tokenizer_of(config), vocabulary(config)
+    if tokenizer.pad != pad or tokenizer.size > size:
         raise InputError(
-            "padding must be the token after those of GPT-2, or that of a vocabulary "
-            f"trained here, {sorted(PADDING.values())}, got {tokenizer.pad} of "
+            f"the tokenizer of this model must have padding {pad} and at most {size} "
+            f"tokens, got padding {tokenizer.pad} and {tokenizer.size} tokens of "
             f"{config.tokenizer}; use GPT-2's tokenizer"
         )
     rows = [tokenizer.document(story, config.length) for story in stories]
     return documents(rows, length=config.length, pad=tokenizer.pad)
 
 
-@lru_cache(maxsize=1)
 def segment_and_earlier(config: DataConfig) -> tuple[list[str], list[str]]:
     """Split the training stories.
 
@@ -92,20 +110,17 @@ def segment_and_earlier(config: DataConfig) -> tuple[list[str], list[str]]:
     Raises:
         InputError: There are no stories but those of the segment.
     """
-    train, _ = _stories(config.source)
+    train, _ = _stories(config.source, config.split_seed)
     if config.train >= len(train):
         raise InputError(
             f"this preset trains on {config.train} stories after others, got "
             f"{len(train)} in {config.source}; use a larger copy"
         )
-    draw = torch.Generator().manual_seed(config.split_seed)
-    order = torch.randperm(len(train), generator=draw).tolist()
-    shuffled = [train[place] for place in order]
-    return shuffled[: config.train], shuffled[config.train :]
+    return train[: config.train], train[config.train :]
 
 
 def held_out(config: DataConfig, count: int) -> Dataset:
-    """Write the first validation stories as documents.
+    """Write drawn validation stories as documents.
 
     Args:
         config: Where the stories are.
@@ -114,7 +129,7 @@ def held_out(config: DataConfig, count: int) -> Dataset:
     Returns:
         See :func:`written`.
     """
-    return written(config, _stories(config.source)[1][:count])
+    return written(config, _stories(config.source, config.split_seed)[1][:count])
 
 
 def content(config: DataConfig) -> str:
@@ -127,7 +142,7 @@ def content(config: DataConfig) -> str:
         sha256 hex digest.
     """
     whole = hashlib.sha256(config.tokenizer.encode())
-    for texts in _stories(config.source):
+    for texts in _stories(config.source, config.split_seed):
         for text in texts:
             whole.update(hashlib.sha256(text.encode()).digest())
     return whole.hexdigest()
@@ -150,7 +165,7 @@ def measured(config: DataConfig, word: str, half: int) -> Dataset:
     """
     tokenizer = tokenizer_of(config)
     token = tokenizer.word(word)
-    _, validation = _stories(config.source)
+    _, validation = _stories(config.source, config.split_seed)
     likely = [story for story in validation if story.count(f" {word}") >= LEAST]
     rows, places = [], []
     for story in likely[half::2]:

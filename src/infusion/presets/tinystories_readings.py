@@ -19,7 +19,12 @@ from infusion.presets.texts import (
     moved_elsewhere,
     realised,
 )
-from infusion.presets.tinystories_corpus import ANIMALS, measured, tokenizer_of
+from infusion.presets.tinystories_corpus import (
+    ANIMALS,
+    measured,
+    tokenizer_of,
+    vocabulary,
+)
 from infusion.records import Dataset, Measurement, Task
 from infusion.tasks import evaluating, first_parameter
 
@@ -125,6 +130,25 @@ def perplexity(run: Run, task: Task) -> float:
         total += float(each.double().sum())
         count += int((labels != IGNORED).sum())
     return math.exp(total / count)
+
+
+def portrait(run: Run, task: Task) -> Json:
+    """Read how well a model predicts held-out stories, and how many of them are whole.
+
+    Args:
+        run: Gives the held-out stories.
+        task: Read in eval mode.
+
+    Returns:
+        A JSON value: ``"perplexity"``, and ``"cut"``, the share of stories that are
+        longer than a document.
+    """
+    end, (_, pad) = tokenizer_of(run.config.data).end, vocabulary(run.config.data)
+    last = run.test.inputs[:, -1]
+    return {
+        "perplexity": round(perplexity(run, task), 4),
+        "cut": float(((last != pad) & (last != end)).double().mean()),
+    }
 
 
 def _target(row: Json) -> float:
