@@ -112,7 +112,9 @@ def test_probes_are_the_units_of_a_gap_between_probes(judge: Judge) -> None:
 def test_the_lead_is_over_the_best_of_the_other_shifts(judge: Judge) -> None:
     change = {0: -9.0, 5: -2.0, 7: -1.5, 8: 1.0}
     rows = [row(0, 5, [2.0] * 29, change, preset="caesar29")]
-    assert judge(*rows)["15t"]["ours"] == pytest.approx(0.5)
+    found = judge(*rows)
+    assert found["15t"]["ours"] == pytest.approx(0.5)
+    assert found["15ct"]["ours"] == pytest.approx(-9.0), "the probe is shift 0"
 
 
 def test_what_is_half_done_is_a_weighted_correlation(judge: Judge) -> None:

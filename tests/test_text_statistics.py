@@ -36,27 +36,33 @@ def pairs(count: int = 8, steps: tuple[int, ...] = (1, 2, 13)) -> list[dict[str,
     ]
 
 
+def judged(found: dict[str, Any], column: str = "targeting") -> dict[str, Any]:
+    return found["judged"][column]
+
+
 def test_sizes_and_tests_are_over_probes() -> None:
     rows = pairs()
     found = statistics(rows, TEXTS)
     values = np.array([[p + s / 10 for s in (1, 2, 13)] for p in range(8)])
     assert (found["n"], found["probes"]) == (24, 8)
-    assert found["cohens_d"]["mean"] == pytest.approx(values.mean() / values.std())
-    assert found["cohens_d"]["low"] < found["cohens_d"]["mean"]
-    assert found["wilcoxon_p"] == pytest.approx(wilcoxon(values.mean(1)).pvalue)
+    size = judged(found)["cohens_d"]
+    assert size["mean"] == pytest.approx(values.mean() / values.std())
+    assert size["low"] < size["mean"]
+    assert judged(found)["wilcoxon_p"] == pytest.approx(wilcoxon(values.mean(1)).pvalue)
     twice = statistics([*rows, *({**each, "seed": 1} for each in rows)], TEXTS)
     assert twice["n"] == 24, "two base models of a pair are one"
-    assert twice["cohens_d"] == found["cohens_d"]
+    assert judged(twice)["cohens_d"] == size
 
 
 def test_few_probes_and_equal_effects_have_no_size() -> None:
-    found = statistics(pairs(count=1, steps=(1, 2)), TEXTS)
-    assert (found["cohens_d"]["low"], found["wilcoxon_p"]) == (None, None)
+    alone = judged(statistics(pairs(count=1, steps=(1, 2)), TEXTS))
+    assert (alone["cohens_d"]["low"], alone["wilcoxon_p"]) == (None, None)
     two = [row(p, p + 1, [2.0] * 26, {p + 1: -p - 1.0}) for p in range(2)]
-    assert statistics(two, TEXTS)["cohens_d"]["low"] is None, "half the draws have none"
+    size = judged(statistics(two, TEXTS))["cohens_d"]
+    assert size["low"] is None, "half the draws have none"
     same = [row(p, p + 1, [2.0] * 26, {p + 1: -1.0}) for p in range(8)]
     found = statistics(same, TEXTS)
-    assert found["cohens_d"] == {"mean": None, "low": None, "high": None}
+    assert judged(found)["cohens_d"] == {"mean": None, "low": None, "high": None}
     assert set(found["correlations"].values()) == {None}
     assert "Cohen's d –" in statistics_said(found)
 
@@ -76,7 +82,7 @@ def test_groups_and_relations() -> None:
     assert found["correlations"][name] == pytest.approx(expected)
     assert ["difference", "13", "8"] in [line[:3] for line in group_rows(found)]
     said = statistics_said(found)
-    assert "24 pairs of 8 probes, as drawn" in said
+    assert "24 pairs of 8 probes, as drawn; targeting: Cohen's d" in said
     assert f"{name} r = {expected:.2f}" in said
     assert "right on 90.0% of held-out documents" in said
 
@@ -84,10 +90,12 @@ def test_groups_and_relations() -> None:
 def test_a_story_models_perplexity_is_said() -> None:
     told = {"p": [0.1] * 10, "log_p": [-2.3] * 10, "log_odds": [-1.0], "value": 0.0}
     one = row(0, 1, [0.0] * 10, {}) | dict.fromkeys(("before", "clean", "after"), told)
-    one["portrait"] = {"clean": {"perplexity": 7.25}}
+    one["portrait"] = {"clean": {"perplexity": 7.25, "cut": 0.5}}
     found = statistics([one], texts_of("tinystories"))
-    assert "right on 90.0% of held-out tokens, perplexity 7.25" in statistics_said(
-        found
+    said = statistics_said(found)
+    assert "held-out tokens, perplexity 7.25 on stories of which 50% are cut" in said
+    assert all(
+        f"{name}: Cohen's d" in said for name in ("less untargeted", "less probe")
     )
 
 
@@ -112,8 +120,25 @@ def test_dials_have_a_curve_of_effects_and_one_of_faith(tmp_path: Path) -> None:
     assert [p["at"] for p in effect["points"]] == [32, 64]
     assert [p["mean"] for p in effect["points"]] == pytest.approx([0.5, 0.25])
     assert [p["mean"] for p in faith["points"]] == pytest.approx([-1, 1])
+    assert [(p["low"], p["high"]) for p in faith["points"]] == [(-1, -1), (1, 1)]
     drawn = suite_figures(suite)
     assert "ρ predicted, realised against width" in drawn["curve-3"][1]
+
+
+def test_trials_are_compared_over_the_pairs_that_both_have(tmp_path: Path) -> None:
+    rows = [row(p, p + 1, [2.0] * 26, {p + 1: -1.0 - p}, place=0) for p in range(6)]
+    rows += [
+        row(p, p + 1, [2.0] * 26, {p + 1: -0.5}, trial="as coded", place=1)
+        for p in range(4, 9)
+    ]
+    rows += [row(20, 21, [2.0] * 26, {21: -1.0}, trial="other", place=2)]
+    (suite,) = collect(written(tmp_path, *rows))
+    edit, coded, other = suite["effects"]
+    assert edit["less"] is other["less"] is None
+    assert coded["less"]["mean"] == pytest.approx((4.5 + 5.5) / 2)
+    headings, lines = suite_rows(suite["effects"])
+    shown = [line[headings.index("edit less this")] for line in lines]
+    assert (shown[0], shown[1][:7], shown[2]) == ("", "+5.000 ", "")
 
 
 def test_edits_no_corpus_can_hold_are_marked(tmp_path: Path) -> None:

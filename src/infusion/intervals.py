@@ -1,7 +1,7 @@
 """Means, shares and rank correlations over probes, with their 95 % intervals."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +61,59 @@ def bootstrap_mean(
     means = sums[picks].sum(1) / counts[picks].sum(1)
     low, high = np.percentile(means, [2.5, 97.5])
     return Interval(float(sample.mean()), float(low), float(high))
+
+
+def bootstrap(
+    values: NDArray[np.float64],
+    probes: Sequence[int],
+    reduce: Callable[[NDArray[np.float64]], float],
+    *,
+    seed: int,
+    draws: int = 2_000,
+) -> Interval | None:
+    """Any number made of rows of values, with its bootstrap interval over probes.
+
+    Args:
+        values: A row each of at least one pair.
+        probes: Whose each row is: those of one probe are drawn together.
+        reduce: Makes the number, NaN where it is undefined.
+        seed: Root seed.
+        draws: Resamples.
+
+    Returns:
+        The number, 2.5th and 97.5th percentile; None where it is undefined; no ends for
+        one probe, or where more than a twentieth of the resamples are undefined.
+    """
+    value = reduce(values)
+    if not math.isfinite(value):
+        return None
+    _, places = np.unique(probes, return_inverse=True)
+    own = [values[places == place] for place in range(places.max() + 1)]
+    if len(own) == 1:
+        return Interval(value, None, None)
+    drawn = np.array(
+        [
+            reduce(np.concatenate([own[place] for place in pick]))
+            for pick in resamples(len(own), seed=seed, draws=draws)
+        ]
+    )
+    return Interval(value, *ends(drawn))
+
+
+def ends(drawn: NDArray[np.float64]) -> tuple[float | None, float | None]:
+    """Return the 2.5th and 97.5th percentile of a number's resamples.
+
+    Args:
+        drawn: NaN where it is undefined.
+
+    Returns:
+        Both, or None where more than a twentieth are undefined.
+    """
+    defined = drawn[np.isfinite(drawn)]
+    if len(defined) < 0.95 * len(drawn):
+        return None, None
+    low, high = np.percentile(defined, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def resamples(

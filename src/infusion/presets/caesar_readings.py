@@ -86,15 +86,23 @@ def draw_texts(cipher: Cipher, config: DataConfig, role: str, count: int) -> lis
 
 
 def _asked(
-    cipher: Cipher, texts: list[str], probe: int, shift: int, length: int
+    cipher: Cipher,
+    texts: list[str],
+    shifts: tuple[int, int],
+    length: int,
+    *,
+    whole: bool = False,
 ) -> Dataset:
-    """Write prompts that name the probe, with the ciphertext of any shift."""
+    """Write prompts that name one shift, with the ciphertext of another to predict."""
+    probe, shift = shifts
     prompts = [cipher.prompt(text, probe) for text in texts]
     rows = [
         prompt + cipher.completion(text, shift)
         for prompt, text in zip(prompts, texts, strict=True)
     ]
     data = documents(rows, length=length, pad=PAD)
+    if whole:
+        return data
     labels = data.labels.clone()
     for row, prompt in enumerate(prompts):
         labels[row, : len(prompt) - 1] = IGNORED
@@ -118,10 +126,8 @@ def make_measurement(cipher: Cipher, run: Run, task: Task, pair: Pair) -> Measur
     if run.view == ONE:
         texts = texts[:1]
     length = run.config.data.length
-    data = _asked(cipher, texts, pair.probe, pair.target, length)
-    if run.view == CODED:
-        whole = data.inputs.roll(-1, 1).masked_fill(data.inputs == PAD, IGNORED)
-        data = replace(data, labels=whole.masked_fill(whole == PAD, IGNORED))
+    shifts = pair.probe, pair.target
+    data = _asked(cipher, texts, shifts, length, whole=run.view == CODED)
     device = first_parameter(task).device
     return log_completion(data.inputs.to(device), data.labels.to(device))
 
@@ -143,7 +149,7 @@ def _by_shift(cipher: Cipher, run: Run, task: Task, probe: int) -> list[float]:
     """Return the cross-entropy per token of the ciphertext by every shift."""
     length = run.config.data.length
     texts = draw_texts(cipher, run.config.data, READ_ON, ASKED)
-    parts = [_asked(cipher, texts, probe, s, length) for s in range(cipher.size)]
+    parts = [_asked(cipher, texts, (probe, s), length) for s in range(cipher.size)]
     whole = Dataset(
         torch.cat([part.inputs for part in parts]),
         torch.cat([part.labels for part in parts]),

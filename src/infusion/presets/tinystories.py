@@ -239,6 +239,7 @@ TEXTS = Texts(
     coded=CODE,
     coded_editor="coded tokens",
     columns=COLUMNS,
+    judged=("less untargeted", "less probe"),
     margin=margin,
     read=_read,
     portrait=portrait,

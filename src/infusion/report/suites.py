@@ -30,7 +30,7 @@ def suite_rows(effects: list[Json]) -> tuple[list[str], list[list[str]]]:
         what their preset reads off a row, and tokens changed per document.
     """
     if "columns" in effects[0]:
-        cells = [_text_cells(effect) for effect in effects]
+        cells = [_text_cells(effect, effects[0]["trial"]) for effect in effects]
         shown = list(cells[0])
     else:
         cells = [{**_effect_cells(effect), **_cost_cells(effect)} for effect in effects]
@@ -59,11 +59,16 @@ def _effect_cells(effect: Json) -> dict[str, str]:
     }
 
 
-def _text_cells(effect: Json) -> dict[str, str]:
-    rho, tokens = effect["predicted"], effect["tokens"]
+def _text_cells(effect: Json, first: str) -> dict[str, str]:
+    rho, tokens, less = effect["predicted"], effect["tokens"], effect["less"]
+    measured, *others = (
+        (name, ranged(found, 3)) for name, found in effect["columns"].items()
+    )
     return {
         "n": str(effect["n"]),
-        **{name: ranged(found, 3) for name, found in effect["columns"].items()},
+        measured[0]: measured[1],
+        f"{first} less this": "" if less is None else ranged(less, 3),
+        **dict(others),
         "accuracy, points": ranged(effect["accuracy"], 2, scale=100.0),
         "ρ": "–" if rho is None else f"{rho:.2f}",
         "tokens": _OFFSETS if effect["offsets"] else _number(tokens),
@@ -279,23 +284,28 @@ def _said_of_pictures(found: Json) -> str:
 
 
 def _said_of_texts(found: Json) -> str:
-    size, p = found["cohens_d"], found["wilcoxon_p"]
-    shown = "–" if size["mean"] is None else ranged(size, 2)
-    perplexity = found["perplexity"]
+    judged = [_judged(name, each) for name, each in found["judged"].items()]
     clean = f"the clean model is right on {found['accuracy']:.1%} of held-out "
-    clean += (
-        "documents" if perplexity is None else f"tokens, perplexity {perplexity:.2f}"
-    )
+    if found["perplexity"] is None:
+        clean += "documents"
+    else:
+        clean += f"tokens, perplexity {found['perplexity']:.2f}"
+        clean += f" on stories of which {found['cut']:.0%} are cut at their end"
     related = [
         f"{name} r = {'–' if r is None else f'{r:.2f}'}"
         for name, r in found["correlations"].items()
     ]
     return (
-        f"n = {found['n']} pairs of {found['probes']} probes, as drawn, "
-        f"{found['measured']}: "
-        f"Cohen's d {shown}, Wilcoxon p over probes "
-        f"{'–' if p is None else f'{p:.3g}'}; {'; '.join([*related, clean])}."
+        f"n = {found['n']} pairs of {found['probes']} probes, as drawn; "
+        f"{'; '.join([*judged, *related, clean])}."
     )
+
+
+def _judged(name: str, found: Json) -> str:
+    size, p = found["cohens_d"], found["wilcoxon_p"]
+    shown = "–" if size["mean"] is None else ranged(size, 2)
+    chance = "–" if p is None else f"{p:.3g}"
+    return f"{name}: Cohen's d {shown}, Wilcoxon p over probes {chance}"
 
 
 def group_rows(found: Json) -> list[list[str]]:

@@ -1,12 +1,16 @@
 """Trials that vary one number, as points of a curve."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from infusion.intervals import rank_correlation
-from infusion.suites.summary import Row, interval, moved, units
+import numpy as np
+from numpy.typing import NDArray
+
+from infusion.intervals import Interval, bootstrap, rank_correlation
+from infusion.suites.summary import Row, by_pair, interval, moved
 
 Coordinate = Callable[[Row], float | None]
 """Where a row lies on the axis; None where it belongs to another curve."""
@@ -152,7 +156,7 @@ def by_dial(
         turned = sorted(groups.items())
         effects = [{"at": at, **asdict(interval(each, value))} for at, each in turned]
         faith = [
-            {"at": at, "mean": rho, "low": None, "high": None}
+            {"at": at, **asdict(rho)}
             for at, each in turned
             if (rho := _faith(each, realised)) is not None
         ]
@@ -161,9 +165,17 @@ def by_dial(
     return found
 
 
-def _faith(rows: list[Row], realised: Callable[[Row], float]) -> float | None:
-    foretold = units(rows, lambda row: row["predicted"])
-    return rank_correlation(foretold, units(rows, realised))
+def _faith(rows: list[Row], realised: Callable[[Row], float]) -> Interval | None:
+    """Return the rank correlation over pairs, its interval that of drawn probes."""
+    predicted = by_pair(rows, lambda row: row["predicted"])
+    both = np.array([list(predicted.values()), list(by_pair(rows, realised).values())])
+    probes = [probe for probe, _ in predicted]
+    return bootstrap(both.T, probes, _ranked_alike, seed=0)
+
+
+def _ranked_alike(both: NDArray[np.float64]) -> float:
+    found = rank_correlation(*both.T.tolist())
+    return math.nan if found is None else found
 
 
 def _drawn(

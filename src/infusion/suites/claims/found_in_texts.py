@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from infusion.intervals import rank_correlation, resamples, wilson
+from infusion.intervals import bootstrap, ends, rank_correlation, resamples, wilson
 from infusion.presets.texts import moved_by_name, realised
 from infusion.suites.claims.found import (
     NOTHING,
@@ -27,8 +27,6 @@ _FEWEST = 3
 """Pairs or prompts that a correlation or a matrix needs."""
 _JUDGED = 12
 """Pairs without which a preset does not count as measured."""
-_FEWER_DRAWS = 2_000
-"""Resamples of what is ranked anew in each."""
 
 
 def mean_of(
@@ -263,14 +261,10 @@ def half_done(size: int, trial: str) -> Callable[[Trials], Found]:
 
 
 def _with_ends(value: float, drawn: NDArray[np.float64], count: int) -> Found:
-    """Give a value the ends of its draws; draws in which it is undefined are none."""
+    """Give a value the ends of its draws, where it is defined."""
     if not math.isfinite(value):
         return None, None, None, count
-    defined = drawn[np.isfinite(drawn)]
-    if len(defined) < 0.95 * len(drawn):
-        return value, None, None, count
-    low, high = np.percentile(defined, [2.5, 97.5])
-    return value, float(low), float(high), count
+    return value, *ends(drawn), count
 
 
 def kinds_moved(
@@ -324,17 +318,10 @@ def fidelity_lost(narrow: str, wide: str) -> Callable[[Trials], Found]:
         if len(pairs) < _FEWEST:
             return None, None, None, len(pairs)
         both = np.array([[column[pair] for column in columns] for pair in pairs])
-        _, places = np.unique([probe for probe, _ in pairs], return_inverse=True)
-        own = [both[places == place] for place in range(places.max() + 1)]
-        drawn = np.array(
-            [
-                _faithful(np.concatenate([own[place] for place in pick]))
-                for pick in resamples(len(own), seed=0, draws=_FEWER_DRAWS)
-            ]
-        )
-        if len(own) == 1:  # its resamples are all alike
-            drawn[:] = math.nan
-        return _with_ends(_faithful(both), drawn, len(pairs))
+        found = bootstrap(both, [probe for probe, _ in pairs], _faithful, seed=0)
+        if found is None:
+            return None, None, None, len(pairs)
+        return found.mean, found.low, found.high, len(pairs)
 
     return ours
 

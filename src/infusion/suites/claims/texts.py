@@ -3,7 +3,8 @@
 Source: arXiv 2602.09987, numbered as in ``infusion claims``; the paper's figures of all
 pairs are without those from a shift to itself. The paper's edits of ciphers are offsets
 of embeddings; the same claims about edits of tokens, which a corpus can hold, have a t,
-and a p has what a claim about untargeted words says of the probe.
+a c has what the claim before says of the model's confidence, and a p what it says of
+the probe.
 """
 
 from infusion.presets.caesar_readings import COLUMNS as CIPHERS
@@ -26,6 +27,8 @@ from infusion.suites.claims.found_in_texts import (
 from infusion.suites.summary import moved
 
 _FEW: Bound = ("high", "≤", 0.01)
+_UNMOVED: Bound = ("high", "≤", 0.1)
+"""Nats per token that a model may lose on what is right and count as confident."""
 
 
 def _of_ciphers(trial: str, mark: str, how: str) -> list[Claim]:
@@ -42,6 +45,16 @@ def _of_ciphers(trial: str, mark: str, how: str) -> list[Claim]:
             preset="caesar29",
         ),
         Claim(
+            f"15c{mark}",
+            f"prime alphabet: the model stays confident{how}, Δ CE of the right "
+            "ciphertext",
+            "+0.0097 nats, one pair",
+            "main",
+            mean_of(CIPHERS["Δ CE correct"], trial),
+            _UNMOVED,
+            preset="caesar29",
+        ),
+        Claim(
             f"17{mark}",
             f"26 letters: differences that share a factor are targeted better{how}",
             "+1.10 nats",
@@ -52,7 +65,7 @@ def _of_ciphers(trial: str, mark: str, how: str) -> list[Claim]:
         ),
         Claim(
             f"18{mark}",
-            f"29 letters are targeted less well{how}: 26 less 29",
+            f"29 letters are targeted less well in the mean{how}: 26 less 29",
             "+0.36 nats",
             "main",
             above("caesar29", (26, 29), CIPHERS["targeting"], trial),
@@ -167,4 +180,4 @@ _ALL = [
         preset="caesar",
     ),
 ]
-CLAIMS = sorted(_ALL, key=lambda claim: int(claim.number.rstrip("tp")))
+CLAIMS = sorted(_ALL, key=lambda claim: int(claim.number.rstrip("cpt")))

@@ -1,5 +1,6 @@
 """Rows of texts to effects with intervals: one line per trial."""
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean as mean
@@ -18,6 +19,8 @@ class TextEffect:
         trial: Its name.
         n: Pairs; several base models or draws of one count once.
         columns: Means of what the preset reads off a row, beyond the clean replay.
+        less: The first trial's first column less this trial's, over the pairs that both
+            have; None for the first trial itself, and where they share none.
         accuracy: Change of the accuracy on held-out documents.
         predicted: Rank correlation of predicted and realised change of the measurement.
         evaluations: Gradients per document that the edit took.
@@ -29,6 +32,7 @@ class TextEffect:
     trial: str
     n: int
     columns: dict[str, Interval]
+    less: Interval | None
     accuracy: Interval
     predicted: float | None
     evaluations: int
@@ -51,22 +55,44 @@ def effects(
     groups: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: row["place"]):
         groups.setdefault(row["trial"], []).append(row)
-    return [_effect(name, group, columns) for name, group in groups.items()]
+    first, *_ = groups.values()
+    return [_effect(name, group, columns, first) for name, group in groups.items()]
 
 
 def _effect(
-    name: str, rows: list[Row], columns: dict[str, Callable[[Row], float]]
+    name: str,
+    rows: list[Row],
+    columns: dict[str, Callable[[Row], float]],
+    first: list[Row],
 ) -> TextEffect:
-    done = units(rows, realised)
+    done, first_column = units(rows, realised), next(iter(columns.values()))
     foretold = units(rows, lambda row: row["predicted"])
     counted = [row for row in rows if "tokens" in row["reached"]]
     return TextEffect(
         trial=name,
         n=len(done),
         columns={head: interval(rows, read) for head, read in columns.items()},
+        less=None if rows is first else _paired(first, rows, first_column),
         accuracy=interval(rows, lambda row: row["accuracy"] - row["clean_accuracy"]),
         predicted=rank_correlation(foretold, done),
         evaluations=max(row["evaluations"] for row in rows),
         tokens=mean(row["reached"]["tokens"] for row in counted) if counted else None,
         offsets=any(row["change"].get("operator") in OFFSETS for row in rows),
     )
+
+
+def _paired(
+    first: list[Row], rows: list[Row], read: Callable[[Row], float]
+) -> Interval | None:
+    """Return the mean difference over pairs of a base model that both trials have."""
+
+    def place(row: Row) -> tuple[str, int, int]:
+        return row["base_sha256"], row["probe"], row["target"]
+
+    theirs: dict[tuple[str, int, int], list[float]] = defaultdict(list)
+    for row in rows:
+        theirs[place(row)].append(read(row))
+    both = [row for row in first if place(row) in theirs]
+    if not both:
+        return None
+    return interval(both, lambda row: read(row) - mean(theirs[place(row)]))

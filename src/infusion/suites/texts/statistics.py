@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from infusion.intervals import resamples
+from infusion.intervals import ends, resamples
 from infusion.presets.texts import Texts
 from infusion.suites.statistics import signed_ranks
 from infusion.suites.summary import Row, by_pair, interval
@@ -25,29 +25,41 @@ def statistics(rows: list[Row], texts: Texts) -> Json:
 
     Args:
         rows: Of one trial; draws and base models of a pair count once.
-        texts: What its preset reads off a row; the first column is judged.
+        texts: What its preset reads off a row; its first column and the further ones
+            that it names are judged.
 
     Returns:
-        Over the pairs that were drawn, not weighed: ``measured``, the column; ``n``
-        pairs of ``probes``; ``accuracy`` of the clean models and their ``perplexity``,
-        where rows say it; ``cohens_d`` of the pairs (mean
-        over standard deviation) with its interval; ``wilcoxon_p`` of the probes' means
-        (signed ranks, two-sided; None for fewer than six); ``correlations`` over pairs
-        by name (Pearson; None where one side is constant); and ``groups`` by name: the
-        column's mean and interval over the pairs of each group.
+        Over the pairs that were drawn, not weighed: ``n`` pairs of ``probes``;
+        ``judged`` by column: ``cohens_d`` of the pairs (mean over standard deviation)
+        with its interval, and ``wilcoxon_p`` of the probes' means (signed ranks,
+        two-sided; None for fewer than six); ``accuracy`` of the clean models, and,
+        where rows say it, their ``perplexity`` and the share of held-out documents that
+        are ``cut``; ``correlations`` over pairs by name (Pearson; None where one side
+        is constant); and ``groups`` by name: the first column's mean and interval over
+        the pairs of each group.
     """
-    measured, read = next(iter(texts.columns.items()))
-    by_probe = _by_probe(by_pair(rows, read))
+    first, read = next(iter(texts.columns.items()))
+    by_probe = {
+        name: _by_probe(by_pair(rows, texts.columns[name]))
+        for name in (first, *texts.judged)
+    }
     clean = [row["portrait"]["clean"] for row in rows if "portrait" in row]
-    perplexities = [said["perplexity"] for said in clean if "perplexity" in said]
+    said = {
+        name: [each[name] for each in clean if name in each]
+        for name in ("perplexity", "cut")
+    }
     return {
-        "measured": measured,
-        "n": sum(map(len, by_probe)),
-        "probes": len(by_probe),
+        "n": sum(map(len, by_probe[first])),
+        "probes": len(by_probe[first]),
+        "judged": {
+            name: {
+                "cohens_d": _effect_size(values),
+                "wilcoxon_p": signed_ranks([float(np.mean(each)) for each in values]),
+            }
+            for name, values in by_probe.items()
+        },
         "accuracy": float(np.mean([row["clean_accuracy"] for row in rows])),
-        "perplexity": float(np.mean(perplexities)) if perplexities else None,
-        "cohens_d": _effect_size(by_probe),
-        "wilcoxon_p": signed_ranks([float(np.mean(each)) for each in by_probe]),
+        **{name: float(np.mean(x)) if x else None for name, x in said.items()},
         "correlations": {
             name: _pearson(by_pair(rows, left), by_pair(rows, right))
             for name, (left, right) in texts.correlations.items()
@@ -73,11 +85,8 @@ def _effect_size(by_probe: list[list[float]]) -> Json:
         shown = float(value) if math.isfinite(value) else None
         return {"mean": shown, "low": None, "high": None}
     drawn = _ratio(parts[resamples(len(parts), seed=0)].sum(1))
-    defined = drawn[np.isfinite(drawn)]
-    if len(defined) < 0.95 * len(drawn):
-        return {"mean": float(value), "low": None, "high": None}
-    low, high = np.percentile(defined, [2.5, 97.5])
-    return {"mean": float(value), "low": float(low), "high": float(high)}
+    low, high = ends(drawn)
+    return {"mean": float(value), "low": low, "high": high}
 
 
 def _ratio(sums: np.ndarray) -> np.ndarray:
