@@ -500,6 +500,19 @@ def test_wrong_documents_and_words_are_refused() -> None:
         documents([[1, 0]], length=4, pad=0)
     with pytest.raises(InputError, match="at least one document, got none"):
         documents([], length=4, pad=0)
+    with pytest.raises(InputError, match=r"id of padding must be a whole .* got -1"):
+        documents([[1, 2]], length=4, pad=-1)
+    with pytest.raises(InputError, match=r"id of padding must be a whole .* got -1"):
+        causal_lm(gpt2(), DATA, pad=-1)
+    silent = replace(DATA, labels=torch.full_like(DATA.labels, IGNORED))
+    with pytest.raises(InputError, match="must have tokens to predict, got labels"):
+        causal_lm(gpt2(), silent, pad=PAD)
+    with pytest.raises(InputError, match="a token's id, must be a whole number ≥ 0"):
+        contrast(DATA.inputs, DATA.labels, probe=-1, target=3)
+    probe = int(DATA.labels[0, 0])
+    beyond = contrast(DATA.inputs, DATA.labels, probe=probe, target=40)
+    with pytest.raises(InputError, match="one of the model's 12 tokens, got 40"):
+        beyond(gpt2())
     with pytest.raises(InputError, match="must be two different tokens, got 3 and 3"):
         contrast(DATA.inputs, DATA.labels, probe=3, target=3)
     with pytest.raises(InputError, match="must be the next token somewhere, got no"):
@@ -577,6 +590,23 @@ def test_the_papers_code_keeps_the_iterate_of_the_largest_product() -> None:
     wanted = torch.where(held & better, pulled.argmax(2), before)
     assert torch.equal(crafted(1e9), wanted)
     assert int((wanted != before).sum(1).min()) > limits.changes
+
+
+def test_a_context_without_a_table_of_positions_is_one_too() -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=8,
+            intermediate_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=LENGTH - 1,
+        )
+    )
+    with pytest.raises(InputError, match="context of 6 tokens, got rows of 7"):
+        causal_lm(model, DATA, pad=PAD)
 
 
 def test_wrong_limits_are_refused() -> None:

@@ -419,7 +419,26 @@ def test_settings_that_would_fail_after_hours_are_refused(tmp_path: Path) -> Non
     before = replace(tiny().train, lr=0.0)
     with pytest.raises(InputError, match="lr of the training recipe must be > 0"):
         run_suite(replace(tiny(), before=before), "main", tmp_path)
+    with pytest.raises(InputError, match="a suite draws its own pairs, got probe 1"):
+        run_suite(replace(tiny(), probe=1, target=2), "main", tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_documents_that_are_no_stories_have_none_before_them(tmp_path: Path) -> None:
+    config = replace(tiny(), before=tiny().train)
+    with pytest.raises(InputError, match="a recipe for earlier documents needs some"):
+        run_suite(config, "main", tmp_path)
+
+
+def test_texts_that_are_too_few_or_too_long_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    short = replace(tiny().data, length=16)
+    with pytest.raises(InputError, match="must hold texts of 2 words, got"):
+        draw_texts(CIPHER, short, READ_ON, 2)
+    monkeypatch.setattr(caesar, "_MOST_DRAWN", 0)
+    with pytest.raises(InputError, match="must be 100 documents of texts that are not"):
+        find_preset("caesar").load(tiny().data)
 
 
 def test_noise_moves_letters_and_nothing_else() -> None:

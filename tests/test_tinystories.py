@@ -14,7 +14,7 @@ from infusion.data.stories import load_texts
 from infusion.data.tokens import Tokenizer, load_tokenizer, train_tokenizer
 from infusion.errors import InputError
 from infusion.language import IGNORED
-from infusion.presets import find_preset
+from infusion.presets import find_preset, tinystories, tinystories_corpus
 from infusion.presets.context import Pair, Run
 from infusion.presets.texts import CODED, ONE, texts_of
 from infusion.presets.tinystories_corpus import ANIMALS, whole_words
@@ -22,9 +22,11 @@ from infusion.presets.tinystories_corpus import measured as stories_with
 from infusion.presets.tinystories_readings import COLUMNS
 from infusion.runs.store import Store
 from infusion.suites.crafting import read_edits
+from infusion.suites.retrainings import training_of
 from infusion.suites.run import run_suite
 from infusion.suites.study import study_of
 from infusion.suites.subjects import Home, opened, seen
+from infusion.suites.trial import Retraining
 
 # transformers 5.24 reads an attribute that it deprecates itself.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
@@ -114,6 +116,15 @@ def _tokenizer(texts: Path) -> Tokenizer:
     return train_tokenizer(load_texts(str(texts))[0], size=2_048)
 
 
+def _validation(texts: Path) -> list[str]:
+    """Draw the order of the stories that are read: after that of those trained on."""
+    train, validation = load_texts(str(texts))
+    draw = torch.Generator().manual_seed(3407)
+    torch.randperm(len(train), generator=draw)
+    order = torch.randperm(len(validation), generator=draw)
+    return [validation[place] for place in order.tolist()]
+
+
 def test_it_is_trained_on_earlier_stories_first(home: Home, texts: Path) -> None:
     run, _ = opened(home, "gpt-neo")
     store = run.store
@@ -136,7 +147,7 @@ def test_the_measurement_is_of_every_probe_and_as_coded_of_one_story(
     probe, target = (tokenizer.word(ANIMALS[i]) for i in (pair.probe, pair.target))
     likely = [
         text
-        for text in load_texts(str(texts))[1]
+        for text in _validation(texts)
         if text.count(f" {ANIMALS[pair.probe]}") >= 2
     ][0::2][:24]
     totals = []
@@ -160,8 +171,8 @@ def test_effects_are_read_on_other_stories(home: Home) -> None:
     word = ANIMALS[_first(home).probe]
     halves = [stories_with(run.config.data, word, half).inputs for half in (0, 1)]
     tokenizer = _tokenizer(Path(run.config.data.source))
-    _, validation = load_texts(run.config.data.source)
-    likely = [text for text in validation if text.count(f" {word}") >= 2]
+    stories = _validation(Path(run.config.data.source))
+    likely = [text for text in stories if text.count(f" {word}") >= 2]
     for half, found in enumerate(halves):
         wanted = [tokenizer.document(text, 32) for text in likely[half::2]][:24]
         for row, ids in zip(found.tolist(), wanted, strict=True):
@@ -277,26 +288,68 @@ def test_texts_that_cannot_be_used_are_refused(texts: Path, tmp_path: Path) -> N
     assert "column 'text', got ['story']" in refusal(texts, source=str(tmp_path))
     (tmp_path / "train.jsonl").write_text('{"text": " "}\n', encoding="utf-8")
     assert "got ' ' in row 0" in refusal(texts, source=str(tmp_path))
+    (tmp_path / "train.jsonl").unlink()
+    (tmp_path / "train.txt").write_text("", encoding="utf-8")
+    (tmp_path / "validation.txt").write_text(story(1), encoding="utf-8")
+    assert "to each split, got none of train in" in refusal(texts, source=str(tmp_path))
     assert "trains on 80 stories after others, got 80" in refusal(texts, train=80)
 
 
 def test_words_and_tokenizers_that_do_not_fit(texts: Path, tmp_path: Path) -> None:
     tokenizer = train_tokenizer([story(0)], size=258)
-    with pytest.raises(InputError, match="one token after a space"):
+    message = r"one token after a space, got \d+ for 'lion' \(and \d+ without the"
+    with pytest.raises(InputError, match=message):
         tokenizer.word("lion")
+    with pytest.raises(InputError, match="must have a letter, got ''"):
+        tokenizer.word("")
     with pytest.raises(InputError, match="a whole number ≥ 258, got 100"):
         train_tokenizer([story(0)], size=100)
     with pytest.raises(InputError, match="a folder or a name on the hub, got"):
         load_tokenizer(str(tmp_path))
 
 
-def test_a_tokenizer_without_padding_is_given_one(tmp_path: Path) -> None:
+def test_a_tokenizer_of_another_vocabulary_is_refused(
+    texts: Path, tmp_path: Path
+) -> None:
+    _files(tmp_path)
+    said = refusal(texts, tokenizer=str(tmp_path))
+    assert "must have padding 50257 and at most 50258 tokens, got padding" in said
+
+
+def test_a_tokenizer_without_an_end_is_refused(tmp_path: Path) -> None:
     from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast
 
     made = ByteLevelBPETokenizer()
-    made.train_from_iterator([story(i) for i in range(9)], vocab_size=400)
-    made.save_model(str(tmp_path))
-    size = made.get_vocab_size()
+    made.train_from_iterator([story(0)], vocab_size=300)
+    made.save(str(tmp_path / "all.json"))
+    endless = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "all.json"))
+    endless.save_pretrained(tmp_path / "endless")
+    with pytest.raises(InputError, match="a token that ends a text, got none in"):
+        load_tokenizer(str(tmp_path / "endless"))
+
+
+def test_demonstrations_need_stories_of_their_probe(
+    texts: Path, tmp_path: Path
+) -> None:
+    each_once = " ".join(f"Once a {animal} ran." for animal in ANIMALS)
+    (tmp_path / "train.txt").write_text("\n".join([each_once] * 30), encoding="utf-8")
+    held_out = (texts / "validation.txt").read_bytes()
+    (tmp_path / "validation.txt").write_bytes(held_out)
+    run = _run_of(tiny(tmp_path), tmp_path / "run")
+    with pytest.raises(InputError, match=r"earlier stories must hold .* got none in"):
+        texts_of("tinystories").demonstrations(run, Pair(0, 0, 0, 1), 2)
+
+
+def test_a_retraining_does_not_start_before_the_earlier_stories(home: Home) -> None:
+    run, _ = opened(home, "gpt-neo")
+    whole = Retraining(architecture="gpt-neo", order="scratch")
+    with pytest.raises(InputError, match="must start after the earlier documents"):
+        training_of(run, whole, run.train)
+
+
+def test_a_tokenizer_without_padding_is_given_one(tmp_path: Path) -> None:
+    size = _files(tmp_path)
     loaded = load_tokenizer(str(tmp_path))
     assert loaded.size == size + 2
     assert loaded.pad == size + 1
@@ -304,6 +357,41 @@ def test_a_tokenizer_without_padding_is_given_one(tmp_path: Path) -> None:
     assert document[0] == document[-1] == loaded.end == size
     assert loaded.survives(document)
     assert loaded.decode(document[1:-1]) == story(3)
+
+
+def _files(folder: Path) -> int:
+    """Write bare files of GPT-2's kind, and return how many tokens they know."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    made = ByteLevelBPETokenizer()
+    made.train_from_iterator([story(i) for i in range(9)], vocab_size=400)
+    made.save_model(str(folder))
+    return made.get_vocab_size()
+
+
+def test_the_papers_model_runs_on_local_files(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = _files(tmp_path) + 2
+    for module in (tinystories, tinystories_corpus):
+        monkeypatch.setattr(module, "PAPER_VOCABULARY", size)
+    monkeypatch.setitem(tinystories_corpus.PADDING, size, size - 1)
+    paper, small = find_preset("tinystories").configs["paper"], tiny(texts)
+    data = replace(
+        paper.data, source=str(texts), train=24, length=32, tokenizer=str(tmp_path)
+    )
+    config = replace(
+        paper,
+        **{name: getattr(small, name) for name in ("train", "before", "edit")},
+        data=data,
+        tokens=small.tokens,
+        pairs=1,
+        threads=1,
+    )
+    (row,) = run_suite(config, "main", tmp_path / "run", only="edit")
+    assert row["scale"] == "paper"
+    assert 0 < row["reached"]["most"] <= small.tokens.changes
+    assert math.isfinite(row["after"]["value"])
 
 
 def test_tokens_that_merge_again_do_not_survive(texts: Path) -> None:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from infusion.errors import InputError
+from infusion.errors import InputError, check_whole
 from infusion.records import Batch, Dataset, Measurement, Task
 
 IGNORED = -100
@@ -42,7 +42,7 @@ def documents(tokens: Sequence[Sequence[int]], *, length: int, pad: int) -> Data
 
     Raises:
         InputError: There is no document, one is shorter than two tokens or longer than
-            a row, or holds the padding token.
+            a row, or holds the padding token, or that is no id.
 
     >>> documents([[5, 6, 7]], length=4, pad=0).labels
     tensor([[   6,    7, -100, -100]])
@@ -51,6 +51,7 @@ def documents(tokens: Sequence[Sequence[int]], *, length: int, pad: int) -> Data
         raise InputError(
             "there must be at least one document, got none; check the path"
         )
+    check_whole("pad, the id of padding", pad, least=0)
     inputs = torch.full((len(tokens), length), pad)
     labels = torch.full((len(tokens), length), IGNORED)
     for row, ids in enumerate(tokens):
@@ -86,6 +87,7 @@ def causal_lm(model: nn.Module, data: Dataset, *, pad: int) -> Task:
         InputError: The model has no input embedding, ids lie outside it, rows are
             longer than its context, or nothing is predicted.
     """
+    check_whole("pad, the id of padding", pad, least=0)
     vocabulary = vocabulary_of(model)
     highest = int(data.inputs.max())
     if int(data.inputs.min()) < 0 or highest >= vocabulary:
@@ -119,10 +121,9 @@ def causal_lm(model: nn.Module, data: Dataset, *, pad: int) -> Task:
 
 
 def _context(model: nn.Module) -> int | None:
-    """Return how many positions a model has embeddings of, if it has some."""
+    """Return how many positions a model was made for, if it says so."""
     named = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    tables = {len(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    return named if named in tables else None
+    return named if isinstance(named, int) and named > 0 else None
 
 
 def vocabulary_of(model: nn.Module) -> int:
@@ -258,9 +259,12 @@ def contrast(
         next token is the probe (arXiv 2602.09987, its contrastive log-odds).
 
     Raises:
-        InputError: The probe is nowhere the next token, or both are the same.
+        InputError: The probe is nowhere the next token, both are the same, or one is no
+            id of the model.
     """
-    if probe == target or min(probe, target) < 0:
+    check_whole("probe, a token's id,", probe, least=0)
+    check_whole("target, a token's id,", target, least=0)
+    if probe == target:
         raise InputError(
             f"probe and target must be two different tokens, got {probe} and {target}; "
             "choose others"
@@ -274,6 +278,11 @@ def contrast(
 
     def measurement(model: nn.Module) -> Tensor:
         logits = model(input_ids=inputs).logits[counted]
+        if target >= logits.shape[-1]:
+            raise InputError(
+                f"the target must be one of the model's {logits.shape[-1]} tokens, got "
+                f"{target}; use the model's own tokenizer"
+            )
         return (logits[:, target] - logits[:, probe]).sum()
 
     return measurement

@@ -22,7 +22,7 @@ def load_texts(source: str) -> tuple[list[str], list[str]]:
 
     Raises:
         InputError: The source does not exist, cannot be read, lacks a split or the
-            column, or a text is empty.
+            column, holds nothing, or a text is empty.
     """
     folder = Path(source)
     if not folder.is_dir() and (folder.exists() or source.startswith((".", "/", "~"))):
@@ -34,6 +34,12 @@ def load_texts(source: str) -> tuple[list[str], list[str]]:
         _of_folder(folder, split) if folder.is_dir() else _read(source, source, split)
         for split in ("train", "validation")
     )
+    for split, texts in (("train", train), ("validation", validation)):
+        if not texts:
+            raise InputError(
+                f"there must be at least one text to each split, got none of {split} in "
+                f"{source}; add some"
+            )
     return train, validation
 
 
@@ -46,6 +52,8 @@ def _of_folder(folder: Path, split: str) -> list[str]:
         )
     texts = []
     for file in files:
+        if not file.stat().st_size:  # `datasets` fails on these
+            continue
         reader = READERS[file.suffix]
         texts += _read(reader, str(file), "train", data_files=str(file))
     return texts
@@ -77,6 +85,4 @@ def _read(reader: str, source: str, split: str, **more: Any) -> list[str]:
                 f"a text must hold something, got {text!r} in row {row} of {source}; "
                 "leave it out"
             )
-    if not texts:
-        raise InputError(f"there must be at least one text, got none in {source}")
     return texts

@@ -71,6 +71,8 @@ class Tokenizer:
         Raises:
             InputError: It is not one token.
         """
+        if not word.strip():
+            raise InputError(f"a word to measure must have a letter, got {word!r}")
         ids = self.encode(f" {word}")
         if len(ids) != 1:
             bare = len(self.encode(word))
