@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from layout import markdown, read
+from layout import HERE, markdown, read
 
 from infusion.bench.rows import RIVAL
 from infusion.bench.works import OURS, PEERS
@@ -114,12 +114,19 @@ def _largest(shares: dict[str, float]) -> str:
 
 
 def demo() -> str:
-    """Say what one run of the demo took."""
-    run = read("demo.json")
-    return (
-        f"`make demo` after installation: {run['seconds']:.0f} s and at most "
-        f"{run['peak_gib']:.2f} GiB on {run['environment']['cores']} cores."
-    )
+    """Return what whole commands took, those of texts where they were measured."""
+    shown = {"`make demo` after installation": HERE / "demo.json"} | {
+        f"`infusion run {file.stem.removeprefix('run-')}`, small, 10 pairs": file
+        for file in sorted(HERE.glob("run-*.json"))
+    }
+    lines = []
+    for name, file in shown.items():
+        run = read(file)
+        lines.append(
+            f"- {name}: {run['seconds'] / 60:.1f} min and at most "
+            f"{run['peak_gib']:.2f} GiB on {run['environment']['cores']} cores."
+        )
+    return "\n".join(lines)
 
 
 def replay() -> str:
@@ -166,17 +173,21 @@ def _mean_of(values: list[float]) -> str:
 def tokens() -> str:
     """Return what stages of language models cost, as ratios within one run."""
     run = read("tokens.json")
-    rows = {name: row["ratio"] for name, row in run["rows"].items()}
-    said = {
-        name: f"{ratio:.2f}" if ratio >= 0.1 else f"1 / {1 / ratio:,.0f}"
-        for name, ratio in rows.items()
-    }
     about = (
         f"{run['model']}, {run['documents']} documents of {run['length']} tokens, "
         f"vocabulary {run['vocabulary']:,}, {run['threads']} thread."
     )
-    lines = [[name, each] for name, each in said.items()]
-    return "\n".join([about, "", *markdown(["", "ratio"], lines)])
+    lines = [
+        [
+            name,
+            f"{row['ratio']:.2f}"
+            if row["ratio"] >= 0.1
+            else f"1 / {1 / row['ratio']:,.0f}",
+            f"{1_000 * row['seconds']:,.0f}",
+        ]
+        for name, row in run["rows"].items()
+    ]
+    return "\n".join([about, "", *markdown(["", "ratio", "ms of the first"], lines)])
 
 
 def pairs() -> str:

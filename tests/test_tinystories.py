@@ -291,7 +291,9 @@ def test_texts_that_cannot_be_used_are_refused(texts: Path, tmp_path: Path) -> N
     (tmp_path / "train.jsonl").unlink()
     (tmp_path / "train.txt").write_text("", encoding="utf-8")
     (tmp_path / "validation.txt").write_text(story(1), encoding="utf-8")
-    assert "to each split, got none of train in" in refusal(texts, source=str(tmp_path))
+    assert "a text in each split, got none of train in" in refusal(
+        texts, source=str(tmp_path)
+    )
     assert "trains on 80 stories after others, got 80" in refusal(texts, train=80)
 
 

@@ -37,7 +37,7 @@ def load_texts(source: str) -> tuple[list[str], list[str]]:
     for split, texts in (("train", train), ("validation", validation)):
         if not texts:
             raise InputError(
-                f"there must be at least one text to each split, got none of {split} in "
+                f"there must be a text in each split, got none of {split} in "
                 f"{source}; add some"
             )
     return train, validation
