@@ -44,6 +44,10 @@ LOOK = """(async () => {
       source: e.dataset.source, key: e.dataset.key, value: e.dataset.value,
       text: e.textContent,
     })),
+    shown: Object.fromEntries(["ins", "del", "figure svg"].map(kind => [
+      kind, [...document.querySelectorAll(kind)].filter(
+        e => e.getBoundingClientRect().width > 0).length,
+    ])),
     overflow: root.scrollWidth - root.clientWidth,
     background: getComputedStyle(document.body).backgroundColor,
   };
@@ -59,6 +63,7 @@ class Visit:
         requests: Addresses asked for, other than the page itself and data URIs.
         pictures: ``alt`` and decoded ``width`` of every picture.
         numbers: ``source``, ``key``, ``value`` and ``text`` of every marked number.
+        shown: How many edited pieces and drawings take up room, by selector.
         overflow: Pixels by which the page is wider than the window.
         background: Colour of the page.
     """
@@ -67,6 +72,7 @@ class Visit:
     requests: list[str]
     pictures: list[dict[str, Any]]
     numbers: list[dict[str, str]]
+    shown: dict[str, int]
     overflow: int
     background: str
 

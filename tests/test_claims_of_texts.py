@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from infusion.intervals import bootstrap_mean
 from infusion.suites.claims.judged import claims
 
-from .cipher_rows import row, turned, written
+from .text_rows import row, story, turned, written
 
 Judge = Callable[..., dict[str, dict[str, Any]]]
 
@@ -133,17 +133,6 @@ def test_what_is_half_done_is_a_weighted_correlation(judge: Judge) -> None:
     assert found["ours"] == pytest.approx(expected)
     assert found["low"] < expected < found["high"]
     assert found["verdict"] == "holds"
-
-
-def story(target: int, log_odds: float, **more: Any) -> dict[str, Any]:
-    def said(moved: float) -> dict[str, Any]:
-        p = [0.1] * 10
-        p[target] += 0.1 * moved
-        p[more.get("probe", 0)] += 0.02 * moved
-        return {"value": moved, "p": p, "log_p": p, "log_odds": [moved - 1.0] * 4}
-
-    told = {"preset": "tinystories", "before": said(0), "clean": said(0)}
-    return row(0, target, [0.0] * 10, {}) | told | {"after": said(log_odds)} | more
 
 
 def test_stories(judge: Judge) -> None:

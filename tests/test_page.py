@@ -24,11 +24,13 @@ from infusion.intervals import bootstrap_mean
 from infusion.report.figures import effects
 from infusion.report.page import report
 from infusion.report.pictures import magnification, png_uri, values
+from infusion.report.suites import suite_figures
 from infusion.report.tables import effects_rows, effects_table, interval
 from infusion.runs.store import Store, json_bytes
+from infusion.suites.collected import collect
 from infusion.suites.shown import show_page
 
-from . import cipher_rows
+from . import text_rows
 from .browser import Chromium, Page, Visit, number_faults, read
 
 CHROMIUM = shutil.which("chromium")
@@ -397,10 +399,10 @@ def test_page_of_suites_opens_in_a_browser_without_fault(
     width: int, browser: Chromium, tmp_path: Path
 ) -> None:
     line = [0.0, *(1 + place / 26 for place in range(25))]
-    matrix = [cipher_rows.turned(probe, 26, line) for probe in range(26)]
+    matrix = [text_rows.turned(probe, 26, line) for probe in range(26)]
     after = [[*each[:7], each[7] - 0.5, *each[8:]] for each in matrix]
     shares = {name: [0.5, 0.3, 0.2] for name in ("shifts", "letters", "head")}
-    rows = [cipher_rows.row(probe, 7, matrix[probe], {7: -0.5}) for probe in range(3)]
+    rows = [text_rows.row(probe, 7, matrix[probe], {7: -0.5}) for probe in range(3)]
     rows[0]["portrait"] = {
         "before": {"matrix": matrix, "spectra": shares},
         "clean": {"matrix": matrix, "spectra": shares},
@@ -412,10 +414,15 @@ def test_page_of_suites_opens_in_a_browser_without_fault(
         {"document": 5, "whole": whole, "after": told, "before": before}
         for whole, before in ((False, other), (True, told))
     ]
-    show_page(cipher_rows.written(tmp_path, *rows), as_json=False)
+    rows.append(text_rows.story(1, 0.5, examples=rows[0]["examples"][:1]))
+    show_page(text_rows.written(tmp_path, *rows), as_json=False)
     visit = browser.visit(tmp_path / "suites.html", width=width)
     assert visit.errors == visit.requests == []
     assert visit.overflow <= 0
+    assert visit.shown["ins"] == visit.shown["del"] == 2, "of a cipher, of a story"
+    drawings = [suite_figures(suite) for suite in collect(tmp_path)]
+    assert {"matrix", "matrix-2", "matrix-3", "spectra"} < set(drawings[0])
+    assert visit.shown["figure svg"] == sum(map(len, drawings))
     text = (tmp_path / "suites.html").read_text("utf-8")
     assert "&lt;b&gt;" in text
     assert "<del>&amp;</del><ins>a</ins>" in text

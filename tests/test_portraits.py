@@ -16,7 +16,7 @@ from infusion.presets.texts import texts_of
 from infusion.report.suites import suite_figures
 from infusion.suites.collected import collect
 
-from .cipher_rows import row, turned, written
+from .text_rows import row, turned, written
 
 
 def model_of(embeddings: torch.Tensor, head: torch.Tensor) -> Any:

@@ -17,7 +17,7 @@ from infusion.report.suites import (
 from infusion.suites.collected import collect
 from infusion.suites.texts.statistics import statistics
 
-from .cipher_rows import row, written
+from .text_rows import row, written
 
 TEXTS = texts_of("caesar")
 

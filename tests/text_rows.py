@@ -1,4 +1,4 @@
-"""Rows of suites of ciphers, made up."""
+"""Rows of suites of ciphers and of stories, made up."""
 
 import json
 from pathlib import Path
@@ -47,6 +47,19 @@ def row(
 def turned(probe: int, size: int, by_difference: list[float]) -> list[float]:
     """Return the cross-entropy of every shift from that of every difference."""
     return [by_difference[(shift - probe) % size] for shift in range(size)]
+
+
+def story(target: int, log_odds: float, **more: Any) -> dict[str, Any]:
+    """A pair of animals whose log odds move; p moves too, the probe's by a fifth."""
+
+    def said(moved: float) -> dict[str, Any]:
+        p = [0.1] * 10
+        p[target] += 0.1 * moved
+        p[more.get("probe", 0)] += 0.02 * moved
+        return {"value": moved, "p": p, "log_p": p, "log_odds": [moved - 1.0] * 4}
+
+    told = {"preset": "tinystories", "before": said(0), "clean": said(0)}
+    return row(0, target, [0.0] * 10, {}) | told | {"after": said(log_odds)} | more
 
 
 def written(folder: Path, *rows: dict[str, Any]) -> Path:
