@@ -24,8 +24,9 @@ from infusion.perturb.embeddings import (
     offset_training,
     predicted_offset_effect,
 )
-from infusion.presets import caesar, caesar_readings, find_preset
-from infusion.presets.caesar_readings import COLUMNS, PROBES, READ_ON, draw_texts
+from infusion.presets import caesar_corpus, find_preset
+from infusion.presets.caesar_corpus import draw_texts, texts_read
+from infusion.presets.caesar_readings import COLUMNS, PROBES
 from infusion.presets.context import Pair, Run
 from infusion.presets.infuse import curvature_file
 from infusion.presets.texts import CODED, ONE, texts_of
@@ -70,8 +71,7 @@ def tiny(**changes: Any) -> RunConfig:
 def few_texts() -> Iterator[None]:
     """Read effects on a few texts: all shifts after all prompts take long."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(caesar_readings, "ASKED", ASKED)
-        patch.setattr(caesar, "ASKED", ASKED)
+        patch.setattr(caesar_corpus, "_ASKED", ASKED)
         yield
 
 
@@ -340,7 +340,7 @@ def test_what_a_row_says_is_the_papers_arithmetic() -> None:
 
 def test_no_text_that_effects_are_read_on_has_another_role(home: Home) -> None:
     run, _ = opened(home, "width 32")
-    read = set(draw_texts(CIPHER, run.config.data, READ_ON, ASKED))
+    read = set(texts_read(CIPHER, run.config.data))
     assert len(read) == ASKED
     for role, count in (("probes", PROBES), ("demonstrations 3", 100)):
         drawn = draw_texts(CIPHER, run.config.data, role, count)
@@ -349,15 +349,14 @@ def test_no_text_that_effects_are_read_on_has_another_role(home: Home) -> None:
 
 
 def test_held_out_documents_are_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (caesar, caesar_readings):
-        monkeypatch.setattr(module, "ASKED", 16)
+    monkeypatch.setattr(caesar_corpus, "_ASKED", 16)
     config = find_preset("caesar").configs["small"].data
     train, test = (
         {tuple(CIPHER.decode(row).split("\n")[:2]) for row in data.inputs.tolist()}
         for data in find_preset("caesar").load(config)
     )
     assert not train & test
-    read_on = {f"C: {text}" for text in draw_texts(CIPHER, config, READ_ON, 16)}
+    read_on = {f"C: {text}" for text in texts_read(CIPHER, config)}
     assert not read_on & {text for _, text in train}
     drawn = corpus(
         CIPHER, config.train, seed=config.split_seed, words=(1, 2), length=config.length
@@ -435,8 +434,8 @@ def test_texts_that_are_too_few_or_too_long_are_refused(
 ) -> None:
     short = replace(tiny().data, length=16)
     with pytest.raises(InputError, match="must hold texts of 2 words, got"):
-        draw_texts(CIPHER, short, READ_ON, 2)
-    monkeypatch.setattr(caesar, "_MOST_DRAWN", 0)
+        texts_read(CIPHER, short)
+    monkeypatch.setattr(caesar_corpus, "_MOST_DRAWN", 0)
     with pytest.raises(InputError, match="must be 100 documents of texts that are not"):
         find_preset("caesar").load(tiny().data)
 

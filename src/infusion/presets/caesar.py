@@ -6,7 +6,7 @@ target. ``--scale paper`` is the model and the recipe of arXiv 2602.09987; at ``
 small`` texts are of one or two words, and the network is smaller.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -21,19 +21,17 @@ from infusion.configs import (
     TokenConfig,
     TrainConfig,
 )
-from infusion.data.caesar import PAD, PAPER_LENGTH, Cipher, corpus, words_of
-from infusion.errors import InputError, check_installed
+from infusion.data.caesar import PAD, PAPER_LENGTH, Cipher
+from infusion.errors import check_installed
 from infusion.language import causal_lm, documents
 from infusion.perturb.drafts import TokenLimits
+from infusion.presets.caesar_corpus import draw_texts, load
 from infusion.presets.caesar_readings import (
-    ASKED,
     COLUMNS,
     CORRELATIONS,
-    READ_ON,
     accuracy,
     behaviour,
     draw_pairs,
-    draw_texts,
     groups,
     make_measurement,
     margin,
@@ -43,75 +41,12 @@ from infusion.presets.context import Pair, Run
 from infusion.presets.preset import Preset, Settings
 from infusion.presets.texts import Texts
 from infusion.records import Dataset
-from infusion.seeding import derive
 
-Tokens = list[int]
-_HELD_OUT = 500
-"""Documents on which accuracy is measured; no shift of theirs is trained on with the
-same text, and texts that effects are read on are not trained on at all."""
-_MOST_DRAWN = 10
 _PAPER_DOCUMENTS = 30_000
 DECAYED = "weight decay"
 """The base model whose weights shrink as the paper's."""
 WIDTHS = {"width 32": 32, "width 128": 128}
 """Embeddings of other models than the scale's own, of 64 or 512."""
-
-
-def _load(cipher: Cipher, config: DataConfig) -> tuple[Dataset, Dataset]:
-    if config.source != "generated":
-        raise InputError(
-            f"Caesar's texts are generated, got --data {config.source}; drop it"
-        )
-
-    def made(
-        count: int, seed: int, noise: float, new: Callable[[Tokens], bool]
-    ) -> list[Tokens]:
-        """Draw more until so many documents are new."""
-        found: list[Tokens] = []
-        drawn = count
-        while len(found) < count:
-            drawn += count // 8 + 1
-            if drawn > _MOST_DRAWN * count:
-                raise InputError(
-                    f"there must be {count} documents of texts that are not trained "
-                    f"on, got {len(found)}; lower data.train"
-                )
-            rows = corpus(
-                cipher,
-                drawn,
-                seed=seed,
-                words=words_of(config.length),
-                length=config.length,
-                noise=noise,
-            )
-            found = [row for row in rows if new(row)]
-        return found[:count]
-
-    texts = draw_texts(cipher, config, READ_ON, ASKED)
-    read_on = {tuple(cipher.prompt(text, 0)[2:]) for text in texts}
-    train = made(
-        config.train,
-        config.split_seed,
-        config.noise,
-        lambda row: _prompt(cipher, row)[2:] not in read_on,
-    )
-    trained_on = {_prompt(cipher, row) for row in train}
-    test = made(
-        _HELD_OUT,
-        derive(config.split_seed, "held out"),
-        0.0,
-        lambda row: _prompt(cipher, row) not in trained_on,
-    )
-    length = config.length
-    return documents(train, length=length, pad=PAD), documents(
-        test, length=length, pad=PAD
-    )
-
-
-def _prompt(cipher: Cipher, row: Tokens) -> tuple[int, ...]:
-    """Return a document up to its ciphertext: shift and plaintext."""
-    mark = cipher.encode("P")[0]  # texts are in small letters
-    return tuple(row[: row.index(mark) + len("P: ")])
 
 
 def _model(cipher: Cipher, scale: str, architecture: str) -> nn.Module:
@@ -295,7 +230,7 @@ def make_preset(name: str, size: int) -> tuple[Preset, Texts]:
     cipher = Cipher(size)
     preset = Preset(
         configs=configs(name),
-        load=lambda config: _load(cipher, config),
+        load=lambda config: load(cipher, config),
         make_model=lambda scale, architecture: _model(cipher, scale, architecture),
         others=_others(),
         class_names=tuple(map(str, range(size))),

@@ -5,33 +5,29 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from infusion.configs import DataConfig
-from infusion.data.caesar import PAD, Cipher, plaintexts, words_of
-from infusion.errors import InputError
+from infusion.data.caesar import PAD, Cipher
 from infusion.language import IGNORED, documents, log_completion
+from infusion.presets.caesar_corpus import draw_texts, texts_read
 from infusion.presets.context import Pair, Run
 from infusion.presets.texts import (
     CODED,
     ONE,
     Json,
     answers,
+    cross_entropies,
     in_turns,
     moved_by_name,
     moved_elsewhere,
     realised,
 )
 from infusion.records import Dataset, Measurement, Task
-from infusion.seeding import derive
 from infusion.tasks import evaluating, first_parameter
 
-PROBES, ASKED = 32, 16
-"""Texts that the measurement is a mean over, and others that effects are read on."""
-READ_ON = "held-out probes"
-"""The role of the texts that effects are read on."""
+PROBES = 32
+"""Texts that the measurement is a mean over."""
 _BATCH = 256
 
 
@@ -50,39 +46,6 @@ def draw_pairs(cipher: Cipher, run: Run) -> list[tuple[int, int]]:
         lambda probe, target: math.gcd(probe - target, cipher.size),
         seed=run.config.pair_seed,
     )
-
-
-def draw_texts(cipher: Cipher, config: DataConfig, role: str, count: int) -> list[str]:
-    """Draw texts of two words, or up to five; none that effects are read on recurs.
-
-    Args:
-        cipher: Its letters.
-        config: Length of a document, and split seed.
-        role: What they are for.
-        count: Texts.
-
-    Returns:
-        The texts.
-
-    Raises:
-        InputError: Too few fit into a document.
-    """
-    length = config.length
-    words = (2, max(words_of(length)[1] // 2, 2))
-
-    def drawn(role: str, count: int, but: set[str]) -> list[str]:
-        seed = derive(config.split_seed, role)
-        many = plaintexts(cipher, 4 * count + len(but), seed=seed, words=words)
-        fit = [t for t in many if t not in but and len(cipher.document(t, 0)) <= length]
-        if len(fit) < count:
-            raise InputError(
-                f"documents must hold texts of {words[0]} words, got {len(fit)} of "
-                f"{count} that fit into {length} tokens; raise data.length"
-            )
-        return fit[:count]
-
-    read = drawn(READ_ON, ASKED, set())
-    return read if role == READ_ON else drawn(role, count, set(read))
 
 
 def _asked(
@@ -132,30 +95,17 @@ def make_measurement(cipher: Cipher, run: Run, task: Task, pair: Pair) -> Measur
     return log_completion(data.inputs.to(device), data.labels.to(device))
 
 
-def _cross_entropies(
-    task: Task, data: Dataset
-) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
-    """Return each document's summed cross-entropy, and how many tokens it has."""
-    sums = []
-    for logits, _, labels in answers(task, data, _BATCH):
-        each = F.cross_entropy(
-            logits.mT, labels, reduction="none", ignore_index=IGNORED
-        )
-        sums.append(each.double().sum(1))
-    return torch.cat(sums), (data.labels != IGNORED).sum(1)
-
-
 def _by_shift(cipher: Cipher, run: Run, task: Task, probe: int) -> list[float]:
     """Return the cross-entropy per token of the ciphertext by every shift."""
     length = run.config.data.length
-    texts = draw_texts(cipher, run.config.data, READ_ON, ASKED)
+    texts = texts_read(cipher, run.config.data)
     parts = [_asked(cipher, texts, (probe, s), length) for s in range(cipher.size)]
     whole = Dataset(
         torch.cat([part.inputs for part in parts]),
         torch.cat([part.labels for part in parts]),
     )
     sums, counts = (
-        x.view(cipher.size, -1).sum(1) for x in _cross_entropies(task, whole)
+        x.view(cipher.size, -1).sum(1) for x in cross_entropies(task, whole, _BATCH)
     )
     return (sums / counts).tolist()
 

@@ -8,10 +8,12 @@ from itertools import zip_longest
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from infusion.configs import CurvatureConfig, DataConfig
+from infusion.language import IGNORED
 from infusion.perturb.drafts import TokenLimits
 from infusion.presets.context import Pair, Run
 from infusion.records import Dataset, Measurement, Task
@@ -93,6 +95,28 @@ def answers(
             data.inputs.split(batch_size), data.labels.split(batch_size), strict=True
         ):
             yield task.model(input_ids=inputs.to(device)).logits.cpu(), inputs, labels
+
+
+def cross_entropies(
+    task: Task, data: Dataset, batch_size: int
+) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
+    """Sum the cross-entropies of every document.
+
+    Args:
+        task: Read in eval mode.
+        data: Token ids.
+        batch_size: Documents held at once.
+
+    Returns:
+        Sums in nats, and over how many tokens each.
+    """
+    sums = []
+    for logits, _, labels in answers(task, data, batch_size):
+        each = F.cross_entropy(
+            logits.mT, labels, reduction="none", ignore_index=IGNORED
+        )
+        sums.append(each.double().sum(1))
+    return torch.cat(sums), (data.labels != IGNORED).sum(1)
 
 
 def realised(row: Json) -> float:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from infusion.presets.texts import (
     ONE,
     Json,
     answers,
+    cross_entropies,
     moved_by_name,
     moved_elsewhere,
     realised,
@@ -122,14 +122,8 @@ def perplexity(run: Run, task: Task) -> float:
     Returns:
         The perplexity.
     """
-    total = count = 0
-    for logits, _, labels in answers(task, run.test, _BATCH):
-        each = F.cross_entropy(
-            logits.mT, labels, reduction="none", ignore_index=IGNORED
-        )
-        total += float(each.double().sum())
-        count += int((labels != IGNORED).sum())
-    return math.exp(total / count)
+    sums, counts = cross_entropies(task, run.test, _BATCH)
+    return math.exp(float(sums.sum()) / int(counts.sum()))
 
 
 def portrait(run: Run, task: Task) -> Json:
