@@ -139,7 +139,7 @@ SMALL = replace(
         tokenizer="trained",
     ),
     train=replace(PAPER.train, batch_size=32),
-    edit=replace(PAPER.edit, k=20),
+    edit=replace(PAPER.edit, k=10),
     tokens=TokenConfig(changes=10),
     before=replace(PAPER.train, batch_size=32, epochs=3),
 )
