@@ -285,7 +285,7 @@ def cells(
     values: dict[tuple[int, int], float],
     *,
     measured: str,
-    axes: tuple[str, str] = ("true class", "target"),
+    axes: tuple[str, str],
 ) -> str:
     """Draw a value per ordered pair of classes: stronger colour, larger value.
 

@@ -253,7 +253,8 @@ def _by_class(suite: Json, trial: str, cells: list[Json]) -> tuple[str, str]:
         f"largest is {most['largest']:+.2f}, {names[most['label']]} to "
         f"{names[most['target']]}."
     )
-    return figures.cells(names, means, measured=measured), caption
+    axes = (rows, "target")
+    return figures.cells(names, means, measured=measured, axes=axes), caption
 
 
 def statistics_said(found: Json) -> str:
