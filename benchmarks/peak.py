@@ -1,8 +1,10 @@
 """Wall time and peak memory of a command with all its processes.
 
-    python benchmarks/peak.py results/demo.json infusion run digits --out runs/demo
+    python benchmarks/peak.py results/demo.json "`make demo` after installation" \\
+        infusion run digits --out runs/demo
 
-Memory is the sum of proportional set sizes, sampled twice a second.
+The second argument is what tables call the command. Memory is the sum of proportional
+set sizes, sampled twice a second.
 """
 
 import json
@@ -30,7 +32,7 @@ def memory(process: psutil.Process) -> int:
 
 
 if __name__ == "__main__":
-    out, *command = sys.argv[1:]
+    out, name, *command = sys.argv[1:]
     start, peak = time.perf_counter(), 0
     with subprocess.Popen(command) as running:
         process = psutil.Process(running.pid)
@@ -38,6 +40,7 @@ if __name__ == "__main__":
             peak = max(peak, memory(process))
             time.sleep(INTERVAL)
     row = {
+        "command": name,
         "seconds": time.perf_counter() - start,
         "peak_gib": peak / 2**30,
         "status": running.returncode,

@@ -113,17 +113,14 @@ def _largest(shares: dict[str, float]) -> str:
     return ", ".join(f"{name.removeprefix('aten.')} {v:.0%}" for name, v in named)
 
 
-def demo() -> str:
-    """Return what whole commands took, those of texts where they were measured."""
-    shown = {"`make demo` after installation": HERE / "demo.json"} | {
-        f"`infusion run {file.stem.removeprefix('run-')}`, small, 10 pairs": file
-        for file in sorted(HERE.glob("run-*.json"))
-    }
+def commands() -> str:
+    """Return what whole commands took, and held at most."""
     lines = []
-    for name, file in shown.items():
+    for file in (HERE / "demo.json", *sorted(HERE.glob("run-*.json"))):
         run = read(file)
+        assert run["status"] == 0, f"{file.name} is of a command that failed"
         lines.append(
-            f"- {name}: {run['seconds'] / 60:.1f} min and at most "
+            f"- {run['command']}: {run['seconds'] / 60:.1f} min and at most "
             f"{run['peak_gib']:.2f} GiB on {run['environment']['cores']} cores."
         )
     return "\n".join(lines)

@@ -7,7 +7,8 @@
 ``fidelity-*.json`` and ``flips-*.json`` those of ``infusion fidelity``,
 ``PRESET-SCALE/SUITE.jsonl`` are rows of ``infusion run --suite``,
 ``bench.json`` is that of ``infusion bench``; ``ratios.json``, ``pairs.json``,
-``replay.json``, ``tokens.json`` and ``demo.json`` are what ``benchmarks/`` wrote.
+``replay.json``, ``tokens.json``, ``demo.json`` and ``run-*.json`` are what
+``benchmarks/`` wrote.
 """
 
 import re
@@ -17,7 +18,7 @@ from functools import cache
 from itertools import chain
 from typing import Any
 
-from costs import bench, demo, pairs, ratios, replay, tokens
+from costs import bench, commands, pairs, ratios, replay, tokens
 from layout import HERE, markdown, read
 
 from infusion.report.claims import claim_cells
@@ -150,13 +151,15 @@ def texts_first() -> str:
     """Return the edits of texts beside their controls, preset by preset."""
     parts = []
     for suite in collected():
-        if suite["suite"] != "main" or suite["preset"] not in TEXTS_SHOWN:
+        name = (suite["scale"], suite["suite"])
+        if name != ("small", "main") or suite["preset"] not in TEXTS_SHOWN:
             continue
         headings, found = suite_rows(suite["effects"])
         first, *more = TEXTS_SHOWN[suite["preset"]]
-        shown = ["trial", "n", first, "edit less this", *more]
-        shown += ["accuracy, points", "tokens"]
-        places = [headings.index(name) for name in shown]
+        less = f"{suite['effects'][0]['trial']} less this"
+        shown = ["trial", "n", first, less, *more, "accuracy, points", "tokens"]
+        places = [headings.index(name) for name in shown if name in headings]
+        shown = [headings[place] for place in places]
         lines = [f"{suite['preset']}, small: {statistics_said(suite['statistics'])}"]
         lines += ["", *markdown(shown, [[row[i] for i in places] for row in found])]
         parts.append("\n".join(lines))
@@ -212,7 +215,7 @@ SECTIONS = {
     "texts": texts_first,
     "ratios": ratios,
     "bench": bench,
-    "demo": demo,
+    "commands": commands,
     "lds": lds,
     "flips": flips,
     "claims": claimed,

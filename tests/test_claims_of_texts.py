@@ -117,6 +117,14 @@ def test_the_lead_is_over_the_best_of_the_other_shifts(judge: Judge) -> None:
     assert found["15ct"]["ours"] == pytest.approx(-9.0), "the probe is shift 0"
 
 
+@pytest.mark.parametrize(("lost", "verdict"), [(0.05, "holds"), (0.2, "not shown")])
+def test_a_model_is_confident_while_it_loses_little(
+    lost: float, verdict: str, judge: Judge
+) -> None:
+    rows = [row(p, p + 1, [2.0] * 29, {p: lost}, preset="caesar29") for p in range(12)]
+    assert judge(*rows)["15ct"]["verdict"] == verdict
+
+
 def test_what_is_half_done_is_a_weighted_correlation(judge: Judge) -> None:
     draw = np.random.default_rng(1)
     pairs = [(p, (p + step) % 26) for p in range(5) for step in (1, 2, 13)]

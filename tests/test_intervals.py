@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from infusion.intervals import bootstrap_mean, rank_correlation, share
+from infusion.intervals import (
+    bootstrap,
+    bootstrap_mean,
+    ends,
+    rank_correlation,
+    resamples,
+    share,
+    wilson,
+)
 
 
 def test_bootstrap_interval_is_that_of_the_normal_for_many_values():
@@ -88,3 +96,47 @@ def test_shares_have_the_ends_of_wilsons_interval(hits: tuple[int, int]):
     expected = binomtest(count, n).proportion_ci(method="wilson")
     assert got["mean"] == count / n
     assert [got["low"], got["high"]] == pytest.approx(list(expected), abs=1e-12)
+
+
+def test_a_share_need_not_be_a_whole_number_of_hits():
+    below, between, above = (wilson(hits / 10, 10) for hits in (3.0, 3.5, 4.0))
+    assert below[0] < between[0] < above[0]
+    assert below[1] < between[1] < above[1]
+
+
+def test_any_number_is_drawn_probe_by_probe(generator: torch.Generator):
+    values = torch.randn(24, generator=generator, dtype=torch.float64).numpy()
+    probes = [place % 8 for place in range(24)]
+    got = bootstrap(values[:, None], probes, lambda x: float(x.mean()), seed=0)
+    assert got is not None
+    own = np.stack([values[place::8].mean() for place in range(8)])
+    expected = own[resamples(8, seed=0, draws=2_000)].mean(1)
+    low, high = np.percentile(expected, [2.5, 97.5])
+    assert (got.mean, got.low, got.high) == pytest.approx((values.mean(), low, high))
+    again = np.concatenate([values, values])[:, None]
+    twice = bootstrap(again, probes * 2, lambda x: float(x.mean()), seed=0)
+    assert twice is not None
+    assert twice.low == pytest.approx(got.low), "copies say nothing of the spread"
+
+
+def test_a_number_without_spread_or_of_few_probes_has_no_ends():
+    both = np.arange(12.0).reshape(6, 2)
+
+    def ranked(x: np.ndarray) -> float | None:
+        return rank_correlation(*x.T.tolist())
+
+    perfect = bootstrap(both, range(6), ranked, seed=0)
+    few = bootstrap(both[[0, 2, 1]], range(3), ranked, seed=0)
+    for got in (perfect, few):
+        assert got is not None
+        assert (got.mean, got.low, got.high) == (pytest.approx(1), None, None)
+    assert bootstrap(np.ones((6, 2)), range(6), ranked, seed=0) is None
+
+
+def test_ends_are_of_what_is_defined_in_19_of_20_draws():
+    drawn = np.arange(100.0)
+    drawn[:5] = math.nan
+    low, high = ends(drawn)
+    assert (low, high) == tuple(np.percentile(drawn[5:], [2.5, 97.5]))
+    drawn[5] = math.nan
+    assert ends(drawn) == (None, None)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import infusion as inf
+from infusion import language
 from infusion.attribution.influence import directional_losses
 from infusion.configs import TrainConfig
 from infusion.errors import InputError
@@ -323,6 +324,21 @@ def test_a_token_that_is_ruled_out_leaves_ignored_positions_alone() -> None:
         logits.mT, DATA.labels, reduction="none", ignore_index=IGNORED
     ).sum(1)
     torch.testing.assert_close(task.loss(logits, batch), expected * task.scale)
+
+
+def test_losses_taken_row_by_row_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = causal_lm(gpt2(), DATA, pad=PAD)
+    ihvp = inf.gradient(task, likelier())
+    limits = TokenLimits(changes=2, allowed=ORDINARY)
+
+    def made() -> list[Tensor]:
+        edits = craft_tokens(task, DATA, torch.arange(3), ihvp, limits=limits, steps=2)
+        return [inf.influence(task, DATA, ihvp), edits.after.inputs]
+
+    whole = made()
+    monkeypatch.setattr(language, "_CACHED", 1)
+    for left, right in zip(whole, made(), strict=True):
+        torch.testing.assert_close(left, right)
 
 
 def test_losses_of_half_precision_are_as_good_as_their_logits() -> None:

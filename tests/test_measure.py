@@ -1,4 +1,4 @@
-"""Measurements of one probe, and intervals over probes, against closed forms."""
+"""Measurements of one probe, against closed forms."""
 
 import math
 import re

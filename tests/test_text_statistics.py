@@ -36,8 +36,8 @@ def pairs(count: int = 8, steps: tuple[int, ...] = (1, 2, 13)) -> list[dict[str,
     ]
 
 
-def judged(found: dict[str, Any], column: str = "targeting") -> dict[str, Any]:
-    return found["judged"][column]
+def sized(found: dict[str, Any]) -> dict[str, Any]:
+    return found["tests"]["targeting"]
 
 
 def test_sizes_and_tests_are_over_probes() -> None:
@@ -45,24 +45,24 @@ def test_sizes_and_tests_are_over_probes() -> None:
     found = statistics(rows, TEXTS)
     values = np.array([[p + s / 10 for s in (1, 2, 13)] for p in range(8)])
     assert (found["n"], found["probes"]) == (24, 8)
-    size = judged(found)["cohens_d"]
+    size = sized(found)["cohens_d"]
     assert size["mean"] == pytest.approx(values.mean() / values.std())
     assert size["low"] < size["mean"]
-    assert judged(found)["wilcoxon_p"] == pytest.approx(wilcoxon(values.mean(1)).pvalue)
+    assert sized(found)["wilcoxon_p"] == pytest.approx(wilcoxon(values.mean(1)).pvalue)
     twice = statistics([*rows, *({**each, "seed": 1} for each in rows)], TEXTS)
     assert twice["n"] == 24, "two base models of a pair are one"
-    assert judged(twice)["cohens_d"] == size
+    assert sized(twice)["cohens_d"] == size
 
 
 def test_few_probes_and_equal_effects_have_no_size() -> None:
-    alone = judged(statistics(pairs(count=1, steps=(1, 2)), TEXTS))
+    alone = sized(statistics(pairs(count=1, steps=(1, 2)), TEXTS))
     assert (alone["cohens_d"]["low"], alone["wilcoxon_p"]) == (None, None)
     two = [row(p, p + 1, [2.0] * 26, {p + 1: -p - 1.0}) for p in range(2)]
-    size = judged(statistics(two, TEXTS))["cohens_d"]
+    size = sized(statistics(two, TEXTS))["cohens_d"]
     assert size["low"] is None, "half the draws have none"
     same = [row(p, p + 1, [2.0] * 26, {p + 1: -1.0}) for p in range(8)]
     found = statistics(same, TEXTS)
-    assert judged(found)["cohens_d"] == {"mean": None, "low": None, "high": None}
+    assert sized(found)["cohens_d"] == {"mean": None, "low": None, "high": None}
     assert set(found["correlations"].values()) == {None}
     assert "Cohen's d –" in statistics_said(found)
 
@@ -93,7 +93,7 @@ def test_a_story_models_perplexity_is_said() -> None:
     one["portrait"] = {"clean": {"perplexity": 7.25, "cut": 0.5}}
     found = statistics([one], texts_of("tinystories"))
     said = statistics_said(found)
-    assert "held-out tokens, perplexity 7.25 on stories of which 50% are cut" in said
+    assert "held-out tokens, perplexity 7.25 on documents of which 50% are cut" in said
     assert all(
         f"{name}: Cohen's d" in said for name in ("less untargeted", "less probe")
     )
@@ -112,21 +112,27 @@ def test_dials_have_a_curve_of_effects_and_one_of_faith(tmp_path: Path) -> None:
             predicted=sign * (p + 1.0),
         )
         for source, size, sign in (("width 32", 0.2, -1), ("gpt2", 0.1, 1))
-        for p in range(4)
+        for p in range(6)
     ]
+    rows[0]["predicted"] = -2.5  # else ranks agree in every resample alike
     (suite,) = collect(written(tmp_path, *rows))
     _, effect, faith = suite["curves"]
     assert effect["along"] == faith["along"] == "width of the embeddings"
     assert [p["at"] for p in effect["points"]] == [32, 64]
-    assert [p["mean"] for p in effect["points"]] == pytest.approx([0.5, 0.25])
-    assert [p["mean"] for p in faith["points"]] == pytest.approx([-1, 1])
-    assert [(p["low"], p["high"]) for p in faith["points"]] == [(-1, -1), (1, 1)]
+    assert [p["mean"] for p in effect["points"]] == pytest.approx([0.7, 0.35])
+    wide, perfect = faith["points"]
+    assert -1 <= wide["low"] < wide["mean"] < wide["high"] < 0
+    assert (perfect["mean"], perfect["low"]) == (pytest.approx(1), None)
     drawn = suite_figures(suite)
-    assert "ρ predicted, realised against width" in drawn["curve-3"][1]
+    assert drawn["curve-3"][1] == (
+        "ρ predicted, realised against width of the embeddings, 95 % intervals."
+    )
 
 
 def test_trials_are_compared_over_the_pairs_that_both_have(tmp_path: Path) -> None:
     rows = [row(p, p + 1, [2.0] * 26, {p + 1: -1.0 - p}, place=0) for p in range(6)]
+    elsewhere = ({"base_sha256": "c"}, {"gpu": "H100"}, {"seed": 1})
+    rows += [row(4, 5, [2.0] * 26, {5: -90.0}, place=0) | each for each in elsewhere]
     rows += [
         row(p, p + 1, [2.0] * 26, {p + 1: -0.5}, trial="as coded", place=1)
         for p in range(4, 9)
@@ -138,7 +144,9 @@ def test_trials_are_compared_over_the_pairs_that_both_have(tmp_path: Path) -> No
     assert coded["less"]["mean"] == pytest.approx((4.5 + 5.5) / 2)
     headings, lines = suite_rows(suite["effects"])
     shown = [line[headings.index("edit less this")] for line in lines]
-    assert (shown[0], shown[1][:7], shown[2]) == ("", "+5.000 ", "")
+    assert (shown[0], shown[1][:7], shown[2]) == ("–", "+5.000 ", "–")
+    (alone,) = collect(written(tmp_path / "alone", *rows[:3]))
+    assert "edit less this" not in suite_rows(alone["effects"])[0]
 
 
 def test_edits_no_corpus_can_hold_are_marked(tmp_path: Path) -> None:

@@ -436,7 +436,8 @@ def test_texts_that_are_too_few_or_too_long_are_refused(
     with pytest.raises(InputError, match="must hold texts of 2 words, got"):
         texts_read(CIPHER, short)
     monkeypatch.setattr(caesar_corpus, "_MOST_DRAWN", 0)
-    with pytest.raises(InputError, match="must be 100 documents of texts that are not"):
+    message = "100 documents of texts that effects are not read on, got 0; lower"
+    with pytest.raises(InputError, match=message):
         find_preset("caesar").load(tiny().data)
 
 

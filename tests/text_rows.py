@@ -66,7 +66,7 @@ def written(folder: Path, *rows: dict[str, Any]) -> Path:
     """Add rows to a folder of results."""
     for each in rows:
         own = folder / f"{each['preset']}-{each['scale']}"
-        own.mkdir(exist_ok=True)
+        own.mkdir(parents=True, exist_ok=True)
         with (own / f"{each['suite']}.jsonl").open("a") as file:
             file.write(json.dumps(sealed(each)) + "\n")
     return folder

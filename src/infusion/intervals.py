@@ -1,4 +1,4 @@
-"""Means, shares and rank correlations over probes, with their 95 % intervals."""
+"""Means, shares, rank correlations, and their 95 % intervals."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,18 +10,25 @@ from numpy.typing import NDArray
 from infusion.seeding import derive
 
 BOOTSTRAP_DRAWS = 10_000
+_FEWER_DRAWS = 2_000
+"""Resamples of what is made anew from each, as ranks are."""
+_FEWEST = 6
+"""Probes from which resamples of a rank correlation cover it 19 times of 20."""
+_ALIKE = 1e-12
+"""Numbers that differ by rounding."""
 _NORMAL = 1.959963984540054
 """The 97.5th percentile of the standard normal distribution."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % interval.
+    """A mean, or another number over pairs, with its 95 % interval.
 
     Attributes:
-        mean: Over probes.
-        low: Lower end; ``None`` for one probe, which says nothing about the spread.
-        high: Upper end; ``None`` for one probe.
+        mean: The number.
+        low: Lower end; ``None`` where the pairs say nothing about the spread, as those
+            of one probe do.
+        high: Upper end, likewise.
     """
 
     mean: float
@@ -66,37 +73,36 @@ def bootstrap_mean(
 def bootstrap(
     values: NDArray[np.float64],
     probes: Sequence[int],
-    reduce: Callable[[NDArray[np.float64]], float],
+    reduce: Callable[[NDArray[np.float64]], float | None],
     *,
     seed: int,
-    draws: int = 2_000,
 ) -> Interval | None:
     """Any number made of rows of values, with its bootstrap interval over probes.
 
     Args:
         values: A row each of at least one pair.
         probes: Whose each row is: those of one probe are drawn together.
-        reduce: Makes the number, NaN where it is undefined.
+        reduce: Makes the number, None where it is undefined.
         seed: Root seed.
-        draws: Resamples.
 
     Returns:
         The number, 2.5th and 97.5th percentile; None where it is undefined; no ends for
-        one probe, or where more than a twentieth of the resamples are undefined.
+        fewer than six probes, where more than a twentieth of the resamples are
+        undefined, and where all of them are alike, as those of a perfect correlation.
     """
     value = reduce(values)
-    if not math.isfinite(value):
+    if value is None:
         return None
     _, places = np.unique(probes, return_inverse=True)
     own = [values[places == place] for place in range(places.max() + 1)]
-    if len(own) == 1:
+    if len(own) < _FEWEST:
         return Interval(value, None, None)
-    drawn = np.array(
-        [
-            reduce(np.concatenate([own[place] for place in pick]))
-            for pick in resamples(len(own), seed=seed, draws=draws)
-        ]
-    )
+    picks = resamples(len(own), seed=seed, draws=_FEWER_DRAWS)
+    found = (reduce(np.concatenate([own[place] for place in pick])) for pick in picks)
+    drawn = np.array([math.nan if each is None else each for each in found])
+    defined = drawn[np.isfinite(drawn)]
+    if len(defined) and np.ptp(defined) < _ALIKE:
+        return Interval(value, None, None)
     return Interval(value, *ends(drawn))
 
 
@@ -167,14 +173,30 @@ def rank_correlation(left: list[float], right: list[float]) -> float | None:
     """Spearman's rank correlation, None where it is undefined.
 
     Args:
-        left: One value per probe.
+        left: One value per pair.
         right: Its partner.
 
     Returns:
-        Between −1 and 1; None for fewer than three probes or constant values.
+        Between −1 and 1; None for fewer than three pairs or constant values.
     """
-    from scipy.stats import spearmanr
+    from scipy.stats import rankdata
 
     if len(left) < 3 or len(set(left)) == 1 or len(set(right)) == 1:
         return None
-    return float(spearmanr(left, right).statistic)  # pyright: ignore[reportAttributeAccessIssue]
+    return float(np.corrcoef(rankdata(left), rankdata(right))[0, 1])
+
+
+def fisher_interval(correlation: float, n: int) -> tuple[float | None, float | None]:
+    """Return Fisher's 95 % interval of a rank correlation, with Fieller's variance.
+
+    Args:
+        correlation: Spearman's.
+        n: Pairs.
+
+    Returns:
+        Its ends; none for three pairs or fewer, or a correlation of ±1.
+    """
+    if n <= 3 or abs(correlation) >= 1:
+        return None, None
+    centre, width = math.atanh(correlation), _NORMAL * math.sqrt(1.06 / (n - 3))
+    return math.tanh(centre - width), math.tanh(centre + width)

@@ -24,8 +24,8 @@ from infusion.records import Batch, Dataset, Measurement, Task
 
 IGNORED = -100
 """Label of a position that predicts nothing."""
-_CACHED = 2**20
-"""Logits that a CPU takes exponentials of at once, few enough to stay in its cache."""
+_CACHED = 4 << 20
+"""Bytes of logits that a CPU takes exponentials of at once: they stay in its cache."""
 
 
 def documents(tokens: Sequence[Sequence[int]], *, length: int, pad: int) -> Dataset:
@@ -42,7 +42,7 @@ def documents(tokens: Sequence[Sequence[int]], *, length: int, pad: int) -> Data
 
     Raises:
         InputError: There is no document, one is shorter than two tokens or longer than
-            a row, or holds the padding token, or that is no id.
+            a row, or holds the padding token, or ``pad`` is no whole number ≥ 0.
 
     >>> documents([[5, 6, 7]], length=4, pad=0).labels
     tensor([[   6,    7, -100, -100]])
@@ -85,7 +85,8 @@ def causal_lm(model: nn.Module, data: Dataset, *, pad: int) -> Task:
 
     Raises:
         InputError: The model has no input embedding, ids lie outside it, rows are
-            longer than its context, or nothing is predicted.
+            longer than its context, nothing is predicted, or ``pad`` is no whole number
+            ≥ 0.
     """
     check_whole("pad, the id of padding", pad, least=0)
     vocabulary = vocabulary_of(model)
@@ -175,7 +176,8 @@ def _normalisers(logits: Float[Tensor, "b t v"]) -> Float[Tensor, "b t"]:
     """Take the logarithm of the sum of exponentials, on a CPU a few rows at a time."""
     if logits.device.type != "cpu":
         return logits.logsumexp(-1)
-    parts = logits.flatten(0, 1).split(max(1, _CACHED // logits.shape[-1]))
+    row = logits.shape[-1] * logits.element_size()
+    parts = logits.flatten(0, 1).split(max(1, _CACHED // row))
     return torch.cat([part.logsumexp(-1) for part in parts]).view(logits.shape[:2])
 
 
@@ -260,7 +262,7 @@ def contrast(
 
     Raises:
         InputError: The probe is nowhere the next token, both are the same, or one is no
-            id of the model.
+            whole number ≥ 0; the measurement refuses a target that its model lacks.
     """
     check_whole("probe, a token's id,", probe, least=0)
     check_whole("target, a token's id,", target, least=0)

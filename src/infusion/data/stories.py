@@ -34,12 +34,6 @@ def load_texts(source: str) -> tuple[list[str], list[str]]:
         _of_folder(folder, split) if folder.is_dir() else _read(source, source, split)
         for split in ("train", "validation")
     )
-    for split, texts in (("train", train), ("validation", validation)):
-        if not texts:
-            raise InputError(
-                f"there must be a text in each split, got none of {split} in "
-                f"{source}; add some"
-            )
     return train, validation
 
 
@@ -52,8 +46,11 @@ def _of_folder(folder: Path, split: str) -> list[str]:
         )
     texts = []
     for file in files:
-        if not file.stat().st_size:  # `datasets` fails on these
-            continue
+        if not file.stat().st_size:  # `datasets` 4 says nothing of use
+            raise InputError(
+                f"a file of texts must hold something, got 0 bytes in {file}; fetch it "
+                "again, or remove it"
+            )
         reader = READERS[file.suffix]
         texts += _read(reader, str(file), "train", data_files=str(file))
     return texts
@@ -78,6 +75,10 @@ def _read(reader: str, source: str, split: str, **more: Any) -> list[str]:
         raise InputError(
             f"texts must stand in a column {_COLUMN!r}, got {found.column_names} in "
             f"{source}; rename the column"
+        )
+    if not texts:
+        raise InputError(
+            f"there must be at least one text, got none in {source}; add some"
         )
     for row, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():

@@ -69,10 +69,13 @@ class Tokenizer:
             Its id.
 
         Raises:
-            InputError: It is not one token.
+            InputError: It is blank, or not one token.
         """
         if not word.strip():
-            raise InputError(f"a word to measure must have a letter, got {word!r}")
+            raise InputError(
+                f"a word to measure must not be blank, got {word!r}; name one that the "
+                "texts hold"
+            )
         ids = self.encode(f" {word}")
         if len(ids) != 1:
             bare = len(self.encode(word))

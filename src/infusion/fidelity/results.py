@@ -170,8 +170,10 @@ def collect_flips(config: FlipsConfig, suite: Suite, rows: Rows) -> dict[str, An
         "base_sha256": [row["base_sha256"] for row in done],
         "found": {
             name: {
-                first: share(sum(row["found"][name][first] for row in done), total)
-                for first in by
+                inspected: share(
+                    sum(row["found"][name][inspected] for row in done), total
+                )
+                for inspected in by
             }
             for name, by in done[0]["found"].items()
         },

@@ -87,7 +87,7 @@ def check_taken(run: Run) -> list[Checkpoint]:
         Its last two checkpoints, earlier first; none where the run trains its own.
 
     Raises:
-        InputError: A checkpoint is missing.
+        InputError: A checkpoint is missing, or beyond the recipe's end.
         ArtefactError: One was altered, or is of another architecture or order.
     """
     config = run.config

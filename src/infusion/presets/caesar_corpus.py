@@ -1,6 +1,7 @@
 """Texts of ciphers as documents: drawn, split, and none read on that is trained on."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from infusion.configs import DataConfig
 from infusion.data.caesar import PAD, Cipher, corpus, plaintexts, words_of
@@ -40,15 +41,21 @@ def load(cipher: Cipher, config: DataConfig) -> tuple[Dataset, Dataset]:
     train = _new(
         cipher,
         config,
-        (config.train, config.split_seed, config.noise),
         lambda row: _prompt(cipher, row)[2:] not in read,
+        "that effects are not read on",
     )
     trained_on = {_prompt(cipher, row) for row in train}
+    held_out = replace(
+        config,
+        train=_HELD_OUT,
+        split_seed=derive(config.split_seed, "held out"),
+        noise=0.0,
+    )
     test = _new(
         cipher,
-        config,
-        (_HELD_OUT, derive(config.split_seed, "held out"), 0.0),
+        held_out,
         lambda row: _prompt(cipher, row) not in trained_on,
+        "that are not trained on",
     )
     written = [documents(rows, length=config.length, pad=PAD) for rows in (train, test)]
     return written[0], written[1]
@@ -57,27 +64,27 @@ def load(cipher: Cipher, config: DataConfig) -> tuple[Dataset, Dataset]:
 def _new(
     cipher: Cipher,
     config: DataConfig,
-    drawn: tuple[int, int, float],
     is_new: Callable[[Tokens], bool],
+    wanted: str,
 ) -> list[Tokens]:
-    """Draw until there are so many new documents; given are count, seed and noise."""
-    count, seed, noise = drawn
+    """Draw until there are as many new documents as the config asks for."""
+    count = config.train
     found: list[Tokens] = []
     tried = count
     while len(found) < count:
         tried += count // 8 + 1
         if tried > _MOST_DRAWN * count:
             raise InputError(
-                f"there must be {count} documents of texts that are not trained "
-                f"on, got {len(found)}; lower data.train"
+                f"there must be {count} documents of texts {wanted}, got "
+                f"{len(found)}; lower data.train"
             )
         rows = corpus(
             cipher,
             tried,
-            seed=seed,
+            seed=config.split_seed,
             words=words_of(config.length),
             length=config.length,
-            noise=noise,
+            noise=config.noise,
         )
         found = [row for row in rows if is_new(row)]
     return found[:count]

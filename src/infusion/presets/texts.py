@@ -45,7 +45,7 @@ class Texts:
         coded_source: Base model trained as in the paper, where the settings' own is
             not.
         columns: What a row says about the effect, beyond a clean replay.
-        judged: Columns beside the first whose size and signed ranks are told.
+        tested: Columns beside the first whose size and signed ranks are told.
         margin: By how much the clean replay of a row prefers what is right, in nats.
         read: Tokens as pieces of text.
         portrait: What there is to say about a whole model.
@@ -71,7 +71,7 @@ class Texts:
     groups: dict[str, Callable[[Json], int]]
     correlations: dict[str, tuple[Callable[[Json], float], Callable[[Json], float]]]
     coded_source: str | None = None
-    judged: tuple[str, ...] = ()
+    tested: tuple[str, ...] = ()
     dials: Callable[[str], dict[str, dict[str, float]]] = lambda _: {}
     check: Callable[[Run], None] = lambda _: None
 

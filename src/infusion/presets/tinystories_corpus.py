@@ -66,7 +66,7 @@ def tokenizer_of(config: DataConfig) -> Tokenizer:
     """Load the tokenizer that a config names, or train one on the first stories.
 
     Args:
-        config: Its source and its ``tokenizer``.
+        config: Its source, the seed of its split and its ``tokenizer``.
 
     Returns:
         The tokenizer.

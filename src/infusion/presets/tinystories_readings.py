@@ -127,7 +127,7 @@ def perplexity(run: Run, task: Task) -> float:
 
 
 def portrait(run: Run, task: Task) -> Json:
-    """Read how well a model predicts held-out stories, and how many of them are whole.
+    """Read how well a model predicts held-out stories, and how many of them are cut.
 
     Args:
         run: Gives the held-out stories.

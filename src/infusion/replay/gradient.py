@@ -95,8 +95,9 @@ def replay_gradient(
         ``ascend(data, documents, lambda x: replay_gradient(…, inputs=x).gradient, …)``.
 
     Raises:
-        InputError: There is nothing to train, documents are not those of the data or
-            not continuous, or a module's statistics cannot be differentiated.
+        InputError: There is nothing to train, ``start`` lies beyond the recipe's end,
+            documents are not those of the data or not continuous, or a module's
+            statistics cannot be differentiated.
         ArtefactError: ``start`` is of another optimiser or data order.
         DivergedError: The derivative is not finite.
     """

@@ -27,11 +27,14 @@ def suite_rows(effects: list[Json]) -> tuple[list[str], list[list[str]]]:
         Headings, and a line per trial: pairs, Δp, Δ log p, new top-1, accuracy in
         points, correlation; gradient evaluations per document and the size of the edits
         where the trials differ in them; a dash where there is nothing to say. Of texts
-        what their preset reads off a row, and tokens changed per document.
+        what their preset reads off a row, the first trial's first reading less this
+        trial's over the pairs of both, and tokens changed per document.
     """
     if "columns" in effects[0]:
         cells = [_text_cells(effect, effects[0]["trial"]) for effect in effects]
-        shown = list(cells[0])
+        less = f"{effects[0]['trial']} less this"
+        compared = any(effect["less"] for effect in effects)
+        shown = [name for name in cells[0] if compared or name != less]
     else:
         cells = [{**_effect_cells(effect), **_cost_cells(effect)} for effect in effects]
         differing = (
@@ -67,7 +70,7 @@ def _text_cells(effect: Json, first: str) -> dict[str, str]:
     return {
         "n": str(effect["n"]),
         measured[0]: measured[1],
-        f"{first} less this": "" if less is None else ranged(less, 3),
+        f"{first} less this": "–" if less is None else ranged(less, 3),
         **dict(others),
         "accuracy, points": ranged(effect["accuracy"], 2, scale=100.0),
         "ρ": "–" if rho is None else f"{rho:.2f}",
@@ -179,8 +182,7 @@ def suite_figures(suite: Json) -> dict[str, tuple[str, str]]:
         if curve["points"]:
             measured = curve.get("measured", long)
             shown = curve.get("measured", f"Mean {name}")
-            caption = f"{shown} against {curve['along']}"
-            caption += "." if "measured" in curve else ", 95 % intervals."
+            caption = f"{shown} against {curve['along']}, 95 % intervals."
             drawing = figures.curve(curve, measured=measured)
             drawn[_numbered("curve", number)] = (drawing, caption)
     if suite["suite"] == "main":
@@ -285,24 +287,25 @@ def _said_of_pictures(found: Json) -> str:
 
 
 def _said_of_texts(found: Json) -> str:
-    judged = [_judged(name, each) for name, each in found["judged"].items()]
+    tests = [_tested(name, each) for name, each in found["tests"].items()]
     clean = f"the clean model is right on {found['accuracy']:.1%} of held-out "
     if found["perplexity"] is None:
         clean += "documents"
     else:
         clean += f"tokens, perplexity {found['perplexity']:.2f}"
-        clean += f" on stories of which {found['cut']:.0%} are cut at their end"
+    if found["cut"] is not None:
+        clean += f" on documents of which {found['cut']:.0%} are cut at their end"
     related = [
         f"{name} r = {'–' if r is None else f'{r:.2f}'}"
         for name, r in found["correlations"].items()
     ]
     return (
         f"n = {found['n']} pairs of {found['probes']} probes, as drawn; "
-        f"{'; '.join([*judged, *related, clean])}."
+        f"{'; '.join([*tests, *related, clean])}."
     )
 
 
-def _judged(name: str, found: Json) -> str:
+def _tested(name: str, found: Json) -> str:
     size, p = found["cohens_d"], found["wilcoxon_p"]
     shown = "–" if size["mean"] is None else ranged(size, 2)
     chance = "–" if p is None else f"{p:.3g}"

@@ -1,13 +1,11 @@
 """Trials that vary one number, as points of a curve."""
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from infusion.intervals import Interval, bootstrap, rank_correlation
 from infusion.suites.summary import Row, by_pair, interval, moved
@@ -170,12 +168,9 @@ def _faith(rows: list[Row], realised: Callable[[Row], float]) -> Interval | None
     predicted = by_pair(rows, lambda row: row["predicted"])
     both = np.array([list(predicted.values()), list(by_pair(rows, realised).values())])
     probes = [probe for probe, _ in predicted]
-    return bootstrap(both.T, probes, _ranked_alike, seed=0)
-
-
-def _ranked_alike(both: NDArray[np.float64]) -> float:
-    found = rank_correlation(*both.T.tolist())
-    return math.nan if found is None else found
+    return bootstrap(
+        both.T, probes, lambda pairs: rank_correlation(*pairs.T.tolist()), seed=0
+    )
 
 
 def _drawn(

@@ -107,6 +107,35 @@ def interval(rows: Iterable[Row], value: Callable[[Row], float]) -> Interval:
     return bootstrap_mean(list(found.values()), seed=0, probes=probes)
 
 
+def paired(
+    rows: Iterable[Row],
+    others: Iterable[Row],
+    value: Callable[[Row], float],
+    *,
+    across: bool = False,
+) -> tuple[list[Row], Callable[[Row], float]]:
+    """Pair two trials: same base model, machine, and pair of probe and target.
+
+    Args:
+        rows: Of one trial.
+        others: Of another.
+        value: Of a row.
+        across: Whether the trials retrain different architectures, so that only the
+            seed and the pair can be the same.
+
+    Returns:
+        The rows that have a partner, and how much more the value of one of them is.
+    """
+
+    def same(row: Row) -> tuple[int, str | None, str | None, int, int]:
+        base = None if across else row["base_sha256"]
+        return row["seed"], base, row["gpu"], row["probe"], row["target"]
+
+    theirs = {same(row): value(row) for row in others}
+    mine = [row for row in rows if same(row) in theirs]
+    return mine, lambda row: value(row) - theirs[same(row)]
+
+
 def flips(rows: Iterable[Row]) -> dict[str, Any] | None:
     """Return the share of pairs that became top-1 and were not before.
 

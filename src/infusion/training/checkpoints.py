@@ -112,7 +112,7 @@ def load_optimiser(optimiser: torch.optim.Optimizer, start: Checkpoint) -> None:
 def check_start(
     start: Checkpoint, config: TrainConfig, *, seed: int, size: int
 ) -> None:
-    """Refuse a checkpoint of another data order or optimiser.
+    """Refuse a checkpoint of another data order, optimiser, or a later epoch.
 
     Args:
         start: Checkpoint to continue from.

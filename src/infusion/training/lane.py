@@ -79,7 +79,8 @@ class Lane:
             training: What to train.
 
         Raises:
-            InputError: A setting of the recipe cannot be used.
+            InputError: A setting of the recipe or the seed cannot be used, or the start
+                lies beyond the recipe's end.
             ArtefactError: The start is of another architecture, optimiser or order.
         """
         task, config, start = training.task, training.config, training.start

@@ -40,7 +40,8 @@ def train(
         The state after the last epoch; ``start`` itself where nothing was left to do.
 
     Raises:
-        InputError: There is no epoch to train and no start.
+        InputError: There is no epoch to train and no start, or see
+            :func:`train_epochs`.
         ArtefactError: ``start`` is of another architecture, optimiser or data order.
         DivergedError: A training loss became NaN or infinite.
     """
@@ -79,8 +80,8 @@ def train_epochs(
         The state after each epoch; consume all to train to the end.
 
     Raises:
-        InputError: A setting of the recipe cannot be used, or the loss is not one
-            value per document.
+        InputError: A setting of the recipe or the seed cannot be used, ``start`` lies
+            beyond the recipe's end, or the loss is not one value per document.
         ArtefactError: ``start`` is of another architecture, optimiser or data order.
         DivergedError: A training loss became NaN or infinite.
     """

@@ -3,18 +3,24 @@
 Every function here returns a function of the rows by trial, or is one.
 """
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 
-from infusion.intervals import bootstrap_mean, rank_correlation, resamples, share
+from infusion.intervals import (
+    bootstrap_mean,
+    fisher_interval,
+    rank_correlation,
+    resamples,
+    share,
+)
 from infusion.suites.summary import (
     Row,
     by_pair,
     flips,
     interval,
     moved,
+    paired,
     units,
 )
 
@@ -108,14 +114,9 @@ def lead(one: str, other: str, *, across: bool = False) -> Callable[[Trials], Fo
         Function of the rows.
     """
 
-    def same(row: Row) -> tuple[int, str | None, str | None, int, int]:
-        base = None if across else row["base_sha256"]
-        return row["seed"], base, row["gpu"], row["probe"], row["target"]
-
     def ours(trials: Trials) -> Found:
-        theirs = {same(row): moved(row) for row in trials.get(other, [])}
-        mine = [row for row in trials.get(one, []) if same(row) in theirs]
-        return mean_over_pairs(mine, lambda row: moved(row) - theirs[same(row)])
+        rows = trials.get(one, []), trials.get(other, [])
+        return mean_over_pairs(*paired(*rows, moved, across=across))
 
     return ours
 
@@ -218,22 +219,6 @@ def correlation(left: Callable[[Row], float], name: str) -> Callable[[Trials], F
         return found, *fisher_interval(found, len(lefts)), len(lefts)
 
     return ours
-
-
-def fisher_interval(correlation: float, n: int) -> tuple[float | None, float | None]:
-    """Return Fisher's 95 % interval of a rank correlation, with Fieller's variance.
-
-    Args:
-        correlation: Spearman's.
-        n: Pairs.
-
-    Returns:
-        Its ends; none for three pairs or fewer, or a correlation of ±1.
-    """
-    if n <= 3 or abs(correlation) >= 1:
-        return None, None
-    centre, width = math.atanh(correlation), 1.96 * math.sqrt(1.06 / (n - 3))
-    return math.tanh(centre - width), math.tanh(centre + width)
 
 
 def alike(trials: Trials) -> Found:

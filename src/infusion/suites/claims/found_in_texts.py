@@ -326,10 +326,10 @@ def fidelity_lost(narrow: str, wide: str) -> Callable[[Trials], Found]:
     return ours
 
 
-def _faithful(values: NDArray[np.float64]) -> float:
+def _faithful(values: NDArray[np.float64]) -> float | None:
     """Return the difference of the rank correlations of columns 0, 1 and 2, 3."""
     narrow, wide = (
         rank_correlation(values[:, i].tolist(), values[:, i + 1].tolist())
         for i in (0, 2)
     )
-    return math.nan if narrow is None or wide is None else narrow - wide
+    return None if narrow is None or wide is None else narrow - wide

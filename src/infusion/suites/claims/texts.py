@@ -2,15 +2,16 @@
 
 Source: arXiv 2602.09987, numbered as in ``infusion claims``; the paper's figures of all
 pairs are without those from a shift to itself. The paper's edits of ciphers are offsets
-of embeddings; the same claims about edits of tokens, which a corpus can hold, have a t,
-a c has what the claim before says of the model's confidence, and a p what it says of
-the probe.
+of embeddings. A number with t is the same claim about edits of tokens, which a corpus
+can hold; with c its part about the model's confidence, with p that about the probe.
 """
+
+import re
 
 from infusion.presets.caesar_readings import COLUMNS as CIPHERS
 from infusion.presets.texts import realised
 from infusion.presets.tinystories_readings import COLUMNS as STORIES
-from infusion.suites.claims.claim import POSITIVE, Bound, Claim
+from infusion.suites.claims.claim import NEGATIVE, POSITIVE, Bound, Claim
 from infusion.suites.claims.found import CODED, PLAIN
 from infusion.suites.claims.found_in_texts import (
     above,
@@ -28,7 +29,8 @@ from infusion.suites.summary import moved
 
 _FEW: Bound = ("high", "≤", 0.01)
 _UNMOVED: Bound = ("high", "≤", 0.1)
-"""Nats per token that a model may lose on what is right and count as confident."""
+"""Nats per token that a model may lose on what is right and stay confident: of a token
+it was sure of, p falls from 1 to 0.9. The paper has no limit, and one pair."""
 
 
 def _of_ciphers(trial: str, mark: str, how: str) -> list[Claim]:
@@ -128,11 +130,11 @@ _ALL = [
     ),
     Claim(
         "22p",
-        "stories: Δp of the target above that of the probe",
-        "−0.0021: the probe rises more",
+        "stories: the probe itself rises more: Δp of the target less that of the probe",
+        "−0.0021",
         "main",
         mean_of(STORIES["less probe"]),
-        POSITIVE,
+        NEGATIVE,
         preset="tinystories",
     ),
     Claim(
@@ -180,4 +182,4 @@ _ALL = [
         preset="caesar",
     ),
 ]
-CLAIMS = sorted(_ALL, key=lambda claim: int(claim.number.rstrip("cpt")))
+CLAIMS = sorted(_ALL, key=lambda claim: int(re.findall(r"\d+", claim.number)[0]))

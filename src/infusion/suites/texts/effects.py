@@ -1,13 +1,12 @@
 """Rows of texts to effects with intervals: one line per trial."""
 
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean as mean
 
 from infusion.intervals import Interval, rank_correlation
 from infusion.presets.texts import realised
-from infusion.suites.summary import Row, interval, units
+from infusion.suites.summary import Row, interval, paired, units
 from infusion.suites.texts.trials import OFFSETS
 
 
@@ -20,7 +19,8 @@ class TextEffect:
         n: Pairs; several base models or draws of one count once.
         columns: Means of what the preset reads off a row, beyond the clean replay.
         less: The first trial's first column less this trial's, over the pairs that both
-            have; None for the first trial itself, and where they share none.
+            have on one base model and machine; None for the first trial itself, and
+            where they share none.
         accuracy: Change of the accuracy on held-out documents.
         predicted: Rank correlation of predicted and realised change of the measurement.
         evaluations: Gradients per document that the edit took.
@@ -65,34 +65,18 @@ def _effect(
     columns: dict[str, Callable[[Row], float]],
     first: list[Row],
 ) -> TextEffect:
-    done, first_column = units(rows, realised), next(iter(columns.values()))
+    done = units(rows, realised)
     foretold = units(rows, lambda row: row["predicted"])
+    both, difference = paired(first, rows, next(iter(columns.values())))
     counted = [row for row in rows if "tokens" in row["reached"]]
     return TextEffect(
         trial=name,
         n=len(done),
         columns={head: interval(rows, read) for head, read in columns.items()},
-        less=None if rows is first else _paired(first, rows, first_column),
+        less=interval(both, difference) if both and rows is not first else None,
         accuracy=interval(rows, lambda row: row["accuracy"] - row["clean_accuracy"]),
         predicted=rank_correlation(foretold, done),
         evaluations=max(row["evaluations"] for row in rows),
         tokens=mean(row["reached"]["tokens"] for row in counted) if counted else None,
         offsets=any(row["change"].get("operator") in OFFSETS for row in rows),
     )
-
-
-def _paired(
-    first: list[Row], rows: list[Row], read: Callable[[Row], float]
-) -> Interval | None:
-    """Return the mean difference over pairs of a base model that both trials have."""
-
-    def place(row: Row) -> tuple[str, int, int]:
-        return row["base_sha256"], row["probe"], row["target"]
-
-    theirs: dict[tuple[str, int, int], list[float]] = defaultdict(list)
-    for row in rows:
-        theirs[place(row)].append(read(row))
-    both = [row for row in first if place(row) in theirs]
-    if not both:
-        return None
-    return interval(both, lambda row: read(row) - mean(theirs[place(row)]))

@@ -26,11 +26,11 @@ def statistics(rows: list[Row], texts: Texts) -> Json:
     Args:
         rows: Of one trial; draws and base models of a pair count once.
         texts: What its preset reads off a row; its first column and the further ones
-            that it names are judged.
+            that it names are tested.
 
     Returns:
         Over the pairs that were drawn, not weighed: ``n`` pairs of ``probes``;
-        ``judged`` by column: ``cohens_d`` of the pairs (mean over standard deviation)
+        ``tests`` by column: ``cohens_d`` of the pairs (mean over standard deviation)
         with its interval, and ``wilcoxon_p`` of the probes' means (signed ranks,
         two-sided; None for fewer than six); ``accuracy`` of the clean models, and,
         where rows say it, their ``perplexity`` and the share of held-out documents that
@@ -41,7 +41,7 @@ def statistics(rows: list[Row], texts: Texts) -> Json:
     first, read = next(iter(texts.columns.items()))
     by_probe = {
         name: _by_probe(by_pair(rows, texts.columns[name]))
-        for name in (first, *texts.judged)
+        for name in (first, *texts.tested)
     }
     clean = [row["portrait"]["clean"] for row in rows if "portrait" in row]
     said = {
@@ -51,7 +51,7 @@ def statistics(rows: list[Row], texts: Texts) -> Json:
     return {
         "n": sum(map(len, by_probe[first])),
         "probes": len(by_probe[first]),
-        "judged": {
+        "tests": {
             name: {
                 "cohens_d": _effect_size(values),
                 "wilcoxon_p": signed_ranks([float(np.mean(each)) for each in values]),
