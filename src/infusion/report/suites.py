@@ -103,7 +103,7 @@ def _cost_cells(effect: Json) -> dict[str, str]:
 
 
 def suite_table(title: str, effects: list[Json], file: IO[str]) -> None:
-    """Print the effect of every trial with its 95 % interval.
+    """Print the effect of every trial with its 95 % interval; of texts one reading.
 
     Args:
         title: Above the table.
@@ -116,10 +116,13 @@ def suite_table(title: str, effects: list[Json], file: IO[str]) -> None:
 
     table = Table(title=Text(title))
     headings, rows = suite_rows(effects)
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading == "trial" else "right")
+    further = list(effects[0].get("columns", {}))[1:]  # the page has them all
+    shown = [place for place, name in enumerate(headings) if name not in further]
+    for place in shown:
+        justify = "right" if place else "left"
+        table.add_column(headings[place], justify=justify)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(row[place] for place in shown))
     Console(file=file, emoji=False, width=140).print(table)
 
 
