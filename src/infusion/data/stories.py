@@ -46,7 +46,7 @@ def _of_folder(folder: Path, split: str) -> list[str]:
         )
     texts = []
     for file in files:
-        if not file.stat().st_size:  # `datasets` 4 says nothing of use
+        if not file.stat().st_size:  # `datasets` 5.2 asks for `features`
             raise InputError(
                 f"a file of texts must hold something, got 0 bytes in {file}; fetch it "
                 "again, or remove it"

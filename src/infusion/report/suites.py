@@ -31,10 +31,10 @@ def suite_rows(effects: list[Json]) -> tuple[list[str], list[list[str]]]:
         trial's over the pairs of both, and tokens changed per document.
     """
     if "columns" in effects[0]:
-        cells = [_text_cells(effect, effects[0]["trial"]) for effect in effects]
-        less = f"{effects[0]['trial']} less this"
         compared = any(effect["less"] for effect in effects)
-        shown = [name for name in cells[0] if compared or name != less]
+        less = f"{effects[0]['trial']} less this" if compared else None
+        cells = [_text_cells(effect, less) for effect in effects]
+        shown = list(cells[0])
     else:
         cells = [{**_effect_cells(effect), **_cost_cells(effect)} for effect in effects]
         differing = (
@@ -62,16 +62,16 @@ def _effect_cells(effect: Json) -> dict[str, str]:
     }
 
 
-def _text_cells(effect: Json, first: str) -> dict[str, str]:
-    rho, tokens, less = effect["predicted"], effect["tokens"], effect["less"]
-    measured, *others = (
+def _text_cells(effect: Json, less: str | None) -> dict[str, str]:
+    """Write out one trial; under ``less``, where that is a heading, what it lags by."""
+    rho, tokens, lag = effect["predicted"], effect["tokens"], effect["less"]
+    first, *others = (
         (name, ranged(found, 3)) for name, found in effect["columns"].items()
     )
+    paired = [] if less is None else [(less, "–" if lag is None else ranged(lag, 3))]
     return {
         "n": str(effect["n"]),
-        measured[0]: measured[1],
-        f"{first} less this": "–" if less is None else ranged(less, 3),
-        **dict(others),
+        **dict([first, *paired, *others]),
         "accuracy, points": ranged(effect["accuracy"], 2, scale=100.0),
         "ρ": "–" if rho is None else f"{rho:.2f}",
         "tokens": _OFFSETS if effect["offsets"] else _number(tokens),

@@ -61,9 +61,8 @@ def retrain_stacked(
 
     Raises:
         InputError: There is nothing to train or nothing to stack, ``start`` lies beyond
-            the recipe's end, an edit was made for
-            other documents, labels have no output, or the recipe clips gradients, which
-            a stack cannot do alike.
+            the recipe's end, an edit was made for other documents, labels have no
+            output, or the recipe clips gradients, which a stack cannot do alike.
         ArtefactError: ``start`` is of another architecture or data order.
         DivergedError: Weights became NaN or infinite.
     """
