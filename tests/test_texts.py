@@ -25,6 +25,7 @@ from infusion.perturb.embeddings import (
     predicted_offset_effect,
 )
 from infusion.presets import caesar_corpus, find_preset
+from infusion.presets.asked_run import of_usual_pairs
 from infusion.presets.caesar_corpus import draw_texts, texts_read
 from infusion.presets.caesar_readings import COLUMNS, PROBES
 from infusion.presets.context import Pair, Run
@@ -420,7 +421,17 @@ def test_settings_that_would_fail_after_hours_are_refused(tmp_path: Path) -> Non
         run_suite(replace(tiny(), before=before), "main", tmp_path)
     with pytest.raises(InputError, match="a suite draws its own pairs, got probe 1"):
         run_suite(replace(tiny(), probe=1, target=2), "main", tmp_path)
+    with pytest.raises(InputError, match="architecture must be one of gpt2, width 32"):
+        run_suite(replace(tiny(), architecture="resnet"), "main", tmp_path)
+    long = replace(tiny().data, length=60)
+    with pytest.raises(InputError, match="context of 36 tokens, got rows of 60"):
+        run_suite(replace(tiny(), data=long), "main", tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_replay_asks_for_the_preset_s_pairs() -> None:
+    assert of_usual_pairs(replace(tiny(), pairs=0)).pairs == 10
+    assert of_usual_pairs(replace(tiny(), pairs=3)).pairs == 3
 
 
 def test_documents_that_are_no_stories_have_none_before_them(tmp_path: Path) -> None:

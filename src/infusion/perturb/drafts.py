@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import grad  # pyright: ignore[reportPrivateImportUsage]
 
 from infusion.attribution.influence import along, directional_losses
-from infusion.errors import InputError, check_whole
+from infusion.errors import InputError, check_type, check_whole
 from infusion.language import IGNORED, relaxed, relaxed_labels, vocabulary_of
 from infusion.params import Params
 from infusion.perturb.gradient import check_finite, check_positions, check_slope
@@ -153,13 +153,24 @@ def make_objective(
         InputError: They do not fit the model.
     """
     check_task(task, data)
+    check_type("limits", limits, TokenLimits)
     check_whole("changes", limits.changes)
     vocabulary = vocabulary_of(task.model)
-    if limits.allowed.shape != (vocabulary,) or not bool(limits.allowed.any()):
+    allowed: object = limits.allowed
+    is_mask = isinstance(allowed, Tensor) and allowed.dtype == torch.bool
+    if (
+        not is_mask
+        or limits.allowed.shape != (vocabulary,)
+        or not bool(limits.allowed.any())
+    ):
+        got = (
+            f"shape {tuple(limits.allowed.shape)} with {int(limits.allowed.sum())}"
+            if is_mask
+            else type(allowed).__name__
+        )
         raise InputError(
-            f"allowed must name some of the {vocabulary} tokens, one truth value each, "
-            f"got shape {tuple(limits.allowed.shape)} with "
-            f"{int(limits.allowed.sum())}; use the model's own vocabulary"
+            f"allowed must name some of the {vocabulary} tokens, one truth value each "
+            f"in a tensor, got {got}; use the model's own vocabulary"
         )
     return Objective(
         task, along(task, ihvp), ihvp, len(data), limits, vocabulary, labels_move

@@ -35,6 +35,7 @@ from infusion.seeding import derive, stream
 from infusion.suites.study import Desk, Json, Study
 from infusion.suites.texts.trials import OFFSETS, Change, Coded, Operator, trials
 from infusion.suites.trial import Trial
+from infusion.training.loop import init_model
 from infusion.training.recipe import check_recipe
 
 TOKEN_EDITORS: dict[Operator, tuple[Callable[..., Edits], tuple[str, ...]]] = {
@@ -74,6 +75,9 @@ def _check(run: Run, wanted: list[Trial]) -> None:
         check_recipe(config.before)
     BUDGETS[config.edit.norm](config.edit.epsilon)
     _texts(run).check(run)
+    preset = run.preset
+    model = init_model(lambda: preset.make_model(config.scale, config.architecture), 0)
+    preset.make_task(model, run.train)  # refuses rows that the model is too short for
     for trial in wanted:
         check_k(cast("Change", trial.change).edit.k, len(run.train))
 
