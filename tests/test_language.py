@@ -549,9 +549,10 @@ def test_wrong_documents_and_words_are_refused() -> None:
 @pytest.fixture
 def no_type_check() -> Iterator[None]:
     """As users run it: types are checked at run time in the tests only."""
+    before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 @pytest.mark.parametrize(
@@ -559,7 +560,9 @@ def no_type_check() -> Iterator[None]:
     [
         (None, 4, "a list of lists of token ids, got NoneType"),
         ("abc", 4, "a list of lists of token ids, got str"),
-        ({"input_ids": [[1]]}, 4, "got dict; of a tokenizer's output take input_ids"),
+        ({"input_ids": [[1]]}, 4, "got dict; take its input_ids"),
+        ((x for x in [[1, 2]]), 4, r"got generator; .* in list\(\)"),
+        (torch.ones(2, 2, 2).long(), 4, r"got tensor\(\[\[1, 1\], \[1, 1\]\]\)"),
         ([1, 2, 3], 4, "a list of token ids, whole numbers ≥ 0, got 1 as document 0"),
         ([[1, 2], ["a"]], 4, "got .'a'. as document 1"),
         ([[1.5, 2.7]], 4, r"whole numbers ≥ 0, got \[1.5, 2.7\]"),
@@ -593,6 +596,8 @@ def test_a_task_refuses_labels_that_are_not_the_next_tokens() -> None:
     word = int(DATA.inputs[0, 1])
     with pytest.raises(InputError, match=f"got the token {word} in the text"):
         asked(pad=word)
+    with pytest.raises(InputError, match="got the token 0 in the text"):
+        asked(pad=0)  # begins every document: an input, and nobody's label
     with pytest.raises(InputError, match="ids with a label per position"):
         asked(inputs=DATA.inputs.float())
     with pytest.raises(InputError, match="ids with a label per position"):
@@ -613,8 +618,8 @@ def test_wrong_arguments_of_measurements_and_limits_are_refused(
     given: list[tuple[Any, str]] = [
         (None, "limits must be an infusion.TokenLimits, got NoneType"),
         (inf.LInf(1.0), "limits must be an infusion.TokenLimits, got LInf"),
-        (TokenLimits(changes=1, allowed=[True]), "in a tensor, got list"),  # pyright: ignore[reportArgumentType]
-        (TokenLimits(changes=1, allowed=torch.ones(12)), "in a tensor, got Tensor"),
+        (TokenLimits(changes=1, allowed=[True]), "a bool tensor, got list"),  # pyright: ignore[reportArgumentType]
+        (TokenLimits(changes=1, allowed=torch.ones(12)), "got torch.float32"),
     ]
     for limits, message in given:
         with pytest.raises(InputError, match=message):

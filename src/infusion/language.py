@@ -49,10 +49,15 @@ def documents(tokens: Sequence[Sequence[int]], *, length: int, pad: int) -> Data
     >>> documents([[5, 6, 7]], length=4, pad=0).labels
     tensor([[   6,    7, -100, -100]])
     """
-    if isinstance(tokens, (str, Mapping)) or not hasattr(tokens, "__len__"):
+    if isinstance(tokens, Mapping):
         raise InputError(
             "documents must be a list of lists of token ids, got "
-            f"{type(tokens).__name__}; of a tokenizer's output take input_ids"
+            f"{type(tokens).__name__}; take its input_ids"
+        )
+    if isinstance(tokens, str) or not hasattr(tokens, "__getitem__"):
+        raise InputError(
+            "documents must be a list of lists of token ids, got "
+            f"{type(tokens).__name__}; encode texts, and wrap what is no list in list()"
         )
     if not len(tokens):
         raise InputError(
@@ -89,9 +94,10 @@ def _ids(given: Any, row: int) -> Int[Tensor, " t"]:
         return ids.long()
     plain = ids.ndim == 1 and not (ids.is_floating_point() or ids.dtype == torch.bool)
     if not plain or int(ids.min()) < 0:
+        shown = " ".join(repr(given).split())
         raise InputError(
             "a document must be a list of token ids, whole numbers ≥ 0, got "
-            f"{given!r:.60} as document {row}; encode it with the model's tokenizer"
+            f"{shown:.60} as document {row}; encode it with the model's tokenizer"
         )
     return ids.long()
 
@@ -112,7 +118,8 @@ def causal_lm(model: nn.Module, data: Dataset, *, pad: int) -> Task:
     Raises:
         InputError: The model has no input embedding, ids lie outside it, labels are not
             the next tokens, rows are longer than its context, nothing is predicted, or
-            ``pad`` is no whole number ≥ 0 or stands where something is predicted.
+            ``pad`` is no whole number ≥ 0 or stands where something is predicted, or
+            ``data`` is no dataset.
     """
     check_whole("pad, the id of padding", pad, least=0)
     check_type("data", data, Dataset)
@@ -170,7 +177,8 @@ def _check_tokens(data: Dataset, pad: int) -> None:
     if bool(((inputs == pad) & (labels != IGNORED)).any() | (labels == pad).any()):
         raise InputError(
             f"padding must stand where nothing is predicted, got the token {pad} in "
-            "the text of documents; give the pad that they were padded with"
+            "the text of documents; give the pad that they were padded with on the "
+            "right, a token that no text holds"
         )
 
 

@@ -64,8 +64,8 @@ def run(  # noqa: PLR0917
             texts or hub dataset, for tinystories.
         scale: small takes minutes on two cores, paper is the paper's size.
         k: Documents to edit.
-        pairs: Probe-target pairs to measure; of pictures without a suite 0 trains the
-            base model only.
+        pairs: Probe-target pairs to measure, the preset's number unless given; of
+            pictures without a suite 0 trains the base model only.
         seed: Root seed of initialisation, orders and controls.
         probe: Position of one probe in the test set.
         target: Class to steer probes to, by name or number.

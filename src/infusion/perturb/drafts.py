@@ -156,21 +156,18 @@ def make_objective(
     check_type("limits", limits, TokenLimits)
     check_whole("changes", limits.changes)
     vocabulary = vocabulary_of(task.model)
-    allowed: object = limits.allowed
-    is_mask = isinstance(allowed, Tensor) and allowed.dtype == torch.bool
-    if (
-        not is_mask
-        or limits.allowed.shape != (vocabulary,)
-        or not bool(limits.allowed.any())
-    ):
-        got = (
-            f"shape {tuple(limits.allowed.shape)} with {int(limits.allowed.sum())}"
-            if is_mask
-            else type(allowed).__name__
-        )
+    allowed = limits.allowed
+    dtype = getattr(allowed, "dtype", type(allowed).__name__)
+    if dtype != torch.bool:
         raise InputError(
-            f"allowed must name some of the {vocabulary} tokens, one truth value each "
-            f"in a tensor, got {got}; use the model's own vocabulary"
+            f"allowed must be a bool tensor, got {dtype}; build it with torch.zeros("
+            f"{vocabulary}).bool()"
+        )
+    if allowed.shape != (vocabulary,) or not bool(allowed.any()):
+        raise InputError(
+            f"allowed must name some of the {vocabulary} tokens, one truth value each, "
+            f"got shape {tuple(allowed.shape)} with {int(allowed.sum())}; use the "
+            "model's own vocabulary"
         )
     return Objective(
         task, along(task, ihvp), ihvp, len(data), limits, vocabulary, labels_move

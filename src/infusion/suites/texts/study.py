@@ -74,8 +74,14 @@ def _check(run: Run, wanted: list[Trial]) -> None:
     if config.before is not None:
         check_recipe(config.before)
     BUDGETS[config.edit.norm](config.edit.epsilon)
+    preset, other = run.preset, run.preset.others.get(config.architecture)
+    if other is not None and other(config) != config:
+        raise InputError(
+            "settings of a base model with a recipe or documents of its own must be "
+            f"those, got others with architecture {config.architecture!r}; use the "
+            "suite confidence, or the preset's architecture"
+        )
     _texts(run).check(run)
-    preset = run.preset
     model = init_model(lambda: preset.make_model(config.scale, config.architecture), 0)
     preset.make_task(model, run.train)  # refuses rows that the model is too short for
     for trial in wanted:
