@@ -4,8 +4,7 @@
 
 100 documents of 256 tokens of 50,258 are edited in one step of ascent by the paper's
 TinyStories model; all their relaxed rows together are 4.8 GiB, and a step needs several
-of them. The limit is for what has an entry per token of the vocabulary; activations,
-the model and the interpreter come on top.
+of them, and activations. Model, documents and interpreter come on top of the limit.
 """
 
 from pathlib import Path

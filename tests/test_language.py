@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -302,11 +303,17 @@ def test_groups_that_fit_a_memory_give_the_same_edits() -> None:
     ihvp = solved(task, likelier())
     chosen, limits = torch.arange(5), TokenLimits(changes=2, allowed=ORDINARY)
     whole = craft_tokens(task, DATA, chosen, ihvp, limits=limits, steps=4)
-    one = 40 * LENGTH * VOCABULARY * 8
-    parts = craft_tokens(
-        task, DATA, chosen, ihvp, limits=limits, steps=4, memory_limit=2 * one
-    )
-    assert torch.equal(whole.after.inputs, parts.after.inputs)
+    with pytest.raises(InputError, match="memory_limit must be at least") as refused:
+        craft_tokens(task, DATA, chosen, ihvp, limits=limits, memory_limit=1)
+    said = re.search(r"least ([\d,]+) bytes", str(refused.value))
+    assert said is not None
+    one = int(said[1].replace(",", ""))
+    assert one > 40 * LENGTH * VOCABULARY * 8  # and activations
+    for limit in (one, 2 * one):
+        parts = craft_tokens(
+            task, DATA, chosen, ihvp, limits=limits, steps=4, memory_limit=limit
+        )
+        assert torch.equal(whole.after.inputs, parts.after.inputs)
     with pytest.raises(InputError, match=f"memory_limit must be at least {one:,}"):
         craft_tokens(task, DATA, chosen, ihvp, limits=limits, memory_limit=one - 1)
 
