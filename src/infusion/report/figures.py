@@ -193,9 +193,17 @@ def curve(drawn: dict[str, Any], *, measured: str = "change of p(target)") -> st
                 axes.plot([point["at"]] * 2, ends, color=INK, lw=1.2)
         joined = "o" if named else "-o"
         axes.plot(places, [p["mean"] for p in points], joined, color=INK, markersize=4)
-        for point in named:
-            at, text = (point["at"], point["mean"]), point["name"]
-            axes.annotate(text, at, (5, 3), textcoords="offset points", color=MUTED)
+        width, height = np.ptp(axes.get_xlim()), np.ptp(axes.get_ylim())
+        taken: list[tuple[float, float]] = []
+        for point in sorted(named, key=lambda point: point["mean"]):
+            x, y = point["at"], point["mean"]
+            while any(
+                abs(x - a) < width / 3 and abs(y - b) < height / 17 for a, b in taken
+            ):
+                y += height / 16  # no label over another
+            taken.append((x, y))
+            text = point["name"]
+            axes.annotate(text, (x, y), (5, 3), textcoords="offset points", color=MUTED)
         if beside is not None:
             if beside["low"] is not None:
                 axes.axhspan(
