@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import infusion as inf
 from infusion.audit.detectors import DETECTORS, detect
 from infusion.audit.evidence import Evidence
-from infusion.audit.features import clustering, isolation, disagreement, spectral
+from infusion.audit.features import clustering, disagreement, isolation, spectral
 from infusion.audit.neighbours import nearest
 from infusion.errors import InputError, NotApplicableError
 from infusion.language import causal_lm, documents

@@ -73,7 +73,7 @@ def clustering(
             continue
         kept = min(_DIMENSIONS, *points.shape)
         points = PCA(kept, random_state=seed).fit_transform(points)
-        found = KMeans(2, n_init=10, random_state=seed).fit(points)
+        found = KMeans(2, n_init=10, random_state=seed).fit(points)  # pyright: ignore[reportArgumentType]
         sizes = np.bincount(found.predict(points), minlength=2)
         small = int(sizes.argmin())
         far = found.transform(points)
@@ -144,7 +144,7 @@ def isolation(
         NotApplicableError: There are no more documents than neighbours.
 
     Source:
-        Yang et al. (2022), EPIC, arXiv 2210.09671, with a score for its clusters of one.
+        Yang et al. (2022), EPIC, arXiv 2210.09671; a score for its clusters of one.
     """
     check_enough(len(features), k)
     pulls = torch.nn.functional.normalize(residuals.float(), dim=1)
