@@ -3,6 +3,8 @@
 Each takes features and classes alone, so they also serve features of another model.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -46,14 +48,13 @@ def spectral(
 
 
 def clustering(
-    features: Float[Tensor, "n d"], classes: list[Tensor], *, seed: int = 0
+    features: Float[Tensor, "n d"], classes: list[Tensor]
 ) -> Float[Tensor, " n"]:
     """How much nearer to the smaller of two clusters of its class, if that is small.
 
     Args:
         features: Of every document.
         classes: Positions of each class's documents.
-        seed: Of the clusters' starts.
 
     Returns:
         ``(d − d′) / max(d, d′)`` of the distances to the larger and the smaller
@@ -72,8 +73,12 @@ def clustering(
         if len(own) < _FEWEST or not np.ptp(points, axis=0).any():
             continue
         kept = min(_DIMENSIONS, *points.shape)
-        points = PCA(kept, random_state=seed).fit_transform(points)
-        found = KMeans(2, n_init=10, random_state=seed).fit(points)  # pyright: ignore[reportArgumentType]
+        points = PCA(kept, svd_solver="full").fit_transform(points)
+        order, ends = points[:, 0].argsort(), max(1, len(own) // 20)
+        starts: Any = np.stack(
+            [points[order[:ends]].mean(0), points[order[-ends:]].mean(0)]
+        )
+        found = KMeans(2, init=starts, n_init=1).fit(points)
         sizes = np.bincount(found.predict(points), minlength=2)
         small = int(sizes.argmin())
         far = found.transform(points)
