@@ -78,7 +78,7 @@ def clustering(
         starts: Any = np.stack(
             [points[order[:ends]].mean(0), points[order[-ends:]].mean(0)]
         )
-        found = KMeans(2, init=starts, n_init=1).fit(points)
+        found = KMeans(2, init=starts).fit(points)
         sizes = np.bincount(found.predict(points), minlength=2)
         small = int(sizes.argmin())
         far = found.transform(points)
