@@ -38,12 +38,12 @@ BATCH, GINI = 8, 0.3
 ORACLES = run_path(str(ROOT / "tests" / "oracles.py"))
 
 
-def setup() -> tuple[Task, Dataset, Params]:
+def setup(count: int, length: int) -> tuple[Task, Dataset, Params]:
     """The paper's TinyStories model at initialisation, random tokens, a gradient."""
     torch.manual_seed(0)
     model = find_preset("tinystories").make_model("paper", "gpt-neo")
-    tokens = torch.randint(0, VOCABULARY - 2, (DOCUMENTS, LENGTH))
-    data = documents(tokens.tolist(), length=LENGTH, pad=VOCABULARY - 1)
+    tokens = torch.randint(0, VOCABULARY - 2, (count, length))
+    data = documents(tokens.tolist(), length=length, pad=VOCABULARY - 1)
     task = causal_lm(model, data, pad=VOCABULARY - 1)
     probe = int(data.labels[0, 0])
     measured = contrast(data.inputs[:1], data.labels[:1], probe=probe, target=7)
@@ -76,7 +76,7 @@ def main(threads: int = 1) -> None:
         threads: Torch threads.
     """
     torch.set_num_threads(threads)
-    task, data, ihvp = setup()
+    task, data, ihvp = setup(DOCUMENTS, LENGTH)
     relaxed = 0.2 * torch.randn(ROWS, VOCABULARY, dtype=torch.float64)
     relaxed[torch.arange(ROWS), torch.arange(ROWS)] += 1  # a token, and a step away
     work = {

@@ -184,7 +184,20 @@ def tokens() -> str:
         ]
         for name, row in run["rows"].items()
     ]
-    return "\n".join([about, "", *markdown(["", "ratio", "ms of the first"], lines)])
+    table = markdown(["", "ratio", "ms of the first"], lines)
+    return "\n".join([about, "", *table, "", vocabulary()])
+
+
+def vocabulary() -> str:
+    """Return what editing documents of a large vocabulary held at most."""
+    run = read("vocabulary.json")
+    limit, taken = (run[key] / 2**30 for key in ("limit_bytes", "peak_bytes"))
+    return (
+        f"One step of ascent on {run['documents']} documents of {run['length']} tokens "
+        f"of {run['vocabulary']:,}, by the same model with `memory_limit` "
+        f"{limit:.0f} GiB: {taken:.2f} GiB beside model and documents, activations "
+        f"included, in {run['seconds'] / 60:.1f} min of {run['threads']} thread."
+    )
 
 
 def pairs() -> str:

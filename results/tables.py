@@ -7,8 +7,8 @@
 ``fidelity-*.json`` and ``flips-*.json`` those of ``infusion fidelity``,
 ``PRESET-SCALE/SUITE.jsonl`` are rows of ``infusion run --suite``,
 ``bench.json`` is that of ``infusion bench``; ``ratios.json``, ``pairs.json``,
-``replay.json``, ``tokens.json``, ``demo.json`` and ``run-*.json`` are what
-``benchmarks/`` wrote.
+``replay.json``, ``tokens.json``, ``vocabulary.json``, ``demo.json`` and ``run-*.json``
+are what ``benchmarks/`` wrote.
 """
 
 import re

@@ -402,6 +402,9 @@ def test_seconds_on_a_gpu_are_read_from_the_benchmark(tmp_path: Path) -> None:
     (tmp_path / "pairs.json").write_text(json.dumps({"paper": timed}), encoding="utf-8")
     found = claims(tmp_path)[-1]
     assert (found["id"], found["ours"], found["verdict"]) == ("G13", 2.5, "met")
+    listed = '[{"index": 0}]'  # as a run lists its pairs
+    (tmp_path / "pairs.json").write_text(listed, encoding="utf-8")
+    assert claims(tmp_path)[-1]["verdict"] == "not measured"
 
 
 @pytest.mark.parametrize("claim", [*CLAIMS, *GOALS], ids=lambda claim: claim.number)

@@ -2,13 +2,15 @@
 
 import itertools
 import math
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
@@ -301,11 +303,17 @@ def test_groups_that_fit_a_memory_give_the_same_edits() -> None:
     ihvp = solved(task, likelier())
     chosen, limits = torch.arange(5), TokenLimits(changes=2, allowed=ORDINARY)
     whole = craft_tokens(task, DATA, chosen, ihvp, limits=limits, steps=4)
-    one = 40 * LENGTH * VOCABULARY * 8
-    parts = craft_tokens(
-        task, DATA, chosen, ihvp, limits=limits, steps=4, memory_limit=2 * one
-    )
-    assert torch.equal(whole.after.inputs, parts.after.inputs)
+    with pytest.raises(InputError, match="memory_limit must be at least") as refused:
+        craft_tokens(task, DATA, chosen, ihvp, limits=limits, memory_limit=1)
+    said = re.search(r"least ([\d,]+) bytes", str(refused.value))
+    assert said is not None
+    one = int(said[1].replace(",", ""))
+    assert one > 40 * LENGTH * VOCABULARY * 8  # and activations
+    for limit in (one, 2 * one):
+        parts = craft_tokens(
+            task, DATA, chosen, ihvp, limits=limits, steps=4, memory_limit=limit
+        )
+        assert torch.equal(whole.after.inputs, parts.after.inputs)
     with pytest.raises(InputError, match=f"memory_limit must be at least {one:,}"):
         craft_tokens(task, DATA, chosen, ihvp, limits=limits, memory_limit=one - 1)
 
@@ -533,7 +541,7 @@ def test_wrong_documents_and_words_are_refused() -> None:
         contrast(DATA.inputs, DATA.labels, probe=3, target=3)
     with pytest.raises(InputError, match="must be the next token somewhere, got no"):
         contrast(DATA.inputs, DATA.labels, probe=PAD, target=3)
-    with pytest.raises(InputError, match="with a token to predict, got"):
+    with pytest.raises(InputError, match="must have a token to predict, got"):
         log_completion(DATA.inputs, torch.full_like(DATA.labels, IGNORED))
     other = documents([[1, 40]], length=4, pad=0)
     with pytest.raises(InputError, match=r"must lie in 0…11, the model's vocabulary"):
@@ -543,6 +551,86 @@ def test_wrong_documents_and_words_are_refused() -> None:
         causal_lm(gpt2(), longer, pad=PAD)
     with pytest.raises(InputError, match="must have get_input_embeddings"):
         causal_lm(nn.Linear(2, 2), DATA, pad=PAD)
+
+
+@pytest.fixture
+def no_type_check() -> Iterator[None]:
+    """As users run it: types are checked at run time in the tests only."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "length", "message"),
+    [
+        (None, 4, "a list of lists of token ids, got NoneType"),
+        ("abc", 4, "a list of lists of token ids, got str"),
+        ({"input_ids": [[1]]}, 4, "got dict; take its input_ids"),
+        ((x for x in [[1, 2]]), 4, r"got generator; .* in list\(\)"),
+        (torch.ones(2, 2, 2).long(), 4, r"got tensor\(\[\[1, 1\], \[1, 1\]\]\)"),
+        ([1, 2, 3], 4, "a list of token ids, whole numbers ≥ 0, got 1 as document 0"),
+        ([[1, 2], ["a"]], 4, "got .'a'. as document 1"),
+        ([[1.5, 2.7]], 4, r"whole numbers ≥ 0, got \[1.5, 2.7\]"),
+        ([[1, -2]], 4, r"whole numbers ≥ 0, got \[1, -2\]"),
+        ([[True, False]], 4, "whole numbers ≥ 0, got"),
+        ([[1, 2]], 8.0, "length must be a whole number ≥ 2, got 8.0"),
+        ([[1, 2]], 0, "length must be a whole number ≥ 2, got 0"),
+    ],
+)
+def test_what_is_no_list_of_ids_is_refused(
+    tokens: Any, length: Any, message: str, no_type_check: None
+) -> None:
+    with pytest.raises(InputError, match=message):
+        documents(tokens, length=length, pad=0)
+
+
+def test_a_task_refuses_labels_that_are_not_the_next_tokens() -> None:
+    def asked(pad: int = PAD, **parts: Tensor) -> None:
+        causal_lm(gpt2(), replace(DATA, **parts), pad=pad)
+
+    asked()
+    fewer = DATA.labels.clone()
+    fewer[:, :2] = IGNORED  # completions alone
+    asked(labels=fewer)
+    with pytest.raises(InputError, match="a label must be the next token, or IGNORED"):
+        asked(labels=DATA.inputs.masked_fill(DATA.inputs == PAD, IGNORED))
+    beyond = DATA.labels.clone()
+    beyond[0, 0] = 99
+    with pytest.raises(InputError, match="got others at 1 of"):
+        asked(labels=beyond)
+    word = int(DATA.inputs[0, 1])
+    with pytest.raises(InputError, match=f"got the token {word} in the text"):
+        asked(pad=word)
+    with pytest.raises(InputError, match="got the token 0 in the text"):
+        asked(pad=0)  # begins every document: an input, and nobody's label
+    with pytest.raises(InputError, match="ids with a label per position"):
+        asked(inputs=DATA.inputs.float())
+    with pytest.raises(InputError, match="ids with a label per position"):
+        asked(labels=DATA.labels[:, 0])
+
+
+def test_wrong_arguments_of_measurements_and_limits_are_refused(
+    no_type_check: None,
+) -> None:
+    wrong: list[Any] = [[[1, 2]], DATA.labels[0], DATA.labels.float()]
+    for labels in wrong:
+        with pytest.raises(InputError, match="a measurement needs int64 token ids"):
+            contrast(DATA.inputs, labels, probe=1, target=3)
+        with pytest.raises(InputError, match="a measurement needs int64 token ids"):
+            log_completion(labels, labels)
+    task = causal_lm(gpt2(), DATA, pad=PAD)
+    ihvp = inf.gradient(task, likelier())
+    given: list[tuple[Any, str]] = [
+        (None, "limits must be an infusion.TokenLimits, got NoneType"),
+        (inf.LInf(1.0), "limits must be an infusion.TokenLimits, got LInf"),
+        (TokenLimits(changes=1, allowed=[True]), "a bool tensor, got list"),  # pyright: ignore[reportArgumentType]
+        (TokenLimits(changes=1, allowed=torch.ones(12)), "got torch.float32"),
+    ]
+    for limits, message in given:
+        with pytest.raises(InputError, match=message):
+            craft_tokens(task, DATA, torch.arange(2), ihvp, limits=limits)
 
 
 def test_an_attention_kernel_without_forward_mode_is_refused_in_one_line() -> None:

@@ -420,7 +420,36 @@ def test_settings_that_would_fail_after_hours_are_refused(tmp_path: Path) -> Non
         run_suite(replace(tiny(), before=before), "main", tmp_path)
     with pytest.raises(InputError, match="a suite draws its own pairs, got probe 1"):
         run_suite(replace(tiny(), probe=1, target=2), "main", tmp_path)
+    with pytest.raises(InputError, match="architecture must be one of gpt2, width 32"):
+        run_suite(replace(tiny(), architecture="resnet"), "main", tmp_path)
+    with pytest.raises(InputError, match="recipe or documents of its own must be"):
+        run_suite(replace(tiny(), architecture="noise 1"), "main", tmp_path)
+    long = replace(tiny().data, length=60)
+    with pytest.raises(InputError, match="context of 36 tokens, got rows of 60"):
+        run_suite(replace(tiny(), data=long), "main", tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("pairs", "more", "wanted"), [(0, [], 10), (3, [], 3), (0, ["--pairs", "2"], 2)]
+)
+def test_a_replay_asks_for_the_preset_s_pairs(
+    pairs: int,
+    more: list[str],
+    wanted: int,
+    call: Call,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(
+        "infusion.suites.shown.show_suite",
+        lambda settings, *_, **__: asked.append(settings.pairs),
+    )
+    config = tmp_path / "config.yaml"
+    config.write_text(to_yaml(replace(tiny(), pairs=pairs)), encoding="utf-8")
+    assert call("run", "--config", str(config), *more) == 0
+    assert asked == [wanted]
 
 
 def test_documents_that_are_no_stories_have_none_before_them(tmp_path: Path) -> None:

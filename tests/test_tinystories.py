@@ -291,7 +291,7 @@ def test_texts_that_cannot_be_used_are_refused(texts: Path, tmp_path: Path) -> N
     (tmp_path / "train.jsonl").unlink()
     (tmp_path / "train.txt").write_text("", encoding="utf-8")
     assert "got 0 bytes in" in refusal(texts, source=str(tmp_path))
-    assert "trains on 80 stories after others, got 80" in refusal(texts, train=80)
+    assert "more stories than the 80 at stake, got 80" in refusal(texts, train=80)
 
 
 def test_words_and_tokenizers_that_do_not_fit(texts: Path, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from infusion.curvature.iterative import solve_cg
     from infusion.curvature.storage import load_curvature, save_curvature
     from infusion.data.edits import Edits
-    from infusion.errors import InfusionError
+    from infusion.errors import InfusionError, InputError
     from infusion.language import causal_lm, contrast, documents, log_completion
     from infusion.measure import holding, log_prob
     from infusion.perturb.budget import L2, LInf
@@ -68,6 +68,7 @@ _HOMES = {
     "self_influence": "attribution.scores",
     "Edits": "data.edits",
     "InfusionError": "errors",
+    "InputError": "errors",
     "gradient": "attribution.influence",
     "influence": "attribution.influence",
     "causal_lm": "language",
@@ -106,6 +107,7 @@ __all__ = [
     "Dataset",
     "Edits",
     "InfusionError",
+    "InputError",
     "LInf",
     "Question",
     "Task",

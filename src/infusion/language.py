@@ -11,15 +11,16 @@ The mean of these losses over documents is the token mean over the corpus. Atten
 causal and padding stands last, so no attention mask is needed: nothing sees padding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from infusion.errors import InputError, check_whole
+from infusion.errors import InputError, check_type, check_whole
 from infusion.records import Batch, Dataset, Measurement, Task
 
 IGNORED = -100
@@ -41,33 +42,64 @@ def documents(tokens: Sequence[Sequence[int]], *, length: int, pad: int) -> Data
         at the last token and from there on.
 
     Raises:
-        InputError: There is no document, one is shorter than two tokens or longer than
-            a row, or holds the padding token, or ``pad`` is no whole number ≥ 0.
+        InputError: There is no document, one is no list of ids ≥ 0, is shorter than
+            two tokens or longer than a row, or holds the padding token, or ``length``
+            or ``pad`` is no whole number in range.
 
     >>> documents([[5, 6, 7]], length=4, pad=0).labels
     tensor([[   6,    7, -100, -100]])
     """
+    if isinstance(tokens, Mapping):
+        raise InputError(
+            "documents must be a list of lists of token ids, got "
+            f"{type(tokens).__name__}; take its input_ids"
+        )
+    if isinstance(tokens, str) or not hasattr(tokens, "__getitem__"):
+        raise InputError(
+            "documents must be a list of lists of token ids, got "
+            f"{type(tokens).__name__}; encode texts, and wrap what is no list in list()"
+        )
     if not len(tokens):
         raise InputError(
-            "there must be at least one document, got none; check the path"
+            "there must be at least one document, got none; name or draw some"
         )
+    check_whole("length", length, least=2)
     check_whole("pad, the id of padding", pad, least=0)
     inputs = torch.full((len(tokens), length), pad)
     labels = torch.full((len(tokens), length), IGNORED)
-    for row, ids in enumerate(tokens):
+    for row, given in enumerate(tokens):
+        ids = _ids(given, row)
         if not 2 <= len(ids) <= length:
             raise InputError(
                 f"a document must have 2 to {length} tokens, got {len(ids)} in "
                 f"document {row}; drop, cut or split it"
             )
-        if pad in ids:
+        if bool((ids == pad).any()):
             raise InputError(
                 f"a document must not hold the padding token {pad}, got it in document "
                 f"{row}; pad with a token of its own"
             )
-        inputs[row, : len(ids)] = torch.tensor(ids)
+        inputs[row, : len(ids)] = ids
         labels[row, : len(ids) - 1] = inputs[row, 1 : len(ids)]
     return Dataset(inputs, labels)
+
+
+def _ids(given: Any, row: int) -> Int[Tensor, " t"]:
+    """Read one document; an empty list is one of no tokens."""
+    try:
+        ids = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        ids = torch.zeros(())
+    if ids.shape == (0,):
+        return ids.long()
+    plain = ids.ndim == 1 and not (ids.is_floating_point() or ids.dtype == torch.bool)
+    if not plain or int(ids.min()) < 0:
+        shown = " ".join(repr(given).split())
+        raise InputError(
+            "a document must be a list of token ids, whole numbers ≥ 0, got "
+            f"{shown:.60} as document {row}; encode it with the model's tokenizer"
+        )
+    return ids.long()
 
 
 def causal_lm(model: nn.Module, data: Dataset, *, pad: int) -> Task:
@@ -84,12 +116,15 @@ def causal_lm(model: nn.Module, data: Dataset, *, pad: int) -> Task:
         ``[b, t, v]`` as inputs with relaxed targets as labels.
 
     Raises:
-        InputError: The model has no input embedding, ids lie outside it, rows are
-            longer than its context, nothing is predicted, or ``pad`` is no whole number
-            ≥ 0.
+        InputError: The model has no input embedding, ids lie outside it, labels are not
+            the next tokens, rows are longer than its context, nothing is predicted, or
+            ``pad`` is no whole number ≥ 0 or stands where something is predicted, or
+            ``data`` is no dataset.
     """
     check_whole("pad, the id of padding", pad, least=0)
+    check_type("data", data, Dataset)
     vocabulary = vocabulary_of(model)
+    _check_tokens(data, pad)
     highest = int(data.inputs.max())
     if int(data.inputs.min()) < 0 or highest >= vocabulary:
         raise InputError(
@@ -119,6 +154,32 @@ def causal_lm(model: nn.Module, data: Dataset, *, pad: int) -> Task:
         mask=lambda batch: batch.inputs != pad,
         scale=scale,
     )
+
+
+def _check_tokens(data: Dataset, pad: int) -> None:
+    """Refuse what is no row of ids, each labelled by the next one."""
+    inputs, labels = data.inputs, data.labels
+    whole = not (inputs.is_floating_point() or labels.is_floating_point())
+    if not whole or inputs.ndim != 2 or inputs.shape != labels.shape:
+        raise InputError(
+            "documents of tokens must be ids with a label per position, got "
+            f"{inputs.dtype} of shape {tuple(inputs.shape)} and labels of shape "
+            f"{tuple(labels.shape)}; make them with documents(…)"
+        )
+    asked = labels[:, :-1] != IGNORED
+    wrong = asked & (labels[:, :-1] != inputs[:, 1:])
+    if bool(wrong.any()):
+        raise InputError(
+            "a label must be the next token, or IGNORED, got others at "
+            f"{int(wrong.sum()):,} of {int(asked.sum()):,} positions; shift the labels "
+            "by one, or make them with documents(…)"
+        )
+    if bool(((inputs == pad) & (labels != IGNORED)).any() | (labels == pad).any()):
+        raise InputError(
+            f"padding must stand where nothing is predicted, got the token {pad} in "
+            "the text of documents; give the pad that they were padded with on the "
+            "right, a token that no text holds"
+        )
 
 
 def _context(model: nn.Module) -> int | None:
@@ -212,6 +273,20 @@ def relaxed_labels(
     return following * predicted[..., None]
 
 
+def _check_rows(inputs: object, labels: object) -> None:
+    """Refuse what a measurement cannot read: ids ``[b, t]`` with a label each."""
+    got = [
+        (x.dtype, tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__
+        for x in (inputs, labels)
+    ]
+    fits = got[0] == got[1] and isinstance(inputs, Tensor) and inputs.ndim == 2
+    if not fits or inputs.dtype != torch.int64:  # pyright: ignore[reportAttributeAccessIssue]
+        raise InputError(
+            "a measurement needs int64 token ids [b, t] and labels of the same shape, "
+            f"got {got[0]} and {got[1]}; take both of documents(…)"
+        )
+
+
 def log_completion(
     prompts: Int[Tensor, "b t"], labels: Int[Tensor, "b t"]
 ) -> Measurement:
@@ -225,14 +300,14 @@ def log_completion(
         ``f(model)`` in nats per token, over all tokens of all completions.
 
     Raises:
-        InputError: Nothing is to be completed, or shapes differ.
+        InputError: Nothing is to be completed, or these are no rows of ids and labels.
     """
+    _check_rows(prompts, labels)
     counted = labels != IGNORED
-    if prompts.shape != labels.shape or not bool(counted.any()):
+    if not bool(counted.any()):
         raise InputError(
-            "completions need labels of the prompts' shape with a token to predict, "
-            f"got {tuple(prompts.shape)} and {tuple(labels.shape)} with "
-            f"{int(counted.sum())}; mark the completion's tokens"
+            "completions must have a token to predict, got labels that are all "
+            "IGNORED; mark the completion's tokens"
         )
 
     def measurement(model: nn.Module) -> Tensor:
@@ -261,9 +336,11 @@ def contrast(
         next token is the probe (arXiv 2602.09987, its contrastive log-odds).
 
     Raises:
-        InputError: The probe is nowhere the next token, both are the same, or one is no
-            whole number ≥ 0; the measurement refuses a target that its model lacks.
+        InputError: The probe is nowhere the next token, both are the same, one is no
+            whole number ≥ 0, or these are no rows of ids and labels; the measurement
+            refuses a target that its model lacks.
     """
+    _check_rows(inputs, labels)
     check_whole("probe, a token's id,", probe, least=0)
     check_whole("target, a token's id,", target, least=0)
     if probe == target:

@@ -65,8 +65,8 @@ def run(  # noqa: PLR0917
             texts or hub dataset, for tinystories.
         scale: small takes minutes on two cores, paper is the paper's size.
         k: Documents to edit.
-        pairs: Probe-target pairs to measure; without a suite 0 trains the base model
-            only.
+        pairs: Probe-target pairs to measure, the preset's number unless given; of
+            pictures without a suite 0 trains the base model only.
         seed: Root seed of initialisation, orders and controls.
         probe: Position of one probe in the test set.
         target: Class to steer probes to, by name or number.
@@ -90,7 +90,7 @@ def run(  # noqa: PLR0917
     """
     flags = {k: v for k, v in locals().items() if k not in ("json", "out", "only")}
     from infusion.presets import find_preset
-    from infusion.presets.asked_run import asked_run, named_folder
+    from infusion.presets.asked_run import asked_run, named_folder, of_usual_pairs
     from infusion.presets.run import run as run_preset
     from infusion.report.tables import effects_table
 
@@ -102,6 +102,8 @@ def run(  # noqa: PLR0917
     if suite is not None:
         from infusion.suites.shown import show_suite
 
+        if pairs is None:
+            settings = of_usual_pairs(settings)
         root = out or named_folder(replace(settings, pairs=0), "-suites")
         show_suite(
             settings, suite, root, only="*" if only is None else only, as_json=json

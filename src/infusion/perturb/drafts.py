@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.func import grad  # pyright: ignore[reportPrivateImportUsage]
 
 from infusion.attribution.influence import along, directional_losses
-from infusion.errors import InputError, check_whole
+from infusion.errors import InputError, check_type, check_whole
 from infusion.language import IGNORED, relaxed, relaxed_labels, vocabulary_of
 from infusion.params import Params
 from infusion.perturb.gradient import check_finite, check_positions, check_slope
 from infusion.records import Batch, Dataset, Task
-from infusion.tasks import check_task, first_parameter
+from infusion.tasks import check_task, first_parameter, functional_losses
 
 _AGREEMENT = 1e-3
 """Of outputs from tokens and from their embeddings, over their length."""
@@ -29,6 +29,9 @@ for the system to take back at once what is freed of them (14 to 17 and 25 to 32
 """
 _TAKEN_BACK = 32 << 20
 """Bytes of a block that glibc gives back at once."""
+_PASSES = 8
+"""Activations held at once over those that one forward pass saves: of the losses, of
+their derivative along the IHVP, and of both on the way back (8 here)."""
 
 
 def _anything(_: Tensor) -> bool:
@@ -153,13 +156,21 @@ def make_objective(
         InputError: They do not fit the model.
     """
     check_task(task, data)
+    check_type("limits", limits, TokenLimits)
     check_whole("changes", limits.changes)
     vocabulary = vocabulary_of(task.model)
-    if limits.allowed.shape != (vocabulary,) or not bool(limits.allowed.any()):
+    allowed = limits.allowed
+    dtype = getattr(allowed, "dtype", type(allowed).__name__)
+    if dtype != torch.bool:
+        raise InputError(
+            f"allowed must be a bool tensor, got {dtype}; build it with torch.zeros("
+            f"{vocabulary}).bool()"
+        )
+    if allowed.shape != (vocabulary,) or not bool(allowed.any()):
         raise InputError(
             f"allowed must name some of the {vocabulary} tokens, one truth value each, "
-            f"got shape {tuple(limits.allowed.shape)} with "
-            f"{int(limits.allowed.sum())}; use the model's own vocabulary"
+            f"got shape {tuple(allowed.shape)} with {int(allowed.sum())}; use the "
+            "model's own vocabulary"
         )
     return Objective(
         task, along(task, ihvp), ihvp, len(data), limits, vocabulary, labels_move
@@ -175,8 +186,8 @@ def groups(
         objective: What they share.
         data: The whole training set.
         chosen: Documents to edit.
-        memory_limit: Bytes for what has an entry per token of the vocabulary: relaxed
-            rows, logits, their gradients. None for all documents at once.
+        memory_limit: Bytes for relaxed rows, logits, activations and the gradients of
+            all. None for all documents at once.
 
     Yields:
         Drafts of a group; the first group's first document is checked.
@@ -199,8 +210,11 @@ def groups(
             f"fixed must be a truth value per position, {(len(chosen), length)}, got "
             f"{tuple(fixed.shape)}; give one row per chosen document"
         )
-    each = length * objective.vocabulary * like.element_size()
-    at_once = len(chosen) if memory_limit is None else _fitting(each, memory_limit)
+    at_once = len(chosen)
+    if memory_limit is not None and len(chosen):
+        each = length * objective.vocabulary * like.element_size()
+        saved = _activations(objective, data.take(chosen[:1]))
+        at_once = _fitting(each, _PASSES * saved, memory_limit)
     for places in torch.arange(len(chosen)).split(at_once):
         inputs = data.inputs[chosen[places]].to(like.device)
         labels = data.labels[chosen[places]].to(like.device)
@@ -215,19 +229,43 @@ def groups(
         yield drafts
 
 
-def _fitting(each: int, memory_limit: int) -> int:
+def _fitting(each: int, activations: int, memory_limit: int) -> int:
     """Count the relaxed documents of so many bytes that a limit holds."""
     check_whole("memory_limit", memory_limit)
-    many = memory_limit // (_COPIES * each)
+    many = memory_limit // (_COPIES * each + activations)
     if many * each < _TAKEN_BACK:
-        many = min(memory_limit // (_SMALL_COPIES * each), _TAKEN_BACK // each)
+        small = memory_limit // (_SMALL_COPIES * each + activations)
+        many = min(small, _TAKEN_BACK // each)
     if many < 1:
         copies = _COPIES if each >= _TAKEN_BACK else _SMALL_COPIES
         raise InputError(
-            f"memory_limit must be at least {copies * each:,} bytes, what one relaxed "
-            f"document needs, got {memory_limit:,}; raise it"
+            f"memory_limit must be at least {copies * each + activations:,} bytes, "
+            f"what one relaxed document needs, got {memory_limit:,}; raise it"
         )
     return many
+
+
+def _activations(objective: Objective, document: Dataset) -> int:
+    """Add up what a forward pass over one document saves, vocabulary's width apart."""
+    task, vocabulary = objective.task, objective.vocabulary
+    like = first_parameter(task)
+    rows = relaxed(document.inputs, like, vocabulary).requires_grad_()
+    wanted = relaxed_labels(rows, document.labels.to(like.device) != IGNORED)
+    own = {p.untyped_storage().data_ptr() for p in task.model.parameters()}
+    saved: dict[int, Tensor] = {}
+
+    def keep(value: Tensor) -> Tensor:
+        place = value.untyped_storage().data_ptr()
+        if vocabulary not in value.shape and place not in own:
+            saved[place] = value
+        return value
+
+    with (
+        torch.enable_grad(),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value),
+    ):
+        functional_losses(task, objective.params, Batch(rows, wanted))
+    return sum(value.untyped_storage().nbytes() for value in saved.values())
 
 
 def left_to_project(memory_limit: int | None) -> int | None:

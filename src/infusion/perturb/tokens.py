@@ -68,9 +68,8 @@ def craft_tokens(
             before projection; small steps never leave a peaked row.
         gini: Largest Gini index of a row at the first and at the last step, a straight
             line between; one step takes the first. None projects onto the simplex.
-        memory_limit: Bytes for relaxed rows, logits and gradients, beside the model and
-            its activations: documents are edited in groups that fit. None for all at
-            once.
+        memory_limit: Bytes for relaxed rows, logits, activations and gradients, beside
+            the model: documents are edited in groups that fit. None for all at once.
         on_step: Called after each step of each group.
 
     Returns:
@@ -137,9 +136,8 @@ def craft_tokens_as_coded(
         limits: Tokens and positions that may change; the rest of it does not count.
         steps: Gradient evaluations per document.
         step_size: ``α``.
-        memory_limit: Bytes for relaxed rows, logits and gradients, beside the model and
-            its activations: documents are edited in groups that fit. None for all at
-            once.
+        memory_limit: Bytes for relaxed rows, logits, activations and gradients, beside
+            the model: documents are edited in groups that fit. None for all at once.
 
     Returns:
         The edits.
@@ -195,9 +193,8 @@ def substitute_tokens(
         limits: What may change.
         candidates: Substitutions of a document that are checked at each step, those
             whose gradient promises most.
-        memory_limit: Bytes for relaxed rows, logits and gradients, beside the model and
-            its activations: documents are edited in groups that fit. None for all at
-            once.
+        memory_limit: Bytes for relaxed rows, logits, activations and gradients, beside
+            the model: documents are edited in groups that fit. None for all at once.
         on_step: Called after each substitution of each group.
 
     Returns:

@@ -63,7 +63,7 @@ def asked_run(
     if wrong and find_preset(settings.preset).kind == "texts":
         raise InputError(
             f"--{wrong[0].replace('_', '-')} must come with a preset of pictures, got "
-            f"{settings.preset}; write tokens of texts into a config.yaml, --config"
+            f"{settings.preset}; write e.g. tokens.steps into a config.yaml, --config"
         )
     settings = _override(
         settings,
@@ -81,6 +81,19 @@ def asked_run(
         )
         settings = replace(settings, curvature=curvature)
     return settings, folder or named_folder(settings)
+
+
+def of_usual_pairs(settings: RunConfig) -> RunConfig:
+    """Ask for the preset's number of pairs where settings name none.
+
+    Args:
+        settings: Of a suite; those in its folder leave the number open.
+
+    Returns:
+        Settings with a number.
+    """
+    usual = find_preset(settings.preset).configs[settings.scale].pairs
+    return replace(settings, pairs=settings.pairs or usual)
 
 
 def named_folder(settings: RunConfig, ending: str = "") -> Path:

@@ -6,7 +6,7 @@ import torch
 
 from infusion.attribution.selection import check_k
 from infusion.configs import EditConfig, RunConfig
-from infusion.errors import InputError
+from infusion.errors import InputError, check_choice
 from infusion.perturb.ascent import check_reach
 from infusion.perturb.budget import BUDGETS
 from infusion.presets import find_preset
@@ -65,7 +65,7 @@ def check_base(config: RunConfig, test: Dataset) -> None:
 
 
 def check_settings(config: RunConfig) -> None:
-    """Refuse counts and rates out of range, and a device that is not there.
+    """Refuse counts and rates out of range, a model or a device that is not there.
 
     Args:
         config: Settings; those of the edit are not looked at, but for its steps.
@@ -74,6 +74,9 @@ def check_settings(config: RunConfig) -> None:
         InputError: A setting is out of range; the message names it.
     """
     _check_numbers(config)
+    preset = find_preset(config.preset)
+    usual = preset.configs["small"].architecture
+    check_choice("architecture", config.architecture, (usual, *preset.others))
     if config.device not in ("cpu", "cuda"):
         raise InputError(
             f"the device must be cpu or cuda, got {config.device!r}; use --device cpu"

@@ -113,7 +113,7 @@ def segment_and_earlier(config: DataConfig) -> tuple[list[str], list[str]]:
     train, _ = _stories(config.source, config.split_seed)
     if config.train >= len(train):
         raise InputError(
-            f"this preset trains on {config.train} stories after others, got "
+            f"there must be more stories than the {config.train} at stake, got "
             f"{len(train)} in {config.source}; use a larger copy"
         )
     return train[: config.train], train[config.train :]

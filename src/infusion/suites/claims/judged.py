@@ -43,7 +43,8 @@ def _on_a_gpu(folder: Path) -> dict[str, Any]:
     """Judge the seconds of one edit by what ``benchmarks/pairs.py`` wrote on a GPU."""
     path = folder / "pairs.json"
     stored = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    timed = [row for row in stored.values() if row["device"] == "cuda"]
+    rows = stored.values() if isinstance(stored, dict) else ()  # a run lists its pairs
+    timed = [row for row in rows if row["device"] == "cuda"]
     row = max(timed, key=lambda row: row["scale"] == "paper", default=None)
     ours = row["seconds"]["pair, together"] if row else None
     judged = "met" if ours is not None and ours <= EDIT_SECONDS else "missed"

@@ -35,6 +35,7 @@ from infusion.seeding import derive, stream
 from infusion.suites.study import Desk, Json, Study
 from infusion.suites.texts.trials import OFFSETS, Change, Coded, Operator, trials
 from infusion.suites.trial import Trial
+from infusion.training.loop import init_model
 from infusion.training.recipe import check_recipe
 
 TOKEN_EDITORS: dict[Operator, tuple[Callable[..., Edits], tuple[str, ...]]] = {
@@ -73,7 +74,16 @@ def _check(run: Run, wanted: list[Trial]) -> None:
     if config.before is not None:
         check_recipe(config.before)
     BUDGETS[config.edit.norm](config.edit.epsilon)
+    preset, other = run.preset, run.preset.others.get(config.architecture)
+    if other is not None and other(config) != config:
+        raise InputError(
+            "settings of a base model with a recipe or documents of its own must be "
+            f"those, got others with architecture {config.architecture!r}; use the "
+            "suite confidence, or the preset's architecture"
+        )
     _texts(run).check(run)
+    model = init_model(lambda: preset.make_model(config.scale, config.architecture), 0)
+    preset.make_task(model, run.train)  # refuses rows that the model is too short for
     for trial in wanted:
         check_k(cast("Change", trial.change).edit.k, len(run.train))
 
