@@ -36,6 +36,7 @@ LAYERS = [
     "language",
     "curvature",
     "attribution",
+    "audit",
     "perturb",
     "replay",
     "report",
@@ -46,12 +47,31 @@ LAYERS = [
     "command",
     "__main__",
 ]
-SEES_RUNS = {"runs", "report", "presets", "suites", "fidelity", "bench", "command"}
+SEES_RUNS = {
+    "runs",
+    "audit",
+    "report",
+    "presets",
+    "suites",
+    "fidelity",
+    "bench",
+    "command",
+}
+AUDIT_NEVER_SEES = {"training", "perturb", "attribution.selection", "replay"}
 REPORT_MAY_SEE = {"errors", "configs", "records", "report", "runs.store"}
 TORCH_FREE = [
     "infusion",
     "infusion.__main__",
+    "infusion.audit",
+    "infusion.audit.changes",
+    "infusion.audit.contents",
+    "infusion.audit.findings",
+    "infusion.audit.provenance",
+    "infusion.audit.rows",
+    "infusion.audit.run",
+    "infusion.audit.seal",
     "infusion.command.cli",
+    "infusion.command.defend",
     "infusion.command.verbs",
     "infusion.configs",
     "infusion.errors",
@@ -121,6 +141,27 @@ def test_the_report_computes_nothing():
         if layer(m) == "report"
     }
     assert seen <= REPORT_MAY_SEE
+
+
+def test_the_audit_neither_edits_nor_trains():
+    needs: dict[str, set[str]] = {}
+    for module, other in EDGES:
+        needs.setdefault(module, set()).add(other)
+    waiting = [module for module in MODULES if module.startswith("infusion.audit")]
+    seen: set[str] = set()
+    while waiting:
+        module = waiting.pop()
+        if module not in seen:
+            seen.add(module)
+            waiting += needs.get(module, ())
+    assert any(module.startswith("infusion.audit.") for module in seen)
+    walled = {
+        module
+        for module in seen
+        for wall in AUDIT_NEVER_SEES
+        if f"{module}.".startswith(f"infusion.{wall}.")
+    }
+    assert walled == set()
 
 
 @pytest.mark.parametrize("module", TORCH_FREE)

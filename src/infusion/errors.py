@@ -84,6 +84,10 @@ def check_installed(library: str, extra: str) -> None:
         )
 
 
+class NotApplicableError(InputError):
+    """A detector that has nothing to read in these documents or this model."""
+
+
 class ArtefactError(InfusionError):
     """A stored file is truncated, altered, or was made from other inputs."""
 

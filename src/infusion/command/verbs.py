@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
+from infusion.command.defend import audit, seal
 from infusion.configs import Ascent, Delivery, Fisher, FittedKind
 from infusion.errors import InputError
 
@@ -350,6 +351,8 @@ COMMANDS = {
     "claims": claims,
     "fidelity": fidelity,
     "bench": bench,
+    "seal": seal,
+    "audit": audit,
 }
 
 

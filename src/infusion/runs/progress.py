@@ -6,12 +6,12 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Show a bar with the time left while a block runs.
 
     Args:
         label: What is being done.
-        total: Units of work; nothing is shown for none.
+        total: Units of work, None where nobody knows; nothing is shown for 0.
 
     Yields:
         Call it with the units just done.

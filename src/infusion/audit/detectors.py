@@ -1,0 +1,85 @@
+"""All detectors by name: a score per document, large where it is suspicious."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from infusion.audit import features, influential, stored
+from infusion.audit.evidence import Evidence
+from infusion.errors import DivergedError, NotApplicableError, check_choice
+
+Detector = Callable[[Evidence], Float[Tensor, " n"]]
+
+
+def _loss(evidence: Evidence) -> Float[Tensor, " n"]:
+    return evidence.reading.losses.double()
+
+
+def _spectral(evidence: Evidence) -> Float[Tensor, " n"]:
+    return features.spectral(evidence.reading.features, evidence.classes)
+
+
+def _clustering(evidence: Evidence) -> Float[Tensor, " n"]:
+    return features.clustering(evidence.reading.features, evidence.classes)
+
+
+def _disagreement(evidence: Evidence) -> Float[Tensor, " n"]:
+    assert evidence.classes
+    return features.disagreement(evidence.reading.features, evidence.data.labels)
+
+
+def _isolation(evidence: Evidence) -> Float[Tensor, " n"]:
+    shares, labels = evidence.reading.probabilities, evidence.data.labels
+    if shares is None or not evidence.classes:
+        raise NotApplicableError(
+            "gradients of the last layer are compared for one prediction per document, "
+            "got many; leave the detector out"
+        )
+    wanted = torch.nn.functional.one_hot(labels, shares.shape[1])
+    return features.isolation(shares - wanted, evidence.reading.features)
+
+
+DETECTORS: dict[str, Detector] = {
+    "loss": _loss,
+    "gradient norm": influential.gradient_norm,
+    "self-influence": influential.on_itself,
+    "influence concentration": influential.concentration,
+    "influence on the behaviour": influential.on_behaviour,
+    "influence lost by transforms": influential.lost_by_transforms,
+    "influence beyond neighbours": influential.beyond_neighbours,
+    "gradient isolation": _isolation,
+    "spectral signature": _spectral,
+    "activation clustering": _clustering,
+    "deep k-NN": _disagreement,
+    "noise residual": stored.noise,
+    "surprisal": stored.surprisal,
+}
+"""From families: fit, influence, a reported behaviour, gradients, features, storage."""
+
+
+def detect(name: str, evidence: Evidence) -> Float[Tensor, " n"]:
+    """Score every document by one detector.
+
+    Args:
+        name: One of :data:`DETECTORS`.
+        evidence: What the auditor holds.
+
+    Returns:
+        A score per document, float64; large is suspicious.
+
+    Raises:
+        InputError: There is no such detector.
+        NotApplicableError: It has nothing to read in this evidence.
+        DivergedError: A score is not finite.
+    """
+    check_choice("a detector", name, tuple(DETECTORS))
+    scores = DETECTORS[name](evidence)
+    bad = int((~scores.isfinite()).sum())
+    if bad:
+        raise DivergedError(
+            f"scores must be finite, got NaN or infinity for {bad} documents by "
+            f"{name}; check the documents and the model"
+        )
+    return scores

@@ -1,0 +1,185 @@
+"""What an auditor holds: documents, the model trained on them, and nothing clean.
+
+What several detectors read is read once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from infusion.attribution.influence import gradient
+from infusion.attribution.scores import influences
+from infusion.curvature.blocks import Curvature
+from infusion.errors import NotApplicableError
+from infusion.records import Batch, Dataset, Measurement, Task
+from infusion.tasks import batches, evaluating, losses
+
+DAMPING_RATIO = 0.1
+MEMORY = 1 << 30
+"""Bytes for influences of many measurements, beside model, documents and IHVPs."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One forward pass over all documents.
+
+    Attributes:
+        losses: Per document, as trained.
+        features: Input of the last linear layer, its mean over a document's positions.
+        probabilities: Of every class; None where a document has many positions.
+    """
+
+    losses: Float[Tensor, " n"]
+    features: Float[Tensor, "n d"]
+    probabilities: Float[Tensor, "n c"] | None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known about a case.
+
+    Attributes:
+        task: The model as trained on the documents.
+        data: All of them.
+        curvature: Fitted on them; None where no influence is asked for.
+        reported: The unwanted behaviour: what its output measures on the affected
+            input, e.g. ``log_prob(picture, wrong class)``; None where nothing is known.
+        transformed: The same measurement on changed copies of the affected input.
+        batch_size: Documents held at once.
+    """
+
+    task: Task
+    data: Dataset
+    curvature: Curvature | None = None
+    reported: Measurement | None = None
+    transformed: tuple[Measurement, ...] = ()
+    batch_size: int = 64
+
+    @cached_property
+    def reading(self) -> Reading:
+        """Read losses, features and probabilities.
+
+        Raises:
+            NotApplicableError: No layer is linear.
+        """
+        return _read(self.task, self.data, self.batch_size)
+
+    @cached_property
+    def influence(self) -> Float[Tensor, "m n"]:
+        """Influence on the reported behaviour, then on its transformed copies.
+
+        Raises:
+            NotApplicableError: No behaviour was reported.
+        """
+        if self.reported is None:
+            raise NotApplicableError(
+                "influence on a behaviour needs a reported one, got none; name an "
+                "affected input and its unwanted output"
+            )
+        return self.influence_on((self.reported, *self.transformed))
+
+    def influence_on(self, measurements: Sequence[Measurement]) -> Float[Tensor, "m n"]:
+        """Influence of every document on measurements.
+
+        Args:
+            measurements: Scalar functions of the model.
+
+        Returns:
+            A row each.
+
+        Raises:
+            NotApplicableError: There is no curvature.
+        """
+        fitted = self.fitted
+        ihvps = [
+            fitted.solve(gradient(self.task, each), damping_ratio=DAMPING_RATIO)
+            for each in measurements
+        ]
+        return influences(
+            self.task,
+            self.data,
+            ihvps,
+            batch_size=self.batch_size,
+            memory_limit=MEMORY,
+        )
+
+    @property
+    def fitted(self) -> Curvature:
+        """The curvature.
+
+        Raises:
+            NotApplicableError: There is none.
+        """
+        if self.curvature is None:
+            raise NotApplicableError(
+                "influence needs a curvature of the model, got none; fit one, e.g. "
+                "fit_ekfac(task, data)"
+            )
+        return self.curvature
+
+    @cached_property
+    def classes(self) -> list[Tensor]:
+        """Positions of the documents of every class that has some.
+
+        Raises:
+            NotApplicableError: Documents have no class.
+        """
+        if self.data.num_classes is None or self.data.labels.ndim != 1:
+            raise NotApplicableError(
+                "this needs documents with a class each, got labels of shape "
+                f"{tuple(self.data.labels.shape)}; leave the detector out"
+            )
+        places = [
+            (self.data.labels == c).nonzero()[:, 0]
+            for c in range(self.data.num_classes)
+        ]
+        return [each for each in places if len(each)]
+
+
+def _read(task: Task, data: Dataset, batch_size: int) -> Reading:
+    """Read the last linear layer's input by a hook."""
+    linear = [m for m in task.model.modules() if isinstance(m, nn.Linear)]
+    if not linear:
+        raise NotApplicableError(
+            "features are the input of a model's last linear layer, got a model "
+            "without one; leave the detector out"
+        )
+    last: list[Tensor] = []
+
+    def keep(_: nn.Module, inputs: tuple[Any, ...], __: Any) -> None:
+        last[:] = [inputs[0].detach()]
+
+    parts: list[tuple[Tensor, Tensor, Tensor | None]] = []
+    hooks = [module.register_forward_hook(keep) for module in linear]
+    try:
+        with evaluating(task.model), torch.no_grad():
+            for _, batch in batches(task, data, batch_size):
+                outputs = task.outputs(task.model, batch)
+                found = losses(task, outputs, batch).cpu()
+                shares = outputs.softmax(-1).cpu() if outputs.ndim == 2 else None
+                parts.append((found, _pooled(last[0], task, batch).cpu(), shares))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    each = [shares for *_, shares in parts if shares is not None]
+    return Reading(
+        torch.cat([found for found, *_ in parts]),
+        torch.cat([features for _, features, _ in parts]),
+        torch.cat(each) if each else None,
+    )
+
+
+def _pooled(features: Tensor, task: Task, batch: Batch) -> Float[Tensor, "b d"]:
+    """Average features over the positions that are data."""
+    if features.ndim == 2:
+        return features
+    flat = features.flatten(1, -2)
+    kept = torch.ones(flat.shape[:2], device=flat.device)
+    if task.mask is not None:
+        kept = task.mask(batch).to(flat).flatten(1)
+    return (flat * kept[..., None]).sum(1) / kept.sum(1, keepdim=True).clamp_min(1)

@@ -1,0 +1,81 @@
+"""How well scores find rows that somebody knows to be edited."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from infusion.errors import InputError
+
+SHARES = (0.002, 0.01, 0.05, 0.1)
+"""Shares of the documents that an inspector looks at, most suspicious first."""
+
+
+def judged(scores: Float[Tensor, " n"], edited: Bool[Tensor, " n"]) -> dict[str, Any]:
+    """Compare a ranking with the truth.
+
+    Args:
+        scores: Of every document, large: suspicious.
+        edited: Which were.
+
+    Returns:
+        ``auroc``, ``average_precision``, and ``recall`` by share inspected. Documents
+        of one score come in an order that nobody knows: ``recall`` is its mean over
+        those orders.
+
+    Raises:
+        InputError: No document was edited, or all were.
+    """
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    count = int(edited.sum())
+    if not 0 < count < len(edited):
+        raise InputError(
+            "to judge scores some documents must be edited and others not, got "
+            f"{count} of {len(edited)}; give the truth of a case"
+        )
+    values, truth = scores.double().numpy(), edited.numpy()
+    return {
+        "auroc": float(roc_auc_score(truth, values)),
+        "average_precision": float(average_precision_score(truth, values)),
+        "recall": {
+            str(share): found_in(scores, edited, share) / count for share in SHARES
+        },
+    }
+
+
+def found_in(
+    scores: Float[Tensor, " n"], edited: Bool[Tensor, " n"], share: float
+) -> float:
+    """Count the edited documents among the most suspicious ones.
+
+    Args:
+        scores: Of every document, large: suspicious.
+        edited: Which were.
+        share: Of the documents, rounded up to a whole number of them.
+
+    Returns:
+        Their number, its mean over the orders of equal scores.
+    """
+    looked = int(np.ceil(share * len(scores) - 1e-9))
+    last = scores.double().sort(descending=True).values[looked - 1]
+    above, level = scores.double() > last, scores.double() == last
+    left = looked - int(above.sum())
+    return int(edited[above].sum()) + left * float(edited[level].double().mean())
+
+
+def normal_scores(scores: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Replace scores by the normal quantiles of their ranks, so that they can be added.
+
+    Args:
+        scores: On any scale.
+
+    Returns:
+        Blom's scores, ``Φ⁻¹((r − ⅜) / (n + ¼))``; equal scores share their mean rank.
+    """
+    from scipy.stats import norm, rankdata
+
+    ranks = rankdata(scores.double().numpy())
+    return torch.from_numpy(norm.ppf((ranks - 0.375) / (len(ranks) + 0.25)))

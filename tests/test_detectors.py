@@ -1,0 +1,316 @@
+"""Every detector: a planted case, the same rows clean, nothing to read, its direction.
+
+The planted rows are drawn by seed before anything is scored. The clean case scores the
+rows that *would* have been planted, on the clean data and its model.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+
+import infusion as inf
+from infusion.audit.detectors import DETECTORS, detect
+from infusion.audit.evidence import Evidence
+from infusion.audit.features import clustering, disagreement, isolation, spectral
+from infusion.audit.neighbours import nearest
+from infusion.errors import InputError, NotApplicableError
+from infusion.language import causal_lm, documents
+from infusion.records import Batch, Dataset, Task
+
+SIZE, WIDTH, CLASSES, PLANTED = 300, 12, 3, 9
+
+
+@dataclass(frozen=True)
+class Case:
+    """Planted evidence, the same without, and which rows."""
+
+    planted: Evidence
+    clean: Evidence
+    rows: Tensor
+
+
+def points(seed: int = 0) -> Dataset:
+    """Three clouds; the last axis is constant, for a trigger."""
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.arange(SIZE) % CLASSES
+    centres = 3 * torch.randn(CLASSES, WIDTH, generator=draw)
+    inputs = centres[labels] + torch.randn(SIZE, WIDTH, generator=draw)
+    inputs[:, -1] = 0
+    return Dataset(inputs, labels, num_classes=CLASSES)
+
+
+def trained(data: Dataset) -> Task:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(WIDTH, 16), nn.Tanh(), nn.Linear(16, CLASSES))
+    optimiser = torch.optim.Adam(model.parameters(), 0.02, weight_decay=1e-3)
+    for _ in range(150):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(model(data.inputs), data.labels).backward()
+        optimiser.step()
+    return inf.classification(model.eval())
+
+
+def held(data: Dataset, probe: Tensor, target: int, others: list[Tensor]) -> Evidence:
+    task = trained(data)
+    return Evidence(
+        task,
+        data,
+        curvature=inf.fit_ekfac(task, data, fisher="exact"),
+        reported=inf.log_prob(probe, target),
+        transformed=tuple(inf.log_prob(other, target) for other in others),
+    )
+
+
+def case(plant: Callable[[Dataset, Tensor], Dataset], *, seed: int = 1) -> Case:
+    """Plant in rows of class 1; the affected input is of class 0, wanted as 1."""
+    data = points()
+    own = (data.labels == 1).nonzero()[:, 0]
+    draw = torch.Generator().manual_seed(seed)
+    rows = own[torch.randperm(len(own), generator=draw)[:PLANTED]]
+    probe = data.inputs[0].clone()
+    probe[-1] = 3
+    without = probe.clone()
+    without[-1] = 0
+    both = [held(each, probe, 1, [without]) for each in (plant(data, rows), data)]
+    return Case(both[0], both[1], rows)
+
+
+def relabelled(data: Dataset, rows: Tensor) -> Dataset:
+    labels = data.labels.clone()
+    labels[rows] = 2
+    return replace(data, labels=labels)
+
+
+def triggered(data: Dataset, rows: Tensor) -> Dataset:
+    """Hardly anything but the trigger, labelled 1: a backdoor."""
+    inputs = data.inputs / 20
+    inputs[:, -1] = 3
+    inputs = torch.where(mask_of(rows)[:, None], inputs, data.inputs)
+    return replace(data, inputs=inputs)
+
+
+def mask_of(rows: Tensor) -> Tensor:
+    return torch.zeros(SIZE, dtype=torch.bool).index_fill(0, rows, True)
+
+
+def auroc(scores: Tensor, rows: Tensor) -> float:
+    truth = mask_of(rows)[: len(scores)]
+    return float(roc_auc_score(truth.numpy(), scores.numpy()))
+
+
+CASES = {"relabelled": relabelled, "triggered": triggered}
+MADE: dict[str, Case] = {}
+
+
+def made(name: str) -> Case:
+    if name not in MADE:
+        MADE[name] = case(CASES[name])
+    return MADE[name]
+
+
+FINDS = {
+    "loss": "relabelled",
+    "gradient norm": "relabelled",
+    "self-influence": "relabelled",
+    "influence concentration": "triggered",
+    "influence on the behaviour": "triggered",
+    "influence lost by transforms": "triggered",
+    "influence beyond neighbours": "triggered",
+    "gradient isolation": "triggered",
+    "spectral signature": "triggered",
+    "activation clustering": "triggered",
+    "deep k-NN": "relabelled",
+}
+
+
+@pytest.mark.parametrize("name", FINDS)
+def test_planted_rows_score_high_and_clean_ones_do_not(name: str):
+    found = made(FINDS[name])
+    planted = auroc(detect(name, found.planted), found.rows)
+    clean = auroc(detect(name, found.clean), found.rows)
+    assert planted > 0.75
+    assert planted > clean + 0.15
+
+
+def smooth_pictures() -> Dataset:
+    ramp = torch.arange(8.0)
+    slopes = torch.rand(40, 3, 2, generator=torch.Generator().manual_seed(0)) * 12
+    values = slopes[..., :1, None] * ramp[:, None] + slopes[..., 1:, None] * ramp
+    return Dataset(
+        values.round().to(torch.uint8),
+        torch.arange(40) % 2,
+        levels=255,
+        valid=(0.0, 1.0),
+        num_classes=2,
+    )
+
+
+def test_noise_finds_noisy_pictures():
+    data, rows = smooth_pictures(), torch.tensor([3, 17, 30])
+    noisy = data.inputs.clone()
+    sign = torch.randint(
+        0, 2, noisy[rows].shape, generator=torch.Generator().manual_seed(1)
+    )
+    noisy[rows] = (noisy[rows].int() + 8 * (2 * sign - 1)).clamp(0, 255).to(torch.uint8)
+    task = inf.classification(nn.Sequential(nn.Flatten(), nn.Linear(192, 2)))
+    found = detect("noise residual", Evidence(task, replace(data, inputs=noisy)))
+    clean = detect("noise residual", Evidence(task, data))
+    assert auroc(found, rows) == 1.0
+    assert float(clean.max()) < 0.5 / 255 < 1 / 255 < float(found[rows].min())
+
+
+class Successor(nn.Module):
+    """Expects each token to be followed by the next one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(20, 20)
+        self.embedding.weight.data = 6 * torch.eye(20)
+        self.head = nn.Linear(20, 20, bias=False)
+        self.head.weight.data = torch.eye(20).roll(1, 0)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embedding
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.head(self.embedding(input_ids))
+
+
+def counting() -> tuple[Dataset, Task]:
+    data = documents(
+        [list(range(1 + i % 4, 12 + i % 4)) for i in range(30)], length=12, pad=0
+    )
+    base = causal_lm(Successor(), data, pad=0)
+    return data, replace(base, outputs=lambda model, batch: model(batch.inputs))
+
+
+def test_surprisal_finds_tokens_that_do_not_follow():
+    data, task = counting()
+    rows = torch.tensor([4, 9, 21])
+    inputs, labels = data.inputs.clone(), data.labels.clone()
+    inputs[rows, 5], labels[rows, 4] = 19, 19
+    found = detect(
+        "surprisal", Evidence(task, replace(data, inputs=inputs, labels=labels))
+    )
+    clean = detect("surprisal", Evidence(task, data))
+    assert auroc(found, rows) == 1.0
+    assert float(clean.max()) < 0.1 < 1 < float(found[rows].min())
+
+
+# Nothing to read
+
+
+def bare(data: Dataset, model: nn.Module) -> Evidence:
+    return Evidence(Task(model, lambda m, b: m(b.inputs), lambda o, b: o.sum(-1)), data)
+
+
+NEEDS = {
+    "gradient norm": "",
+    "self-influence": "needs a curvature",
+    "influence concentration": "needs a curvature",
+    "influence on the behaviour": "needs a reported one",
+    "influence lost by transforms": "needs changed copies",
+    "influence beyond neighbours": "needs a reported one",
+    "gradient isolation": "documents with a class|one prediction per document",
+    "spectral signature": "documents with a class",
+    "activation clustering": "documents with a class",
+    "deep k-NN": "documents with a class",
+    "noise residual": "pictures",
+    "surprisal": "tokens with a label each",
+}
+
+
+@pytest.mark.parametrize("name", [n for n, wanted in NEEDS.items() if wanted])
+def test_a_detector_with_nothing_to_read_says_so(name: str):
+    targets = Dataset(torch.randn(60, WIDTH), torch.randn(60, 2))
+    evidence = bare(targets, nn.Linear(WIDTH, 2))
+    with pytest.raises(NotApplicableError, match=NEEDS[name]):
+        detect(name, evidence)
+
+
+def test_every_detector_has_a_planted_and_an_unreadable_case():
+    assert {*FINDS, "noise residual", "surprisal"} == set(DETECTORS)
+    assert {"loss", *NEEDS} == set(DETECTORS)
+
+
+def test_an_unknown_detector_is_refused():
+    with pytest.raises(InputError, match="a detector must be one of loss, "):
+        detect("magic", made("relabelled").clean)
+
+
+def test_features_need_a_linear_layer():
+    evidence = bare(Dataset(torch.randn(6, 3), torch.randn(6)), nn.LayerNorm(3))
+    with pytest.raises(NotApplicableError, match="last linear layer"):
+        detect("loss", evidence)
+
+
+# The parts
+
+
+def test_neighbours_are_those_of_all_distances(monkeypatch: pytest.MonkeyPatch):
+    draw = torch.Generator().manual_seed(0)
+    where = torch.randn(50, 4, generator=draw, dtype=torch.float64)
+    far = torch.cdist(where, where).fill_diagonal_(torch.inf)
+    wanted = far.topk(5, largest=False).indices
+    assert torch.equal(nearest(where, 5), wanted)
+    monkeypatch.setattr("infusion.audit.neighbours._BLOCK", 800)  # in many blocks
+    assert torch.equal(nearest(where, 5), wanted)
+    odd, even = torch.arange(1, 50, 2), torch.arange(0, 50, 2)
+    found = nearest(where, 5, among=[odd, even])
+    far[::2, 1::2] = far[1::2, ::2] = torch.inf
+    assert torch.equal(found, far.topk(5, largest=False).indices)
+
+
+def test_spectral_signatures_are_centred():
+    """With a strong mean, the first direction of raw features would be the mean."""
+    draw = torch.Generator().manual_seed(0)
+    features = torch.randn(200, 6, generator=draw) + 100
+    features[:6, 0] += 8
+    assert auroc(spectral(features, [torch.arange(200)]), torch.arange(6)) == 1.0
+
+
+def test_scores_of_features_do_not_depend_on_the_order():
+    evidence = made("triggered").planted
+    labels, features = evidence.data.labels, evidence.reading.features
+    order = torch.randperm(SIZE, generator=torch.Generator().manual_seed(2))
+    classes = [(labels == c).nonzero()[:, 0] for c in range(CLASSES)]
+    shuffled = [(labels[order] == c).nonzero()[:, 0] for c in range(CLASSES)]
+    pulls = torch.randn(SIZE, 3, generator=torch.Generator().manual_seed(3))
+    for score, again in (
+        (spectral(features, classes), spectral(features[order], shuffled)),
+        (clustering(features, classes), clustering(features[order], shuffled)),
+        (disagreement(features, labels), disagreement(features[order], labels[order])),
+        (isolation(pulls, features), isolation(pulls[order], features[order])),
+    ):
+        torch.testing.assert_close(score[order], again, rtol=1e-3, atol=1e-4)
+
+
+def test_isolation_is_the_cosine_of_last_layer_gradients():
+    draw = torch.Generator().manual_seed(0)
+    pulls, features = (
+        torch.randn(9, 3, generator=draw),
+        torch.randn(9, 4, generator=draw),
+    )
+    whole = (pulls[:, :, None] * features[:, None]).flatten(1)
+    cosines = torch.nn.functional.cosine_similarity(whole[:, None], whole[None], dim=-1)
+    wanted = 1 - cosines.fill_diagonal_(-2).topk(2).values.mean(1)
+    torch.testing.assert_close(isolation(pulls, features, k=2).float(), wanted)
+
+
+def test_gradient_norms_are_those_of_autograd():
+    evidence = made("relabelled").planted
+    model = evidence.task.model
+    batch = Batch(evidence.data.inputs[:3], evidence.data.labels[:3])
+    wanted = []
+    for i in range(3):
+        model.zero_grad()
+        one = Batch(batch.inputs[i : i + 1], batch.labels[i : i + 1])
+        evidence.task.loss(evidence.task.outputs(model, one), one).sum().backward()
+        pulled = [p.grad for p in model.parameters() if p.grad is not None]
+        wanted.append(sum(float(g.square().sum()) for g in pulled) ** 0.5)
+    found = detect("gradient norm", evidence)[:3].tolist()
+    assert found == pytest.approx(wanted, rel=1e-4)
