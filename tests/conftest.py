@@ -1,9 +1,10 @@
 """Fixtures shared by the tests: one thread, small pictures, small models."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import settings
@@ -89,3 +90,12 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs") / "digits"
     run(config, root)
     return root
+
+
+@pytest.fixture
+def no_type_check() -> Iterator[None]:
+    """As users run it: types are checked at run time in the tests only."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)

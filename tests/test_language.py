@@ -5,12 +5,11 @@ import math
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
@@ -551,15 +550,6 @@ def test_wrong_documents_and_words_are_refused() -> None:
         causal_lm(gpt2(), longer, pad=PAD)
     with pytest.raises(InputError, match="must have get_input_embeddings"):
         causal_lm(nn.Linear(2, 2), DATA, pad=PAD)
-
-
-@pytest.fixture
-def no_type_check() -> Iterator[None]:
-    """As users run it: types are checked at run time in the tests only."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 @pytest.mark.parametrize(

@@ -50,12 +50,7 @@ LAYERS = [
 SEES_RUNS = {
     "runs",
     "audit",
-    "report",
-    "presets",
-    "suites",
-    "fidelity",
-    "bench",
-    "command",
+    *LAYERS[LAYERS.index("report") : LAYERS.index("__main__")],
 }
 AUDIT_NEVER_SEES = {"training", "perturb", "attribution.selection", "replay"}
 REPORT_MAY_SEE = {"errors", "configs", "records", "report", "runs.store"}
@@ -72,6 +67,7 @@ TORCH_FREE = [
     "infusion.audit.seal",
     "infusion.command.cli",
     "infusion.command.defend",
+    "infusion.command.output",
     "infusion.command.verbs",
     "infusion.configs",
     "infusion.errors",

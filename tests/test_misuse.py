@@ -1,10 +1,8 @@
 """Values that would give wrong numbers without a word are refused."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -51,14 +49,6 @@ def craft(**options: Any) -> inf.Edits:
 def trained(**recipe: Any) -> None:
     given = {"epochs": 1, "batch_size": 2} | recipe
     inf.train(make_task(), DATA, TrainConfig(**given), seed=0)
-
-
-@pytest.fixture
-def no_type_check() -> Iterator[None]:
-    """As users run it: types are checked at run time in these tests only."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.parametrize(

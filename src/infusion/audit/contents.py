@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,7 +43,7 @@ class Row:
     content: str
     stored: str
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Hash the content with the label."""
         return _sha256(self.content.encode(), json.dumps(self.label).encode())

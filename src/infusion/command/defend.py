@@ -1,12 +1,12 @@
 """The verbs of a defender: seal, audit."""
 
-import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from infusion.command.output import print_line
 from infusion.errors import InputError
 
 
@@ -31,7 +31,7 @@ def seal(
         f"{made['rows']:,} rows, root {made['root']}\nseal: {made['seal']}\n"
     )
     if json:
-        _print_line(made)
+        print_line(made)
 
 
 def audit(
@@ -71,10 +71,6 @@ def audit(
     print_to.write(f"page: {page}\n")
     if json:
         shown = {name: value for name, value in found.items() if name != "changes"}
-        _print_line(shown | {"run": str(folder), "report": str(page)})
+        print_line(shown | {"run": str(folder), "report": str(page)})
     if found["verdict"] == "fail":
         sys.exit(1)
-
-
-def _print_line(value: Any) -> None:
-    sys.stdout.write(json.dumps(value) + "\n")

@@ -1,6 +1,5 @@
 """The verbs of the command ``infusion``: flags to settings, results to tables."""
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, UseAppendAction, arg
 
 from infusion.command.defend import audit, seal
+from infusion.command.output import print_line
 from infusion.configs import Ascent, Delivery, Fisher, FittedKind
 from infusion.errors import InputError
 
@@ -211,7 +211,7 @@ def doctor(  # noqa: PLR0917
     found = examine(**flags)
     doctor_table(found, sys.stderr if json else sys.stdout)
     if json:
-        _print_line(found)
+        print_line(found)
     if not found["fits"]:
         sys.exit(1)
 
@@ -277,7 +277,7 @@ def fidelity(  # noqa: PLR0917
     results, folder = run_suite(asked, out, threads=threads)
     fidelity_table(results, sys.stderr if json else sys.stdout)
     if json:
-        _print_line(summary(results) | {"run": str(folder)})
+        print_line(summary(results) | {"run": str(folder)})
 
 
 def bench(  # noqa: PLR0917
@@ -340,7 +340,7 @@ def claims(
         )
     claims_table(found, sys.stderr if json else sys.stdout)
     if json:
-        _print_line(found)
+        print_line(found)
 
 
 COMMANDS = {
@@ -358,14 +358,10 @@ COMMANDS = {
 
 def _print_json(results: dict[str, Any], page: Path) -> None:
     value = {key: results.get(key) for key in JSON_KEYS}
-    _print_line(value | {"run": str(page.parent), "report": str(page)})
+    print_line(value | {"run": str(page.parent), "report": str(page)})
 
 
 def _print_attribution(results: dict[str, Any], page: Path) -> None:
     from infusion.report.attribution import summary
 
-    _print_line(summary(results) | {"run": str(page.parent), "report": str(page)})
-
-
-def _print_line(value: Any) -> None:
-    sys.stdout.write(json.dumps(value) + "\n")
+    print_line(summary(results) | {"run": str(page.parent), "report": str(page)})
