@@ -13,10 +13,11 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 import infusion as inf
-from infusion.audit.detectors import DETECTORS, detect
-from infusion.audit.evidence import Evidence
+from infusion.audit.detectors import DETECTORS, TOLD, detect
+from infusion.audit.evidence import Evidence, Report
 from infusion.audit.features import clustering, disagreement, isolation, spectral
 from infusion.audit.neighbours import nearest
+from infusion.audit.pictures import quiet_directions
 from infusion.errors import InputError, NotApplicableError
 from infusion.language import causal_lm, documents
 from infusion.records import Batch, Dataset, Task
@@ -60,8 +61,12 @@ def held(data: Dataset, probe: Tensor, target: int, others: list[Tensor]) -> Evi
         task,
         data,
         curvature=inf.fit_ekfac(task, data, fisher="exact"),
-        reported=inf.log_prob(probe, target),
-        transformed=tuple(inf.log_prob(other, target) for other in others),
+        reports=(
+            Report(
+                inf.log_prob(probe, target),
+                tuple(inf.log_prob(other, target) for other in others),
+            ),
+        ),
     )
 
 
@@ -136,13 +141,13 @@ def test_planted_rows_score_high_and_clean_ones_do_not(name: str):
     assert planted > clean + 0.15
 
 
-def smooth_pictures() -> Dataset:
+def smooth_pictures(count: int = 40) -> Dataset:
     ramp = torch.arange(8.0)
-    slopes = torch.rand(40, 3, 2, generator=torch.Generator().manual_seed(0)) * 12
+    slopes = torch.rand(count, 3, 2, generator=torch.Generator().manual_seed(0)) * 12
     values = slopes[..., :1, None] * ramp[:, None] + slopes[..., 1:, None] * ramp
     return Dataset(
         values.round().to(torch.uint8),
-        torch.arange(40) % 2,
+        torch.arange(count) % 2,
         levels=255,
         valid=(0.0, 1.0),
         num_classes=2,
@@ -151,16 +156,60 @@ def smooth_pictures() -> Dataset:
 
 def test_noise_finds_noisy_pictures():
     data, rows = smooth_pictures(), torch.tensor([3, 17, 30])
-    noisy = data.inputs.clone()
-    sign = torch.randint(
-        0, 2, noisy[rows].shape, generator=torch.Generator().manual_seed(1)
-    )
-    noisy[rows] = (noisy[rows].int() + 8 * (2 * sign - 1)).clamp(0, 255).to(torch.uint8)
     task = inf.classification(nn.Sequential(nn.Flatten(), nn.Linear(192, 2)))
-    found = detect("noise residual", Evidence(task, replace(data, inputs=noisy)))
+    found = detect("noise residual", Evidence(task, signed(data, rows, 8)))
     clean = detect("noise residual", Evidence(task, data))
     assert auroc(found, rows) == 1.0
     assert float(clean.max()) < 0.5 / 255 < 1 / 255 < float(found[rows].min())
+
+
+def test_quiet_directions_find_pictures_that_are_not_quiet():
+    draw = torch.Generator().manual_seed(0)
+    grain = torch.randint(0, 3, (1600, 3, 8, 8), generator=draw)
+    inputs = (smooth_pictures(1600).inputs.int() + grain).clamp(0, 255)
+    data = replace(smooth_pictures(1600), inputs=inputs.to(torch.uint8))
+    rows = torch.tensor([3, 17, 30])
+    task = inf.classification(nn.Sequential(nn.Flatten(), nn.Linear(192, 2)))
+    found = detect("quiet directions", Evidence(task, signed(data, rows, 4)))
+    clean = detect("quiet directions", Evidence(task, data))
+    assert float(found[rows].min()) > 2 * float(clean.max())
+    truth = torch.zeros(1600).index_fill(0, rows, 1)
+    assert roc_auc_score(truth, found) == 1.0
+
+
+def signed(data: Dataset, rows: Tensor, levels: int) -> Dataset:
+    """Move every value of some rows up or down."""
+    noisy = data.inputs.clone()
+    draw = torch.Generator().manual_seed(1)
+    sign = 2 * torch.randint(0, 2, noisy[rows].shape, generator=draw) - 1
+    noisy[rows] = (noisy[rows].int() + levels * sign).clamp(0, 255).to(torch.uint8)
+    return replace(data, inputs=noisy)
+
+
+def test_quiet_directions_are_those_of_the_covariance_of_blocks():
+    draw = torch.Generator().manual_seed(0)
+    inputs = torch.rand(200, 1, 9, 5, generator=draw)
+    quiet = quiet_directions(Dataset(inputs, torch.arange(200) % 2, num_classes=2))
+    assert quiet.block == 5
+    blocks = torch.cat([inputs[..., :5, :], inputs[..., 4:, :]]).flatten(1)
+    cov = blocks.T.cov(correction=0)
+    along = quiet.directions.T @ cov @ quiet.directions
+    torch.testing.assert_close(along, quiet.variances.diag(), rtol=1e-3, atol=1e-5)
+    assert len(quiet.variances) == 7  # a quarter of 25
+    least = torch.linalg.eigvalsh(cov)[:7]
+    torch.testing.assert_close(quiet.variances, least, rtol=1e-3, atol=1e-5)
+    energies = quiet.energies(inputs)
+    assert energies.shape == (200, 2)
+    assert float(energies.mean()) == pytest.approx(1, rel=1e-3)
+
+
+def test_pictures_of_one_colour_have_no_quiet_directions():
+    inputs, labels = torch.full((80, 1, 4, 4), 0.5), torch.arange(80) % 2
+    data = Dataset(inputs, labels, num_classes=2)
+    with pytest.raises(NotApplicableError, match="that are one colour"):
+        quiet_directions(data)
+    with pytest.raises(NotApplicableError, match=r"4 blocks .* 16 values, got 63;"):
+        quiet_directions(data.take(torch.arange(63)))
 
 
 class Successor(nn.Module):
@@ -213,13 +262,14 @@ NEEDS = {
     "self-influence": "needs a curvature",
     "influence concentration": "needs a curvature",
     "influence on the behaviour": "needs a reported one",
-    "influence lost by transforms": "needs changed copies",
+    "influence lost by transforms": "needs a reported one",
     "influence beyond neighbours": "needs a reported one",
     "gradient isolation": "documents with a class|one prediction per document",
     "spectral signature": "documents with a class",
     "activation clustering": "documents with a class",
     "deep k-NN": "documents with a class",
     "noise residual": "pictures",
+    "quiet directions": "pictures",
     "surprisal": "tokens with a label each",
 }
 
@@ -232,8 +282,24 @@ def test_a_detector_with_nothing_to_read_says_so(name: str):
         detect(name, evidence)
 
 
+def test_a_change_under_transforms_needs_changed_copies():
+    told = made("triggered").planted
+    alone = replace(told, reports=(Report(told.reports[0].behaviour),))
+    with pytest.raises(NotApplicableError, match="needs changed copies"):
+        detect("influence lost by transforms", alone)
+
+
+def test_reports_are_told_apart():
+    told = made("triggered").planted
+    other = Report(inf.log_prob(told.data.inputs[7], 2), told.reports[0].transformed)
+    both = replace(told, reports=(other, *told.reports))
+    for name in TOLD:
+        torch.testing.assert_close(detect(name, both, report=1), detect(name, told))
+        assert not torch.equal(detect(name, both, report=0), detect(name, told))
+
+
 def test_every_detector_has_a_planted_and_an_unreadable_case():
-    assert {*FINDS, "noise residual", "surprisal"} == set(DETECTORS)
+    assert {*FINDS, "noise residual", "quiet directions", "surprisal"} == set(DETECTORS)
     assert {"loss", *NEEDS} == set(DETECTORS)
 
 

@@ -32,9 +32,14 @@ def test_every_order_of_products_gives_the_same_squares(
     torch.testing.assert_close(
         rotation.squared_rotation(sides, left, right), each.sum(0), rtol=1e-9, atol=1e-9
     )
+    vectors = torch.randn(3, r, c, **draw)
+    products, squares = rotation.products_and_squares(
+        sides, left, right, vectors=vectors, weights=weights[None]
+    )
+    rotated = left.T @ (rows @ columns.mT) @ right
     torch.testing.assert_close(
-        rotation.weighted_squares(sides, left, right, weights),
-        (each * weights).sum((1, 2)),
-        rtol=1e-9,
-        atol=1e-9,
+        products, torch.einsum("brc,mrc->mb", rotated, vectors), rtol=1e-9, atol=1e-9
+    )
+    torch.testing.assert_close(
+        squares[0], (each * weights).sum((1, 2)), rtol=1e-9, atol=1e-9
     )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import infusion as inf
+from infusion.attribution.scores import score_documents
 from infusion.curvature.filters import damped
 from infusion.errors import DivergedError, InputError
 from infusion.params import Params, dot
@@ -84,6 +85,27 @@ def test_self_influence_is_the_influence_on_the_own_loss(
     got = inf.self_influence(task, texts, curvature, batch_size=3, **RATIO)
     assert float(got.min()) >= 0
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("limit", [None, 40_000])
+@pytest.mark.parametrize("name", MODELS)
+def test_one_pass_scores_documents_in_every_way(
+    name: str, limit: int | None, texts: Dataset
+) -> None:
+    task = inf.classification(make(name))
+    curvature = inf.fit_ekfac(task, texts, fisher="empirical")
+    ihvps = solved(task, curvature, 3)
+    gradients = oracle(task, texts)
+    got = score_documents(
+        task, texts, curvature, ihvps, batch_size=3, memory_limit=limit, **RATIO
+    )
+    close = {"rtol": 1e-9, "atol": 1e-14}
+    expected = torch.stack([loop(gradients, ihvp) for ihvp in ihvps])
+    torch.testing.assert_close(got.influence, expected, **close)
+    own = inf.self_influence(task, texts, curvature, **RATIO)
+    torch.testing.assert_close(got.self_influence, own, **close)
+    lengths = torch.tensor([dot(g, g) ** 0.5 for g in gradients], dtype=torch.float64)
+    torch.testing.assert_close(got.gradient_norm, lengths, **close)
 
 
 def test_tokens_add_up_to_the_influence(texts: Dataset) -> None:

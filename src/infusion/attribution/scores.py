@@ -10,20 +10,21 @@ Signs and units are those of :func:`infusion.influence`.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from infusion.attribution.influence import along, at_least_float32
-from infusion.curvature.blocks import Curvature
+from infusion.curvature.blocks import Block, Curvature
 from infusion.curvature.capture import Captured, Gradients
 from infusion.curvature.filters import damped
 from infusion.curvature.hooks import shared_uses
 from infusion.curvature.kinds import OneHot, dense, token_axis
 from infusion.curvature.layers import Layer, survey
 from infusion.curvature.plan import make_plan
-from infusion.curvature.rotation import use_matrices, weighted_squares
+from infusion.curvature.rotation import products_and_squares, use_matrices
 from infusion.curvature.sweep import Sweep, make_sweep
 from infusion.errors import DivergedError, InputError, check_type, check_whole
 from infusion.params import Params
@@ -245,12 +246,76 @@ def self_influence(
     Source:
         Koh & Liang (2017), arXiv 1703.04730, §5.4.
     """
+    found = score_documents(
+        task,
+        data,
+        curvature,
+        [],
+        damping=damping,
+        damping_ratio=damping_ratio,
+        whole=whole,
+        batch_size=batch_size,
+        on_batch=on_batch,
+    )
+    return found.self_influence
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one pass over the documents says of each.
+
+    Attributes:
+        influence: As :func:`influences`, a row per measurement.
+        self_influence: As :func:`self_influence`.
+        gradient_norm: ``‖∇ℓᵢ‖`` over the layers of the curvature.
+    """
+
+    influence: Float[Tensor, "m n"]
+    self_influence: Float[Tensor, " n"]
+    gradient_norm: Float[Tensor, " n"]
+
+
+def score_documents(
+    task: Task,
+    data: Dataset,
+    curvature: Curvature,
+    ihvps: Sequence[Params],
+    *,
+    damping: float | None = None,
+    damping_ratio: float | None = None,
+    whole: bool = False,
+    batch_size: int = 64,
+    memory_limit: int | None = None,
+    on_batch: Callable[[int], None] = lambda _: None,
+) -> Scores:
+    """Score every document in every way, its gradient rotated once.
+
+    Args:
+        task: Model the curvature was fitted on.
+        data: The whole training set.
+        curvature: Of the same parameters.
+        ihvps: One per measurement, over those parameters; none is possible.
+        damping: Of self-influence, as in ``curvature.solve``.
+        damping_ratio: Likewise.
+        whole: Likewise.
+        batch_size: Documents held at once.
+        memory_limit: As in :func:`influences`; measurements that do not fit beside the
+            rest are scored in passes of their own.
+        on_batch: Called with the number of documents done.
+
+    Returns:
+        The scores.
+
+    Raises:
+        InputError: As :func:`influences` and :func:`self_influence`.
+        DivergedError: A score is not finite.
+    """
     check_task(task, data)
     check_type("curvature", curvature, Curvature)
     lambdas = curvature.damping(
         damping=damping, damping_ratio=damping_ratio, whole=whole
     )
-    layers = _layers(task, [_shaped(curvature)])
+    layers = _layers(task, [_shaped(curvature), *ihvps])
     if {layer.name for layer in layers} != set(curvature.blocks):
         raise InputError(
             "self-influence needs a curvature with a block per layer, got "
@@ -258,23 +323,62 @@ def self_influence(
             "fit_ekfac on this model"
         )
     curvature.check_weights(task.model)
+    group = len(ihvps)
+    if memory_limit is not None and ihvps:
+        check_whole("memory_limit", memory_limit)
+        batch_size, group = _fit_in(
+            task, data, layers, memory_limit, (batch_size, group)
+        )
+    read = {
+        layer.name: _rotated(layer, curvature.blocks[layer.name], ihvps[:group])
+        for layer in layers
+    }
     weights = {
-        name: damped(block.eigenvalues, lambdas[name])
+        name: torch.stack(
+            [
+                damped(block.eigenvalues, lambdas[name]),
+                torch.ones_like(block.eigenvalues),
+            ]
+        )
         for name, block in curvature.blocks.items()
     }
-    parts = []
+    products, squares = [], []
     sweep = make_sweep(task, data, layers, batch_size=batch_size, on_batch=on_batch)
     for captured, directions in sweep:
         for gradients in directions:
-            total: Tensor | float = 0.0
+            totals: tuple[Tensor | float, Tensor | float] = 0.0, 0.0
             for layer in layers:
                 block = curvature.blocks[layer.name]
-                sides = captured.factors(layer, gradients)
-                bases = block.row_basis, block.column_basis
-                total = total + weighted_squares(sides, *bases, weights[layer.name])
-            parts.append(-total)
+                found = products_and_squares(
+                    captured.factors(layer, gradients),
+                    block.row_basis,
+                    block.column_basis,
+                    vectors=read[layer.name],
+                    weights=weights[layer.name],
+                )
+                totals = totals[0] + found[0], totals[1] + found[1]
+            products.append(totals[0])
+            squares.append(-torch.as_tensor(totals[1]))
             del gradients  # not beside the next forward pass
-    return _finished(parts, len(data))
+    own, norms = _finished(squares, len(data))
+    rows = [_finished(products, len(data))] if ihvps else [own.new_zeros(0, len(own))]
+    if group < len(ihvps):
+        del read
+        rest = ihvps[group:]
+        limits = {"batch_size": batch_size, "memory_limit": memory_limit}
+        rows.append(influences(task, data, rest, **limits, on_batch=on_batch))
+    return Scores(torch.cat(rows), own, (norms * len(data)).clamp_min(0).sqrt())
+
+
+def _rotated(
+    layer: Layer, block: Block, ihvps: Sequence[Params]
+) -> Float[Tensor, "m r c"]:
+    """Lay IHVPs out as the layer's matrix, in its eigenbasis."""
+    if not ihvps:
+        return block.eigenvalues.new_zeros(0, *block.eigenvalues.shape)
+    names = layer.layout.names
+    stacked = {name: torch.stack([s[name] for s in ihvps]) for name in names}
+    return block.rotate(layer.layout.matrix(stacked))
 
 
 def _shaped(curvature: Curvature) -> Params:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from infusion.audit import features, influential, stored
+from infusion.audit import features, influential, pictures, texts
 from infusion.audit.evidence import Evidence
 from infusion.errors import DivergedError, NotApplicableError, check_choice
 
@@ -41,30 +41,36 @@ def _isolation(evidence: Evidence) -> Float[Tensor, " n"]:
     return features.isolation(shares - wanted, evidence.reading.features)
 
 
-DETECTORS: dict[str, Detector] = {
+UNTOLD: dict[str, Detector] = {
     "loss": _loss,
     "gradient norm": influential.gradient_norm,
     "self-influence": influential.on_itself,
     "influence concentration": influential.concentration,
-    "influence on the behaviour": influential.on_behaviour,
-    "influence lost by transforms": influential.lost_by_transforms,
-    "influence beyond neighbours": influential.beyond_neighbours,
     "gradient isolation": _isolation,
     "spectral signature": _spectral,
     "activation clustering": _clustering,
     "deep k-NN": _disagreement,
-    "noise residual": stored.noise,
-    "surprisal": stored.surprisal,
+    "noise residual": pictures.noise,
+    "quiet directions": pictures.unquiet,
+    "surprisal": texts.surprisal,
 }
-"""From families: fit, influence, a reported behaviour, gradients, features, storage."""
+"""Where nothing is reported: fit, influence, gradients, features, pictures, texts."""
+TOLD: dict[str, Callable[[Evidence, int], Float[Tensor, " n"]]] = {
+    "influence on the behaviour": influential.on_behaviour,
+    "influence lost by transforms": influential.lost_by_transforms,
+    "influence beyond neighbours": influential.beyond_neighbours,
+}
+"""Of a reported behaviour."""
+DETECTORS = (*UNTOLD, *TOLD)
 
 
-def detect(name: str, evidence: Evidence) -> Float[Tensor, " n"]:
+def detect(name: str, evidence: Evidence, *, report: int = 0) -> Float[Tensor, " n"]:
     """Score every document by one detector.
 
     Args:
         name: One of :data:`DETECTORS`.
         evidence: What the auditor holds.
+        report: Which of its reports, for the detectors in :data:`TOLD`.
 
     Returns:
         A score per document, float64; large is suspicious.
@@ -74,8 +80,8 @@ def detect(name: str, evidence: Evidence) -> Float[Tensor, " n"]:
         NotApplicableError: It has nothing to read in this evidence.
         DivergedError: A score is not finite.
     """
-    check_choice("a detector", name, tuple(DETECTORS))
-    scores = DETECTORS[name](evidence)
+    check_choice("a detector", name, DETECTORS)
+    scores = TOLD[name](evidence, report) if name in TOLD else UNTOLD[name](evidence)
     bad = int((~scores.isfinite()).sum())
     if bad:
         raise DivergedError(

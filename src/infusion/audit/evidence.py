@@ -3,23 +3,27 @@
 What several detectors read is read once.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from infusion.attribution.influence import gradient
-from infusion.attribution.scores import influences
+from infusion.attribution.scores import Scores, score_documents
 from infusion.curvature.blocks import Curvature
+from infusion.curvature.fit import fit_curvature
 from infusion.errors import NotApplicableError
 from infusion.records import Batch, Dataset, Measurement, Task
+from infusion.seeding import stream
 from infusion.tasks import batches, evaluating, losses
 
 DAMPING_RATIO = 0.1
+REFERENCES = 32
+FITTED = 2_500
+"""Documents that the curvature of an audit is fitted on."""
 MEMORY = 1 << 30
 """Bytes for influences of many measurements, beside model, documents and IHVPs."""
 
@@ -40,24 +44,35 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Report:
+    """An unwanted behaviour.
+
+    Attributes:
+        behaviour: What its output measures on the affected input, e.g.
+            ``log_prob(picture, wrong class)``.
+        transformed: The same measurement on changed copies of the affected input.
+    """
+
+    behaviour: Measurement
+    transformed: tuple[Measurement, ...] = ()
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What is known about a case.
 
     Attributes:
         task: The model as trained on the documents.
         data: All of them.
-        curvature: Fitted on them; None where no influence is asked for.
-        reported: The unwanted behaviour: what its output measures on the affected
-            input, e.g. ``log_prob(picture, wrong class)``; None where nothing is known.
-        transformed: The same measurement on changed copies of the affected input.
+        curvature: Fitted on them, or on some; None where no influence is asked for.
+        reports: Unwanted behaviours, none where nothing is known.
         batch_size: Documents held at once.
     """
 
     task: Task
     data: Dataset
     curvature: Curvature | None = None
-    reported: Measurement | None = None
-    transformed: tuple[Measurement, ...] = ()
+    reports: tuple[Report, ...] = ()
     batch_size: int = 64
 
     @cached_property
@@ -70,57 +85,61 @@ class Evidence:
         return _read(self.task, self.data, self.batch_size)
 
     @cached_property
-    def influence(self) -> Float[Tensor, "m n"]:
-        """Influence on the reported behaviour, then on its transformed copies.
+    def scores(self) -> Scores:
+        """Score every document in one pass: on itself, and on what is measured.
 
-        Raises:
-            NotApplicableError: No behaviour was reported.
-        """
-        if self.reported is None:
-            raise NotApplicableError(
-                "influence on a behaviour needs a reported one, got none; name an "
-                "affected input and its unwanted output"
-            )
-        return self.influence_on((self.reported, *self.transformed))
-
-    def influence_on(self, measurements: Sequence[Measurement]) -> Float[Tensor, "m n"]:
-        """Influence of every document on measurements.
-
-        Args:
-            measurements: Scalar functions of the model.
-
-        Returns:
-            A row each.
+        Measured are every report, its behaviour first, then the references.
 
         Raises:
             NotApplicableError: There is no curvature.
-        """
-        fitted = self.fitted
-        ihvps = [
-            fitted.solve(gradient(self.task, each), damping_ratio=DAMPING_RATIO)
-            for each in measurements
-        ]
-        return influences(
-            self.task,
-            self.data,
-            ihvps,
-            batch_size=self.batch_size,
-            memory_limit=MEMORY,
-        )
-
-    @property
-    def fitted(self) -> Curvature:
-        """The curvature.
-
-        Raises:
-            NotApplicableError: There is none.
         """
         if self.curvature is None:
             raise NotApplicableError(
                 "influence needs a curvature of the model, got none; fit one, e.g. "
                 "fit_ekfac(task, data)"
             )
-        return self.curvature
+        measured = [m for r in self.reports for m in (r.behaviour, *r.transformed)]
+        measured += [_fit_to(self, place) for place in self.references.split(1)]
+        ihvps = [
+            self.curvature.solve(gradient(self.task, each), damping_ratio=DAMPING_RATIO)
+            for each in measured
+        ]
+        return score_documents(
+            self.task,
+            self.data,
+            self.curvature,
+            ihvps,
+            damping_ratio=DAMPING_RATIO,
+            batch_size=self.batch_size,
+            memory_limit=MEMORY,
+        )
+
+    @property
+    def references(self) -> Int[Tensor, " m"]:
+        """Documents whose losses stand for all that a document could act on."""
+        generator = stream(0, "audit", "references")
+        return torch.randperm(len(self.data), generator=generator)[:REFERENCES]
+
+    def influence(self, report: int) -> Float[Tensor, "m n"]:
+        """Influence on a reported behaviour, then on its transformed copies.
+
+        Args:
+            report: Position of the report.
+
+        Returns:
+            A row each.
+
+        Raises:
+            NotApplicableError: No behaviour was reported.
+        """
+        if not self.reports:
+            raise NotApplicableError(
+                "influence on a behaviour needs a reported one, got none; name an "
+                "affected input and its unwanted output"
+            )
+        sizes = [1 + len(each.transformed) for each in self.reports]
+        start = sum(sizes[:report])
+        return self.scores.influence[start : start + sizes[report]]
 
     @cached_property
     def classes(self) -> list[Tensor]:
@@ -139,6 +158,51 @@ class Evidence:
             for c in range(self.data.num_classes)
         ]
         return [each for each in places if len(each)]
+
+
+def gather(
+    task: Task,
+    data: Dataset,
+    *,
+    reports: tuple[Report, ...] = (),
+    skip: tuple[str, ...] = (),
+    batch_size: int = 64,
+) -> Evidence:
+    """Fit the curvature of an audit on some of the documents, drawn at random.
+
+    Args:
+        task: The model as trained on the documents.
+        data: All of them.
+        reports: Unwanted behaviours.
+        skip: Module types or names that the curvature leaves out.
+        batch_size: Documents held at once.
+
+    Returns:
+        The evidence.
+
+    Raises:
+        InputError: As :func:`infusion.fit_ekfac`.
+        UncoveredLayerError: Likewise.
+        DivergedError: Likewise.
+    """
+    generator = stream(0, "audit", "curvature")
+    drawn = torch.randperm(len(data), generator=generator)[:FITTED]
+    fitted = fit_curvature(
+        task, data, kind="ekfac", skip=skip, documents=drawn, batch_size=batch_size
+    )
+    return Evidence(task, data, fitted, reports, batch_size)
+
+
+def _fit_to(evidence: Evidence, place: Int[Tensor, " 1"]) -> Measurement:
+    """Measure how well the model fits one document."""
+    task = evidence.task
+
+    def fit(model: nn.Module) -> Tensor:
+        like = next(model.parameters()).detach()
+        batch = evidence.data.batch(place, like=like)
+        return -task.loss(task.outputs(model, batch), batch).sum()
+
+    return fit
 
 
 def _read(task: Task, data: Dataset, batch_size: int) -> Reading:

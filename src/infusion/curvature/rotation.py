@@ -1,7 +1,7 @@
 """Squares of document gradients in an eigenbasis, by the cheapest order of products.
 
 For ``∇W = Σ_t r_t c_tᵀ`` and bases ``R``, ``C`` both functions read ``(Rᵀ ∇W C)²``:
-one sums it over documents, the other weights its entries and sums them per document.
+one sums it over documents, the other over the entries of each document's, weighted.
 Rotating the sides first costs ``t(r² + c²) + trc`` per document, forming ``∇W`` first
 ``trc + rc(r + c)``; without positions (``t = 1``) neither is needed.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from infusion.curvature.capture import Factors
@@ -61,42 +61,79 @@ def squared_rotation(
     return total
 
 
-def weighted_squares(
+def products_and_squares(
     sides: list[Factors],
     row_basis: Basis,
     column_basis: Basis,
-    weights: Float[Tensor, "r c"],
-) -> Float[Tensor, " b"]:
-    """Sum ``w ∘ (Rᵀ ∇W C)²`` over the entries of each document's gradient.
+    *,
+    vectors: Float[Tensor, "m r c"],
+    weights: Float[Tensor, "w r c"],
+) -> tuple[Float[Tensor, "m b"], Float[Tensor, "w b"]]:
+    """Read each document's gradient in the eigenbasis, rotated once for all.
 
     Args:
         sides: Of each use.
         row_basis: ``R``, None for the identity.
         column_basis: ``C``, likewise.
-        weights: ``w``, a filter of the eigenvalues say.
+        vectors: ``v``, in the eigenbasis too.
+        weights: ``w``, filters of the eigenvalues say.
 
     Returns:
-        One number per document.
+        Sums over the entries of ``v ∘ Rᵀ ∇W C`` and of ``w ∘ (Rᵀ ∇W C)²``.
     """
     if not _has_one_hot(sides):
         rows, columns = _together(sides)
         if rows.shape[2] == 1:
-            left = _turn(row_basis, rows)[..., 0].square()
-            right = _turn(column_basis, columns)[..., 0].square()
-            return ((left @ weights) * right).sum(1)
+            left = _turn(row_basis, rows)[..., 0]
+            right = _turn(column_basis, columns)[..., 0]
+            return _rank_one(left, right, vectors), _rank_one(
+                left.square(), right.square(), weights
+            )
         parts = _rotated(rows, columns, row_basis, column_basis)
-        flat = weights.flatten()
-        return torch.cat([part.square_().flatten(1) @ flat for part in parts])
+        return _all_read((part.flatten(1) for part in parts), vectors, weights)
     if len(sides) == 1:
         rows, sums, keys = _sums_by_id(sides[0], column_basis)
-        each = (sums.square_() * weights[keys % rows.size]).sum(1)
-        result = sums.new_zeros(len(rows.ids))
-        return result.index_add_(0, keys // rows.size, each)
-    each = [
-        (gradient.square_() * weights).sum()
-        for gradient in _one_by_one(sides, column_basis)
-    ]
-    return torch.stack(each)
+        at, documents = keys % rows.size, keys // rows.size
+        return (
+            _summed(sums, vectors, at, documents, len(rows.ids)),
+            _summed(sums.square(), weights, at, documents, len(rows.ids)),
+        )
+    each = (g.flatten()[None] for g in _one_by_one(sides, column_basis))
+    return _all_read(each, vectors, weights)
+
+
+def _rank_one(
+    left: Float[Tensor, "b r"],
+    right: Float[Tensor, "b c"],
+    read: Float[Tensor, "m r c"],
+) -> Float[Tensor, "m b"]:
+    found = [((left @ matrix) * right).sum(1) for matrix in read]
+    return torch.stack(found) if found else left.new_zeros(0, len(left))
+
+
+def _all_read(
+    parts: Iterator[Float[Tensor, "p n"]],
+    vectors: Float[Tensor, "m r c"],
+    weights: Float[Tensor, "w r c"],
+) -> tuple[Float[Tensor, "m b"], Float[Tensor, "w b"]]:
+    products, squares = [], []
+    for part in parts:
+        products.append(vectors.flatten(1) @ part.T)
+        squares.append(weights.flatten(1) @ part.square_().T)
+    return torch.cat(products, 1), torch.cat(squares, 1)
+
+
+def _summed(
+    sums: Float[Tensor, "u c"],
+    read: Float[Tensor, "m v c"],
+    at: Int[Tensor, " u"],
+    documents: Int[Tensor, " u"],
+    size: int,
+) -> Float[Tensor, "m b"]:
+    result = sums.new_zeros(len(read), size)
+    for total, matrix in zip(result, read, strict=True):
+        total.index_add_(0, documents, (sums * matrix[at]).sum(1))
+    return result
 
 
 def _has_one_hot(sides: list[Factors]) -> bool:

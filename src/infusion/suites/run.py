@@ -26,6 +26,7 @@ from infusion.runs.progress import progress
 from infusion.runs.rows import Rows
 from infusion.runs.store import RECORD, digest, environment
 from infusion.suites.crafting import craft, has_edits, solved
+from infusion.suites.detection import audit_clean, missing_clean
 from infusion.suites.retrainings import is_replayed, replay
 from infusion.suites.study import study_of
 from infusion.suites.subjects import Home, fitted, opened, seen
@@ -108,6 +109,7 @@ def _run_suite(
         chunk = [(pair, missing) for pair, missing in left if pair in together]
         if chunk:
             _craft(home, chunk, together)
+            _audit_clean(home, chunk)
             _retrain(home, suite, chunk, rows, [trial.name for trial in listed])
     _write_manifests(home, wanted)
     return list(rows.read().values())
@@ -129,7 +131,8 @@ def _wanted(home: Home, listed: list[Trial], only: str) -> list[Trial]:
             f"--only must match the name of a trial, got {only!r}; there are: {names}"
         )
     study_of(main).check(main, wanted)
-    longest = max(trial.retraining.epochs for trial in wanted)
+    whole = config.train.epochs  # from an initialisation, which needs no checkpoint
+    longest = max((e for t in wanted if (e := t.retraining.epochs) < whole), default=1)
     if longest > 1 and config.base is not None:
         raise InputError(
             f"retraining of {longest} epochs needs the checkpoints of all of them, got "
@@ -272,6 +275,13 @@ def _craft(home: Home, chunk: Work, together: list[Pair]) -> None:
             if absent:
                 jobs.append((home, part, list(absent)))
     _side_by_side(home, "craft", craft, jobs)
+
+
+def _audit_clean(home: Home, chunk: Work) -> None:
+    """Audit what nobody changed, for the nulls of the trials that are audited."""
+    works = [(pair, trial) for pair, listed in chunk for trial in listed]
+    jobs = [(home, works) for works in missing_clean(home, works)]
+    _side_by_side(home, "clean audits", audit_clean, jobs)
 
 
 def _score(home: Home, run: Run, pairs: list[Pair]) -> None:

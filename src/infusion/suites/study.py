@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from infusion.audit.evidence import Report
 from infusion.data.edits import Edits
 from infusion.params import Params
 from infusion.presets.context import Pair, Run
@@ -56,6 +57,8 @@ class Study:
         behaviour: What a model does with a pair.
         accuracy: What it does with everything else, as a share.
         portrait: What there is to say about the whole model, if anything.
+        report: What somebody affected tells an auditor about a change, if anything.
+        success: What else a change did to a model, if anything.
     """
 
     trials: Callable[[str, Run], list[Trial]]
@@ -72,12 +75,14 @@ class Study:
     behaviour: Callable[[Run, Task, Pair], Json]
     accuracy: Callable[[Run, Task], float]
     portrait: Callable[[Run, Task], Json]
+    report: Callable[[Run, Any, Pair], Report | None]
+    success: Callable[[Run, Task, Any, Pair], Json]
 
 
 NAMES: dict[str, tuple[str, ...]] = {
     "pictures": (
         "main", "controls", "copies", "selection", "fresh", "hardening", "engines",
-        "budget", "horizon", "transfer", "surrogates",
+        "budget", "horizon", "transfer", "surrogates", "detection",
     ),
     "texts": ("main", "copies", "editors", "fresh", "confidence"),
 }  # fmt: skip

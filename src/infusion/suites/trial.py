@@ -54,9 +54,11 @@ class Trial:
         retraining: On them.
         portrait: Whether the first pair's row says what there is to say about the whole
             model too.
+        audited: Whether an auditor looks for the changed documents afterwards.
     """
 
     name: str
     change: Change
     retraining: Retraining
     portrait: bool = False
+    audited: bool = False

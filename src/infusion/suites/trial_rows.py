@@ -11,6 +11,7 @@ from infusion.params import params_sha256
 from infusion.presets.context import Pair, checkpoint_file
 from infusion.records import Task
 from infusion.suites.crafting import edit_file, read_edits
+from infusion.suites.detection import audited
 from infusion.suites.retrainings import (
     replay_file,
     replayed,
@@ -48,8 +49,16 @@ def measured(home: Home, works: list[tuple[Pair, Trial]]) -> list[dict[str, Any]
     tasks = retrained_together(trainings)
     seconds = (time.monotonic() - began) / len(works)
     return [
-        {**_row(home, pair, trial, task), "seconds": round(seconds, 2)}
-        for (pair, trial), task in zip(works, tasks, strict=True)
+        {
+            **_row(home, pair, trial, task),
+            **(
+                {"audit": audited(home, pair, trial, each, task)}
+                if trial.audited
+                else {}
+            ),
+            "seconds": round(seconds, 2),
+        }
+        for (pair, trial), each, task in zip(works, edits, tasks, strict=True)
     ]
 
 

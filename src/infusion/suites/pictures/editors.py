@@ -10,6 +10,7 @@ held replay         the same, less the divergence of other predictions
 replay over orders  as replay, through another order at every step, none of them
                     measured, with momentum: a running mean over orders
 matching            of the cosine between training and measurement gradients
+evading             perturbation gradient, less those of what an auditor sees
 =================== ==================================================================
 """
 
@@ -17,11 +18,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import count
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from infusion.attribution.influence import gradient
 from infusion.attribution.selection import select_random
+from infusion.audit.pictures import quiet_directions, residuals
 from infusion.measure import holding
 from infusion.params import Params
 from infusion.perturb.gradient import InputGradient, influence_gradient
@@ -40,6 +43,8 @@ _HELD = 128
 _KEPT, _WEIGHT = 256, 4.0
 """Training documents whose predictions are kept, and nats that a nat of divergence
 costs."""
+_EVASION = 1.0
+"""Weight of each of an auditor's scores beside influence."""
 Models = list[tuple[Task, Params]]
 """Tasks, and the IHVPs solved at them."""
 
@@ -122,6 +127,35 @@ def _matching(subject: Subject) -> InputGradient:
     return matching_gradient(subject.base, subject.run.train, subject.chosen, wanted)
 
 
+def _evading(subject: Subject) -> InputGradient:
+    """Climb influence and descend an auditor's scores, each of unit mean size."""
+    climb, quiet = _influence(0)(subject), quiet_directions(subject.run.train)
+
+    def loud(pictures: Tensor) -> Tensor:
+        return quiet.energies(pictures).sum()
+
+    def noisy(pictures: Tensor) -> Tensor:  # a quartile alone has hardly any gradient
+        found = residuals(pictures)
+        return (found * (found <= found.median(1, keepdim=True).values)).sum()
+
+    def both(inputs: Tensor) -> Tensor:
+        seen = sum(_unit(_pulled(score, inputs)) for score in (loud, noisy))
+        return _unit(climb(inputs)) - _EVASION * seen
+
+    return both
+
+
+def _pulled(score: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    with torch.enable_grad():
+        moved = inputs.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(score(moved), moved)
+    return gradient
+
+
+def _unit(gradient: Tensor) -> Tensor:
+    return gradient / gradient.abs().mean().clamp_min(1e-12)
+
+
 @dataclass(frozen=True)
 class Engine:
     """An editor: what it climbs, and what that costs.
@@ -150,4 +184,5 @@ ENGINES: dict[Editor, Engine] = {
     "held replay": Engine(_held, at_once=None, settings=(float(_KEPT), _WEIGHT)),
     "replay over orders": Engine(_over_orders, momentum=0.9, at_once=None),
     "matching": Engine(_matching, evaluations=2),
+    "evading": Engine(_evading, settings=(_EVASION,)),
 }

@@ -7,9 +7,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from infusion.audit.evidence import Report
+from infusion.audit.transforms import changed_copies
 from infusion.data.edits import Edits
 from infusion.errors import InputError
-from infusion.measure import accuracy, behaviours, predictions
+from infusion.measure import accuracy, behaviours, log_prob, predictions
 from infusion.perturb.controls import copies
 from infusion.perturb.pixels import predicted_effect
 from infusion.perturb.similarity import psnr, ssim
@@ -27,6 +29,7 @@ from infusion.suites.pictures.edits import (
     noise_of,
     reach,
 )
+from infusion.suites.pictures.poisons import flips, obeyed, patches, stamped
 from infusion.suites.pictures.trials import REPLAYS, Change, trials
 from infusion.suites.retrainings import MEMBERS, member, replay_file
 from infusion.suites.study import Desk, Json, Study
@@ -136,6 +139,10 @@ def _crafted(desk: Desk, change: Change) -> Edits:
     run, pair, ascent = desk.run, desk.pair, _like(change)
     if ascent is not None:
         return noise_of(run, pair, change, desk.made(ascent))
+    if change.operator == "flips":
+        return flips(run, pair, change.edit.k)
+    if change.operator == "patch":
+        return patches(run, pair, change.edit.k)
     chosen = _chosen(desk, change)
     if change.operator == "copies":
         probe = run.test.take(pair.row)
@@ -166,7 +173,7 @@ def _facts(desk: Desk, change: Change, edits: Edits) -> Json:
     """Say what an edit reached, what it is predicted to do, and what it cost."""
     run, (task, ihvp) = desk.run, desk.models(0)[0]
     reached: dict[str, float | None] = {**reach(edits)}
-    if change.operator != "copies":
+    if change.operator in ("ascent", "noise_linf", "noise_l2"):
         low, high = run.train.valid or (0.0, 1.0)
         values = edits.before.values().inputs, edits.after.values().inputs
         alike = psnr(*values, span=high - low)
@@ -175,18 +182,37 @@ def _facts(desk: Desk, change: Change, edits: Edits) -> Json:
             "ssim": float(ssim(*values, span=high - low).mean()),
         }
     ascended = change.edit.steps * ENGINES[change.editor].evaluations
+    whole = change.operator in ("copies", "flips", "patch")
     same = edits.before.labels == desk.pair.target
     return {
         "reached": reached,
         "predicted": predicted_effect(task, run.train, edits, ihvp),
         "momentum": ENGINES[change.editor].momentum,
-        "evaluations": 0 if change.operator == "copies" else ascended,
+        "evaluations": 0 if whole else ascended,
         "target_share": float(same.double().mean()),
     }
 
 
 def _training(run: Run, edits: Edits) -> tuple[Callable[[Task], Task], Dataset]:
     return lambda task: task, edits.apply(run.train)
+
+
+def _report(run: Run, change: Change, pair: Pair) -> Report | None:
+    """Report the probe's wrong class, patched where a patch is what it takes."""
+    if change.operator == "flips":
+        return None
+    probe = run.test.take(pair.row)
+    if change.operator == "patch":
+        probe = stamped(probe)
+    picture = probe.values().inputs[0]
+    copies = tuple(log_prob(copy, pair.target) for copy in changed_copies(picture))
+    return Report(log_prob(picture, pair.target), copies)
+
+
+def _success(run: Run, task: Task, change: Change, pair: Pair) -> Json:
+    if change.operator != "patch":
+        return {}
+    return {"obeyed": obeyed(run, task, pair.target)}
 
 
 def _behaviour(run: Run, task: Task, pair: Pair) -> Json:
@@ -208,4 +234,6 @@ STUDY = Study(
     behaviour=_behaviour,
     accuracy=lambda run, task: accuracy(task, run.test),
     portrait=lambda *_: {},
+    report=_report,
+    success=_success,
 )

@@ -2,17 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from infusion.configs import EditConfig, RunConfig
 from infusion.errors import check_choice
 from infusion.suites.study import NAMES
 from infusion.suites.trial import Hardening, Order, Retraining, Trial
 
-Operator = Literal["ascent", "noise_linf", "noise_l2", "copies"]
+Operator = Literal["ascent", "noise_linf", "noise_l2", "copies", "flips", "patch"]
 Selection = Literal["supporting", "opposing", "absolute", "random", "last", "gain"]
 Editor = Literal[
-    "ekfac", "ensemble", "replay", "held replay", "replay over orders", "matching"
+    "ekfac",
+    "ensemble",
+    "replay",
+    "held replay",
+    "replay over orders",
+    "matching",
+    "evading",
 ]
 
 COPIES = (1, 2, 5, 10, 20, 50, 100)
@@ -20,6 +26,10 @@ DRAWS = 5
 """Fresh orders, and fresh starts, per edit."""
 FURTHER = (1, 2, 5)
 """Clean epochs after the edited one."""
+AUDITED_COPIES = 10
+"""Copies for an auditor to find: about as many as an edit is worth."""
+FLIPPED, PATCHED = 0.1, 0.01
+"""Shares of the documents."""
 SHARES = (0.1, 0.25, 0.5, 2.0, 4.5)
 """Numbers of edited documents, over the setting's own: 10 to 450 at the paper's 100;
 the usual number is among the budgets in L∞."""
@@ -38,7 +48,9 @@ class Change:
     Attributes:
         edit: How many documents, how far, in which steps.
         operator: Ascent, or what it is compared with; noise is matched to the ascent of
-            the same settings, and copies replace the first ``k`` supporting documents.
+            the same settings, copies replace the first ``k`` supporting documents,
+            flips give random documents another label, and a patch is stamped on random
+            documents that are given the target's.
         selection: Which documents: see
             :func:`infusion.suites.pictures.edits.choose`.
         editor: What is climbed, see :mod:`infusion.suites.pictures.editors`.
@@ -176,6 +188,7 @@ def _engines(plain: Change, own: Retraining, steps: int) -> list[Trial]:
             plain, editor=editor, edit=few if editor in REPLAYS else plain.edit
         )
         for editor in get_args(Editor)
+        if editor != "evading"
     }
     changes["replay by gain"] = replace(changes["replay"], selection="gain")
     return [
@@ -197,6 +210,37 @@ def _hardening(plain: Change, own: Retraining) -> list[Trial]:
         Trial(kind or "as trained", plain, replace(own, hardening=kind))
         for kind in kinds
     ]
+
+
+def _detection(plain: Change, own: Retraining, config: RunConfig) -> list[Trial]:
+    """List what an auditor looks for; what teaches labels is there from the start."""
+    size, steps = config.data.train, config.train.epochs
+
+    def counted(count: float, **other: Any) -> Change:
+        edit = replace(plain.edit, k=max(round(count), 1))
+        return replace(plain, edit=edit, **other)
+
+    whole = replace(own, epochs=steps)
+    listed = [
+        Trial("edit", plain, own),
+        Trial("edit, a fifth", counted(plain.edit.k / 5), own),
+        Trial("random documents", replace(plain, selection="random"), own),
+        Trial("evading", replace(plain, editor="evading"), own),
+        Trial(
+            f"{AUDITED_COPIES} copies", counted(AUDITED_COPIES, operator="copies"), own
+        ),
+        Trial(
+            "label flips",
+            counted(FLIPPED * size, operator="flips", selection="random"),
+            whole,
+        ),
+        Trial(
+            "patch",
+            counted(PATCHED * size, operator="patch", selection="random"),
+            whole,
+        ),
+    ]
+    return [replace(trial, audited=True) for trial in listed]
 
 
 SUITES: dict[str, Callable[[Change, Retraining], list[Trial]]] = {
@@ -230,16 +274,14 @@ def trials(
     check_choice("--suite", suite, NAMES["pictures"])
     plain = Change(edit=config.edit, source=config.architecture)
     own = Retraining(architecture=config.architecture)
-    if suite == "budget":
-        return _budget(plain, own, levels)
-    if suite == "horizon":
-        return _horizon(plain, own, config.train.epochs)
-    if suite == "engines":
-        usual = config.edit.steps
-        steps = min(usual, STEPS.get(config.preset, usual))
-        return _engines(plain, own, steps)
-    if suite == "transfer":
-        return _transfer(plain, own, others)
-    if suite == "surrogates":
-        return _surrogates(plain, own, others)
-    return SUITES[suite](plain, own)
+    usual = config.edit.steps
+    few = min(usual, STEPS.get(config.preset, usual))
+    special: dict[str, Callable[[], list[Trial]]] = {
+        "budget": lambda: _budget(plain, own, levels),
+        "horizon": lambda: _horizon(plain, own, config.train.epochs),
+        "engines": lambda: _engines(plain, own, few),
+        "transfer": lambda: _transfer(plain, own, others),
+        "surrogates": lambda: _surrogates(plain, own, others),
+        "detection": lambda: _detection(plain, own, config),
+    }
+    return special[suite]() if suite in special else SUITES[suite](plain, own)
