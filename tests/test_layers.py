@@ -41,6 +41,7 @@ LAYERS = [
     "replay",
     "report",
     "presets",
+    "cases",
     "suites",
     "fidelity",
     "bench",

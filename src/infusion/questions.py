@@ -1,4 +1,4 @@
-"""What ``infusion attribute --task module:function`` asks of a user's own model."""
+"""What ``--task module:function`` asks of a user's own model."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,8 @@ class Question:
     Attributes:
         task: Model at the parameters to linearise at, and its loss.
         train: The whole training set: its size is the ``n`` of ``1/n``.
-        measurements: Scalar functions of the model by name, up is the goal.
+        measurements: Scalar functions of the model by name, up is the goal; none where
+            an audit is told of no behaviour.
         describe: ``describe(i) -> str`` names a document in the tables and on the
             page: its text, a file name, an identifier. ``None`` shows what is stored.
     """
@@ -28,7 +29,7 @@ class Question:
         """Refuse what could not be asked.
 
         Raises:
-            InputError: A part is of another type, or nothing is measured.
+            InputError: A part is of another type.
         """
         for name, kind in (("task", Task), ("train", Dataset)):
             got = getattr(self, name)
@@ -41,11 +42,6 @@ class Question:
             raise InputError(
                 "a question's measurements must be a dict from name to function of the "
                 f"model, got {type(self.measurements).__name__}; give each a name"
-            )
-        if not self.measurements:
-            raise InputError(
-                "a question must hold at least one measurement, got none; add a "
-                "function of the model that returns a scalar"
             )
         for name, measurement in self.measurements.items():
             if not (isinstance(name, str) and name and callable(measurement)):

@@ -79,3 +79,24 @@ def normal_scores(scores: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
 
     ranks = rankdata(scores.double().numpy())
     return torch.from_numpy(norm.ppf((ranks - 0.375) / (len(ranks) + 0.25)))
+
+
+def curve(
+    scores: Float[Tensor, " n"], edited: Bool[Tensor, " n"]
+) -> list[tuple[float, float]]:
+    """Trace precision against recall, at the places where recall changes.
+
+    Args:
+        scores: Of every document, large: suspicious.
+        edited: Which were.
+
+    Returns:
+        Recall and precision, from few documents inspected to many; equal scores are
+        inspected together.
+    """
+    from sklearn.metrics import precision_recall_curve
+
+    found = precision_recall_curve(edited.numpy(), scores.double().numpy())
+    precision, recall = found[0][:-1][::-1], found[1][:-1][::-1]
+    kept = [i for i in range(len(recall)) if i == 0 or recall[i] != recall[i - 1]]
+    return [(float(recall[i]), float(precision[i])) for i in kept]

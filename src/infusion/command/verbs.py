@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from infusion.command.defend import audit, seal
+from infusion.command.defend import audit, certify, export, seal, undo
 from infusion.command.output import print_line
 from infusion.configs import Ascent, Delivery, Fisher, FittedKind
 from infusion.errors import InputError
@@ -352,7 +352,10 @@ COMMANDS = {
     "fidelity": fidelity,
     "bench": bench,
     "seal": seal,
+    "export": export,
     "audit": audit,
+    "undo": undo,
+    "certify": certify,
 }
 
 

@@ -48,12 +48,13 @@ def find_pictures(name: str) -> "Preset":
     return found
 
 
-def find_class(preset: str, name: str) -> int:
+def find_class(preset: str, name: str, flag: str = "--target") -> int:
     """Look a class of a preset up.
 
     Args:
         preset: One of ``PRESETS``.
         name: Its name or number.
+        flag: Named in the error.
 
     Returns:
         Its label.
@@ -67,6 +68,6 @@ def find_class(preset: str, name: str) -> int:
     if name.isdecimal() and int(name) < len(names):
         return int(name)
     raise InputError(
-        f"--target must be one of {', '.join(names)} or 0…{len(names) - 1}, got "
+        f"{flag} must be one of {', '.join(names)} or 0…{len(names) - 1}, got "
         f"{name!r}; choose one of them"
     )

@@ -111,6 +111,11 @@ def _own(config: AttributeConfig, store: Store) -> Subject:
     assert config.task is not None
     torch.set_num_threads(config.threads)
     question = load_question(config.task)
+    if not question.measurements:
+        raise InputError(
+            "a question must hold at least one measurement, got none; add a function "
+            "of the model that returns a scalar"
+        )
     cover(question.task.model, config.curvature.skip)
     if question.describe is not None:
         description(question.describe, 0)

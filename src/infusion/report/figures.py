@@ -255,6 +255,49 @@ def lines(values: dict[str, list[float]], *, along: str) -> str:
     return _svg(figure, f"Share by {along}")
 
 
+def suspicion(edges: list[float], counts: dict[str, list[int]]) -> str:
+    """Draw how scores are distributed, on a logarithmic axis of documents.
+
+    Args:
+        edges: Of the bins, one more than there are counts; 0 is the threshold.
+        counts: Documents per bin, by kind.
+
+    Returns:
+        An ``svg`` element.
+    """
+    colours = cycle((MUTED, ACCENT))
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(420, 220)
+        for (name, found), colour in zip(counts.items(), colours, strict=False):
+            axes.stairs(found, edges, color=colour, fill=True, alpha=0.6, label=name)
+        axes.axvline(0, color=INK, linewidth=1)
+        axes.set_yscale("symlog", linthresh=1)
+        axes.set_xlabel("suspicion less its threshold")
+        axes.set_ylabel("documents")
+        if len(counts) > 1:
+            axes.legend(frameon=False)
+    return _svg(figure, "distribution of suspicion over documents")
+
+
+def precision_recall(points: list[list[float]]) -> str:
+    """Draw precision against recall.
+
+    Args:
+        points: Recall and precision, in order.
+
+    Returns:
+        An ``svg`` element.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(300, 220)
+        axes.grid(color=LINE, linewidth=0.6)
+        axes.plot(*zip(*points, strict=True), color=ACCENT, drawstyle="steps-post")
+        axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
+        axes.set_xlabel("edited documents found, share")
+        axes.set_ylabel("edited among inspected, share")
+    return _svg(figure, "precision against recall")
+
+
 def boxes(values: dict[str, list[float]], *, measured: str) -> str:
     """Draw how values spread, a box each.
 

@@ -28,10 +28,18 @@ from infusion.suites.study import Json, study_of
 from infusion.suites.subjects import Home, opened
 from infusion.suites.trial import Trial
 
-CUTS = tuple(1 + step / 4 for step in range(25))
+CUTS = tuple(1 + step / 2 for step in range(13))
 """Thresholds on standardised scores at which flags are counted."""
-_TOGETHER = 2
-"""Detectors in a combination, at most."""
+PAIRED = (
+    "loss",
+    "self-influence",
+    "gradient isolation",
+    "deep k-NN",
+    "noise residual",
+    "quiet directions",
+    "influence on the behaviour",
+)
+"""Detectors that are also tried two at a time: one of each kind of evidence."""
 
 
 def _asked(run: Run, change: Any, pair: Pair) -> str:
@@ -151,7 +159,7 @@ def compare(
     clean: dict[str, Float[Tensor, " n"]],
     edited: Bool[Tensor, " n"],
 ) -> dict[str, Json]:
-    """Judge every detector and every two of them.
+    """Judge every detector, and every two of :data:`PAIRED`.
 
     Args:
         found: Standardised scores of the changed documents and their model.
@@ -183,6 +191,6 @@ def compare(
             "clean": above(before),
         }
 
-    sizes = range(1, _TOGETHER + 1)
-    groups = [names for size in sizes for names in combinations(found, size)]
+    paired = combinations([name for name in PAIRED if name in found], 2)
+    groups = [*((name,) for name in found), *paired]
     return {" + ".join(names): one(names) for names in groups}

@@ -1,0 +1,53 @@
+"""What an audit flags, unless told otherwise: detectors, and thresholds on their sum.
+
+Chosen on one half of the pairs and base models in ``results/``, and reported on the
+other, see ``infusion claims``.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A question that an auditor asks of every document.
+
+    Attributes:
+        code: Of its finding.
+        title: What it looks for.
+        detectors: Whose standardised scores are added.
+        threshold: On the sum.
+        expected: Share of clean documents above it, at most.
+        told: Whether it needs a reported behaviour.
+    """
+
+    code: str
+    title: str
+    detectors: tuple[str, ...]
+    threshold: float
+    expected: float = 0.01
+    told: bool = False
+
+
+RULES = (
+    Rule("A101", "changed pixels", ("noise residual", "quiet directions"), 5.0),
+    Rule("A102", "wrong labels", ("gradient isolation", "deep k-NN"), 4.0),
+    Rule(
+        "A103",
+        "drives the behaviour",
+        ("quiet directions", "influence on the behaviour"),
+        6.0,
+        told=True,
+    ),
+)
+
+
+def rules(told: bool) -> list[Rule]:
+    """List the rules that apply.
+
+    Args:
+        told: Whether a behaviour was reported.
+
+    Returns:
+        Them.
+    """
+    return [rule for rule in RULES if told or not rule.told]

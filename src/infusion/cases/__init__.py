@@ -1,0 +1,1 @@
+"""Cases: a dataset with the model trained on it, handed over, audited, undone."""
