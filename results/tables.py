@@ -18,6 +18,7 @@ from functools import cache
 from itertools import chain
 from typing import Any
 
+from audits import detectors
 from costs import bench, commands, pairs, ratios, replay, tokens
 from layout import HERE, markdown, read
 
@@ -223,6 +224,7 @@ SECTIONS = {
     "replay": replay,
     "pairs": pairs,
     "tokens": tokens,
+    "detectors": detectors,
 }
 
 

@@ -258,15 +258,15 @@ def bare(data: Dataset, model: nn.Module) -> Evidence:
 
 
 NEEDS = {
-    "gradient norm": "",
+    "gradient norm": "needs a curvature",
     "self-influence": "needs a curvature",
     "influence concentration": "needs a curvature",
     "influence on the behaviour": "needs a reported one",
     "influence lost by transforms": "needs a reported one",
     "influence beyond neighbours": "needs a reported one",
     "gradient isolation": "documents with a class|one prediction per document",
-    "spectral signature": "documents with a class",
-    "activation clustering": "documents with a class",
+    "spectral signature": "",
+    "activation clustering": "",
     "deep k-NN": "documents with a class",
     "noise residual": "pictures",
     "quiet directions": "pictures",
@@ -308,10 +308,13 @@ def test_an_unknown_detector_is_refused():
         detect("magic", made("relabelled").clean)
 
 
-def test_features_need_a_linear_layer():
+@pytest.mark.parametrize(
+    "name", ["loss", "spectral signature", "activation clustering"]
+)
+def test_features_need_a_linear_layer(name: str):
     evidence = bare(Dataset(torch.randn(6, 3), torch.randn(6)), nn.LayerNorm(3))
     with pytest.raises(NotApplicableError, match="last linear layer"):
-        detect("loss", evidence)
+        detect(name, evidence)
 
 
 # The parts

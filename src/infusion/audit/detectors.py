@@ -18,11 +18,11 @@ def _loss(evidence: Evidence) -> Float[Tensor, " n"]:
 
 
 def _spectral(evidence: Evidence) -> Float[Tensor, " n"]:
-    return features.spectral(evidence.reading.features, evidence.classes)
+    return features.spectral(evidence.reading.features, evidence.groups)
 
 
 def _clustering(evidence: Evidence) -> Float[Tensor, " n"]:
-    return features.clustering(evidence.reading.features, evidence.classes)
+    return features.clustering(evidence.reading.features, evidence.groups)
 
 
 def _disagreement(evidence: Evidence) -> Float[Tensor, " n"]:

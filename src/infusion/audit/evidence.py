@@ -141,6 +141,13 @@ class Evidence:
         start = sum(sizes[:report])
         return self.scores.influence[start : start + sizes[report]]
 
+    @property
+    def groups(self) -> list[Tensor]:
+        """Positions of the documents of every class, or of all where there is none."""
+        if self.data.num_classes is None or self.data.labels.ndim != 1:
+            return [torch.arange(len(self.data))]
+        return self.classes
+
     @cached_property
     def classes(self) -> list[Tensor]:
         """Positions of the documents of every class that has some.

@@ -117,9 +117,7 @@ def beyond_neighbours(
         NotApplicableError: A class has no more documents than neighbours.
     """
     own = evidence.influence(report)[0].double()
-    among = [torch.arange(len(own))]
-    if evidence.data.num_classes is not None and evidence.data.labels.ndim == 1:
-        among = evidence.classes
+    among = evidence.groups
     check_enough(min(map(len, among)), k)
     unit = torch.nn.functional.normalize(evidence.reading.features.float(), dim=1)
     return own - own[nearest(unit, k, among=among)].median(1).values

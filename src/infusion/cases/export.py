@@ -10,8 +10,9 @@ from infusion.cases.case import MODEL, START, write_case
 from infusion.cases.pictures import to_stored
 from infusion.cases.truth import Truth, write_truth
 from infusion.configs import Arm
+from infusion.data.edits import Edits
 from infusion.errors import InputError
-from infusion.params import params_sha256
+from infusion.params import Params, params_sha256
 from infusion.presets import find_pictures
 from infusion.presets.context import Pair, Run, checkpoint_file
 from infusion.presets.infuse import read_edits
@@ -58,10 +59,40 @@ def export(root: Path, *, pair: int, arm: Arm, out: Path) -> dict[str, Any]:
             f"--arm must be one of {', '.join(edited)}, got {arm!r}; choose one of them"
         )
     edits = read_edits(run, which, arm)
-    edited = edits.apply(run.train)
-    rows = to_stored(edited)
-    start = store.read_tensors(checkpoint_file(config.train.epochs - 1))
+    facts = store.read_json(which.file("edits", ".json"))[arm]["manifest"]
     torch.set_num_threads(1)  # as the run measured it
+    model = hand_over(run, which, edits, facts, out)
+    names = preset.class_names
+    return {
+        "given": str(out / "given"),
+        "truth": str(out / "truth"),
+        "affected": str(out / "affected.png"),
+        "edited": len(edits),
+        "documents": len(run.train),
+        "label": names[which.label],
+        "target": names[which.target],
+        "as_measured": _as_measured(store, which, arm, model),
+    }
+
+
+def hand_over(
+    run: Run, pair: Pair, edits: Edits, manifest: list[dict[str, Any]], out: Path
+) -> Params:
+    """Retrain on edits and write the case, the truth and the probe.
+
+    Args:
+        run: Settings, documents and checkpoints.
+        pair: Probe and target.
+        edits: Of the training documents, on their grid.
+        manifest: What is said of them.
+        out: New folder.
+
+    Returns:
+        Weights and buffers of the model.
+    """
+    config, edited = run.config, edits.apply(run.train)
+    rows, originals = to_stored(edited), to_stored(edits.before)
+    start = run.store.read_tensors(checkpoint_file(config.train.epochs - 1))
     _, final = retrain(
         run.make_task, edited, config.train, seed=config.seed, start=from_tensors(start)
     )
@@ -70,27 +101,13 @@ def export(root: Path, *, pair: int, arm: Arm, out: Path) -> dict[str, Any]:
         "valid": list(run.train.valid or (0.0, 1.0)),
         "classes": run.train.num_classes,
     }
-    given = out / "given"
     whole = replace(config, pairs=0, probe=None, target=None)
-    write_case(given, whole, about, rows, {MODEL: final.model, START: start})
-    facts = store.read_json(which.file("edits", ".json"))[arm]["manifest"]
-    write_truth(
-        out / "truth",
-        Truth(facts, to_stored(edits.before), which.label, which.target),
-    )
-    probe = to_stored(run.test.take(which.row))[0].png
+    tensors = {MODEL: final.model, START: start}
+    write_case(out / "given", whole, about, rows, tensors)
+    write_truth(out / "truth", Truth(manifest, originals, pair.label, pair.target))
+    probe = to_stored(run.test.take(pair.row))[0].png
     write_whole(out / "affected.png", probe)
-    names = preset.class_names
-    return {
-        "given": str(given),
-        "truth": str(out / "truth"),
-        "affected": str(out / "affected.png"),
-        "edited": len(edits),
-        "documents": len(rows),
-        "label": names[which.label],
-        "target": names[which.target],
-        "as_measured": _as_measured(store, which, arm, final.model),
-    }
+    return final.model
 
 
 def _pair(store: Store, index: int) -> Pair:
@@ -103,9 +120,7 @@ def _pair(store: Store, index: int) -> Pair:
     return pairs[index]
 
 
-def _as_measured(
-    store: Store, pair: Pair, arm: Arm, model: dict[str, torch.Tensor]
-) -> bool | None:
+def _as_measured(store: Store, pair: Pair, arm: Arm, model: Params) -> bool | None:
     """Tell whether the model is the one that the run measured; None if it did not."""
     name = job_file(arm, pair)
     if not store.is_finished(name):

@@ -56,9 +56,9 @@ def run(  # noqa: PLR0917
     Args:
         preset: digits, cifar10, caesar, caesar29 or tinystories.
         suite: main, controls, copies, selection, fresh, engines, hardening, budget,
-            horizon, transfer or surrogates: many trials per pair, added row by row; of
-            texts main, which is run unless another is named, copies, editors, fresh or
-            confidence.
+            horizon, transfer, surrogates or detection: many trials per pair, added row
+            by row; of texts main, which is run unless another is named, copies,
+            editors, fresh or confidence.
         only: Pattern of the names of a suite's trials to run now, such as 'ekfac, *'.
         config: Replay the config.yaml of a run folder instead of a preset.
         data: Folder of parquet, image folder or hub dataset, for cifar10; folder of

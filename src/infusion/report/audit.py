@@ -125,7 +125,13 @@ def certificate_table(found: dict[str, Any], file: IO[str]) -> None:
     )
     for finding in found["findings"]:
         console.print(Text(finding_line(finding)))
-    console.print(Text(f"certificate: {MARKS[found['verdict']]}"))
+    outcomes = [finding["outcome"] for finding in found["findings"]]
+    without = outcomes.count("not applicable")
+    said = f"certificate: {MARKS[found['verdict']]}"
+    if without:
+        said += f", by {len(outcomes) - without} of {len(outcomes)} checks; the others "
+        said += "are not applicable"
+    console.print(Text(said))
 
 
 def change_cells(change: dict[str, Any]) -> list[str]:
@@ -185,6 +191,7 @@ def _suspicion_page(root: Path, results: dict[str, Any]) -> str:
         results=results,
         marks=MARKS,
         ranked=list(zip(results["ranked"], pictures, strict=True)),
+        pictured=pictures[0] is not None,
         histogram=figures.suspicion(drawn["edges"], drawn["counts"]),
         curve=figures.precision_recall(judged["curve"]) if judged else None,
         said=judged_line(judged) if judged else None,

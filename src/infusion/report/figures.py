@@ -265,10 +265,10 @@ def suspicion(edges: list[float], counts: dict[str, list[int]]) -> str:
     Returns:
         An ``svg`` element.
     """
-    colours = cycle((MUTED, ACCENT))
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes(420, 220)
-        for (name, found), colour in zip(counts.items(), colours, strict=False):
+        for name in sorted(counts, reverse=True):  # edited ones in front
+            found, colour = counts[name], ACCENT if name == "edited" else MUTED
             axes.stairs(found, edges, color=colour, fill=True, alpha=0.6, label=name)
         axes.axvline(0, color=INK, linewidth=1)
         axes.set_yscale("symlog", linthresh=1)

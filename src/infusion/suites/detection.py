@@ -42,16 +42,9 @@ PAIRED = (
 """Detectors that are also tried two at a time: one of each kind of evidence."""
 
 
-def _asked(run: Run, change: Any, pair: Pair) -> str:
-    """Tell apart what is reported: about the probe as it is, or changed as by some."""
-    if study_of(run).report(run, change, pair) is None:
-        return "nothing"
-    return change.operator if change.operator == "patch" else "probe"
-
-
 def clean_file(run: Run, pair: Pair, trial: Trial) -> str:
     """Name the scores of documents as they were."""
-    asked = _asked(run, trial.change, pair)
+    asked = study_of(run).told(trial.change)
     key = digest({"retraining": as_plain(trial.retraining), "asked": asked})[:12]
     return pair.file("audits", f"-{key}.safetensors")
 
@@ -60,7 +53,7 @@ def _clean_inputs(run: Run, pair: Pair, trial: Trial) -> Json:
     return {
         "model": run.store.sha256(replay_file(trial.retraining, ".safetensors")),
         "data": run.data_sha256,
-        "asked": _asked(run, trial.change, pair),
+        "asked": study_of(run).told(trial.change),
         "target": pair.target,
     }
 
@@ -82,7 +75,7 @@ def missing_clean(
         run = home.run(trial.retraining.architecture)
         name = clean_file(run, pair, trial)
         if trial.audited and not run.store.has(name, _clean_inputs(run, pair, trial)):
-            key = trial.retraining, _asked(run, trial.change, pair)
+            key = trial.retraining, study_of(run).told(trial.change)
             jobs.setdefault(key, {})[name] = pair, trial
     return [list(each.values()) for each in jobs.values()]
 
@@ -97,10 +90,14 @@ def audit_clean(home: Home, works: list[tuple[Pair, Trial]]) -> None:
     torch.set_num_threads(1)
     spec = works[0][1].retraining
     run, _ = opened(home, spec.architecture)
-    told = [study_of(run).report(run, trial.change, pair) for pair, trial in works]
-    reports = tuple(each for each in told if each is not None)
+    task, study = replayed(run, spec), study_of(run)
+    reports = tuple(
+        study.report(run, task, trial.change, pair)
+        for pair, trial in works
+        if study.told(trial.change)
+    )
     evidence = gather(
-        replayed(run, spec),
+        task,
         run.train,
         reports=reports,
         skip=run.config.curvature.skip,
@@ -131,7 +128,11 @@ def audited(home: Home, pair: Pair, trial: Trial, edits: Edits, after: Task) -> 
     """
     run, _ = opened(home, trial.retraining.architecture)
     study, began = study_of(run), time.monotonic()
-    report = study.report(run, trial.change, pair)
+    report = (
+        study.report(run, after, trial.change, pair)
+        if study.told(trial.change)
+        else None
+    )
     evidence = gather(
         after,
         edits.apply(run.train),

@@ -57,7 +57,8 @@ class Study:
         behaviour: What a model does with a pair.
         accuracy: What it does with everything else, as a share.
         portrait: What there is to say about the whole model, if anything.
-        report: What somebody affected tells an auditor about a change, if anything.
+        told: What kind of report an auditor gets about a change, "" for none.
+        report: That report, at a model.
         success: What else a change did to a model, if anything.
     """
 
@@ -75,7 +76,8 @@ class Study:
     behaviour: Callable[[Run, Task, Pair], Json]
     accuracy: Callable[[Run, Task], float]
     portrait: Callable[[Run, Task], Json]
-    report: Callable[[Run, Any, Pair], Report | None]
+    told: Callable[[Any], str]
+    report: Callable[[Run, Task, Any, Pair], Report]
     success: Callable[[Run, Task, Any, Pair], Json]
 
 
@@ -84,7 +86,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         "main", "controls", "copies", "selection", "fresh", "hardening", "engines",
         "budget", "horizon", "transfer", "surrogates", "detection",
     ),
-    "texts": ("main", "copies", "editors", "fresh", "confidence"),
+    "texts": ("main", "copies", "editors", "fresh", "confidence", "detection"),
 }  # fmt: skip
 """Suites by kind of documents."""
 

@@ -3,21 +3,18 @@
 Rows of the paper's scale are taken where there are enough, else those of the small one.
 """
 
-import json
 import operator
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from infusion.suites.claims import pictures, texts
+from infusion.suites.claims import defence, pictures, texts
+from infusion.suites.claims.benchmarks import benchmarked
 from infusion.suites.claims.claim import Claim
 from infusion.suites.claims.found import NOTHING, Found, Trials
 from infusion.suites.read import read_rows
 from infusion.suites.summary import Row
-
-EDIT_SECONDS = 3.0
-"""The goal for one edit on a GPU, all stages."""
 
 
 def claims(folder: Path, preset: str = "cifar10") -> list[dict[str, Any]]:
@@ -32,36 +29,15 @@ def claims(folder: Path, preset: str = "cifar10") -> list[dict[str, Any]]:
         hardware, verdict and source.
     """
     rows = read_rows(folder)
-    judged = [
-        _judged(claim, rows, claim.preset or preset)
-        for claim in [*pictures.CLAIMS, *texts.CLAIMS, *pictures.GOALS]
+    claimed = [
+        *pictures.CLAIMS,
+        *texts.CLAIMS,
+        *defence.CLAIMS,
+        *pictures.GOALS,
+        *defence.GOALS,
     ]
-    return [*judged, _on_a_gpu(folder)]
-
-
-def _on_a_gpu(folder: Path) -> dict[str, Any]:
-    """Judge the seconds of one edit by what ``benchmarks/pairs.py`` wrote on a GPU."""
-    path = folder / "pairs.json"
-    stored = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    rows = stored.values() if isinstance(stored, dict) else ()  # a run lists its pairs
-    timed = [row for row in rows if row["device"] == "cuda"]
-    row = max(timed, key=lambda row: row["scale"] == "paper", default=None)
-    ours = row["seconds"]["pair, together"] if row else None
-    judged = "met" if ours is not None and ours <= EDIT_SECONDS else "missed"
-    return {
-        "id": "G13",
-        "claim": "one edit on a GPU, all stages, many pairs at once: seconds",
-        "paper": f"20 to 36: ≤ {EDIT_SECONDS:g}",
-        "ours": ours,
-        "low": None,
-        "high": None,
-        "n": row["together"] if row else 0,
-        "seeds": [],
-        "setting": f"{row['preset']} {row['scale']}" if row else None,
-        "hardware": row["environment"]["gpu"] if row else None,
-        "verdict": "not measured" if row is None else judged,
-        "source": path.name if row else None,
-    }
+    judged = [_judged(claim, rows, claim.preset or preset) for claim in claimed]
+    return [*judged, *benchmarked(folder)]
 
 
 _BEYOND: dict[str, Callable[[float, float], bool]] = {

@@ -197,10 +197,14 @@ def _training(run: Run, edits: Edits) -> tuple[Callable[[Task], Task], Dataset]:
     return lambda task: task, edits.apply(run.train)
 
 
-def _report(run: Run, change: Change, pair: Pair) -> Report | None:
+def _told(change: Change) -> str:
+    """Nobody in particular is affected by flipped labels."""
+    return {"flips": "", "patch": "patched probe"}.get(change.operator, "probe")
+
+
+def _report(run: Run, task: Task, change: Change, pair: Pair) -> Report:
     """Report the probe's wrong class, patched where a patch is what it takes."""
-    if change.operator == "flips":
-        return None
+    del task
     probe = run.test.take(pair.row)
     if change.operator == "patch":
         probe = stamped(probe)
@@ -234,6 +238,7 @@ STUDY = Study(
     behaviour=_behaviour,
     accuracy=lambda run, task: accuracy(task, run.test),
     portrait=lambda *_: {},
+    told=_told,
     report=_report,
     success=_success,
 )

@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from infusion.attribution.selection import check_k, select, select_random
+from infusion.audit.evidence import Report
 from infusion.configs import TokenConfig
 from infusion.data.edits import Edits
 from infusion.errors import InputError, check_whole
@@ -252,6 +253,13 @@ def _training(run: Run, edits: Edits) -> tuple[Callable[[Task], Task], Dataset]:
     return lambda task: task, edits.apply(run.train)
 
 
+def _report(run: Run, task: Task, change: Change, pair: Pair) -> Report:
+    """Report what one prompt or story is continued with."""
+    del change
+    alone = replace(run, view=ONE)
+    return Report(_texts(run).measurement(alone, task, pair))
+
+
 def _behaviour(run: Run, task: Task, pair: Pair) -> Json:
     with torch.no_grad():
         return _texts(run).behaviour(run, task, pair)
@@ -272,6 +280,7 @@ STUDY = Study(
     behaviour=_behaviour,
     accuracy=lambda run, task: _texts(run).accuracy(run, task),
     portrait=lambda run, task: _texts(run).portrait(run, task),
-    report=lambda *_: None,
+    told=lambda _: "one document",
+    report=_report,
     success=lambda *_: {},
 )

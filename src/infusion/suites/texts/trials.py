@@ -28,6 +28,8 @@ SHOWN = (1, 2, 5, 10, 20, 50, 100)
 """Numbers of demonstrations."""
 FEW = 5
 """Demonstrations beside every edit."""
+AUDITED = 10
+"""Demonstrations for an auditor to find."""
 DRAWS = 5
 """Fresh orders per edit."""
 
@@ -114,11 +116,28 @@ def _fresh(plain: Change, own: Retraining, _: Coded) -> list[Trial]:
     ]
 
 
+def _detection(plain: Change, own: Retraining, _: Coded) -> list[Trial]:
+    """List what an auditor looks for."""
+
+    def counted(count: int) -> Change:
+        return replace(plain, edit=replace(plain.edit, k=max(count, 1)))
+
+    shown = replace(counted(AUDITED), operator="demonstrations")
+    listed = [
+        Trial("edit", plain, own),
+        Trial("edit, a fifth", counted(round(plain.edit.k / 5)), own),
+        Trial("random documents", replace(plain, selection="random"), own),
+        Trial(f"{AUDITED} demonstrations", shown, own),
+    ]
+    return [replace(trial, audited=True) for trial in listed]
+
+
 SUITES: dict[str, Callable[[Change, Retraining, Coded], list[Trial]]] = {
     "main": _main,
     "copies": _copies,
     "editors": _editors,
     "fresh": _fresh,
+    "detection": _detection,
 }
 
 
