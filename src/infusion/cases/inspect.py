@@ -164,7 +164,8 @@ def _audited(
     task, data = held
     evidence = gather(task, data, reports=reports, skip=skip, batch_size=batch_size)
     found, without = suspicions(evidence)
-    used = [rule for rule in rules(bool(reports)) if set(rule.detectors) <= set(found)]
+    asked = rules(bool(reports))
+    used = [rule for rule in asked if set(rule.detectors) <= set(found)]
     if not used:
         raise InputError(
             "an audit needs documents that a rule can read, got none for "
@@ -174,13 +175,15 @@ def _audited(
     worst = margins.amax(0)
     order = worst.argsort(descending=True, stable=True)
     flagged = worst > 0
+    findings = _findings(used, margins, without)
+    findings += [_unused(rule, without) for rule in asked if rule not in used]
     results = {
         "kind": "suspicion",
         "dataset": name,
         "rows": len(data),
         "told": bool(reports),
         "flagged": int(flagged.sum()),
-        "findings": [asdict(each) for each in _findings(used, margins, without)],
+        "findings": [asdict(each) for each in findings],
         "ranked": [
             _shown(data, int(place), margins[:, place], used, names)
             for place in order[:SHOWN]
@@ -190,7 +193,7 @@ def _audited(
         "levels": data.levels,
         "valid": data.valid,
     }
-    results["verdict"] = verdict(_findings(used, margins, without))
+    results["verdict"] = verdict(findings)
     store = Store(out)
     shown = data.inputs[order[:SHOWN]].cpu()
     store.derive("issues.csv", _issues(data, worst, margins, used, found))
@@ -224,6 +227,11 @@ def _findings(
     for name, why in sorted(without.items()):
         said.append(Finding("A109", name, "not applicable", why))
     return said
+
+
+def _unused(rule: Rule, without: dict[str, str]) -> Finding:
+    missing = next(name for name in rule.detectors if name in without)
+    return Finding(rule.code, rule.title, "not applicable", without[missing])
 
 
 def _shown(

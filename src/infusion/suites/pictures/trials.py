@@ -216,14 +216,14 @@ def _detection(plain: Change, own: Retraining, config: RunConfig) -> list[Trial]
     """List what an auditor looks for; what teaches labels is there from the start."""
     size, steps = config.data.train, config.train.epochs
 
-    def counted(count: float, **other: Any) -> Change:
-        edit = replace(plain.edit, k=max(round(count), 1))
+    def counted(count: int, **other: Any) -> Change:
+        edit = replace(plain.edit, k=max(count, 1))
         return replace(plain, edit=edit, **other)
 
     whole = replace(own, epochs=steps)
     listed = [
         Trial("edit", plain, own),
-        Trial("edit, a fifth", counted(plain.edit.k / 5), own),
+        Trial("edit, a fifth", counted(round(plain.edit.k / 5)), own),
         Trial("random documents", replace(plain, selection="random"), own),
         Trial("evading", replace(plain, editor="evading"), own),
         Trial(
@@ -231,12 +231,12 @@ def _detection(plain: Change, own: Retraining, config: RunConfig) -> list[Trial]
         ),
         Trial(
             "label flips",
-            counted(FLIPPED * size, operator="flips", selection="random"),
+            counted(round(FLIPPED * size), operator="flips", selection="random"),
             whole,
         ),
         Trial(
             "patch",
-            counted(PATCHED * size, operator="patch", selection="random"),
+            counted(round(PATCHED * size), operator="patch", selection="random"),
             whole,
         ),
     ]
