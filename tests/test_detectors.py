@@ -123,6 +123,7 @@ FINDS = {
     "self-influence": "relabelled",
     "influence concentration": "triggered",
     "influence on the behaviour": "triggered",
+    "relative influence": "triggered",
     "influence lost by transforms": "triggered",
     "influence beyond neighbours": "triggered",
     "gradient isolation": "triggered",
@@ -262,6 +263,7 @@ NEEDS = {
     "self-influence": "needs a curvature",
     "influence concentration": "needs a curvature",
     "influence on the behaviour": "needs a reported one",
+    "relative influence": "needs a",
     "influence lost by transforms": "needs a reported one",
     "influence beyond neighbours": "needs a reported one",
     "gradient isolation": "documents with a class|one prediction per document",
@@ -287,6 +289,26 @@ def test_a_change_under_transforms_needs_changed_copies():
     alone = replace(told, reports=(Report(told.reports[0].behaviour),))
     with pytest.raises(NotApplicableError, match="needs changed copies"):
         detect("influence lost by transforms", alone)
+
+
+def test_relative_influence_does_not_depend_on_the_size_of_a_gradient():
+    """A document that is fitted ever better keeps its rank."""
+    told = made("triggered").planted
+    row, own = int(made("triggered").rows[0]), told.scores
+    before = detect("relative influence", told)
+    factor = torch.ones(SIZE)
+    factor[row] = 1e-3  # the gradient times so much
+    shrunk = replace(
+        own,
+        influence=own.influence * factor,
+        self_influence=own.self_influence * factor**2,
+    )
+    other = replace(told)
+    other.__dict__["scores"] = shrunk
+    after = detect("relative influence", other)
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-9)
+    plain = [detect("influence on the behaviour", each)[row] for each in (other, told)]
+    assert float(plain[0]) == pytest.approx(1e-3 * float(plain[1]))
 
 
 def test_reports_are_told_apart():

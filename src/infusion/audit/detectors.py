@@ -57,6 +57,7 @@ UNTOLD: dict[str, Detector] = {
 """Where nothing is reported: fit, influence, gradients, features, pictures, texts."""
 TOLD: dict[str, Callable[[Evidence, int], Float[Tensor, " n"]]] = {
     "influence on the behaviour": influential.on_behaviour,
+    "relative influence": influential.relative,
     "influence lost by transforms": influential.lost_by_transforms,
     "influence beyond neighbours": influential.beyond_neighbours,
 }

@@ -69,6 +69,27 @@ def on_behaviour(evidence: Evidence, report: int) -> Float[Tensor, " n"]:
     return evidence.influence(report)[0].double()
 
 
+def relative(evidence: Evidence, report: int) -> Float[Tensor, " n"]:
+    """Influence of the document on the reported behaviour, for its own size.
+
+    A document that the model fits well has hardly a gradient left, whatever it teaches:
+    a learned backdoor is such a one. What is left is which way it points.
+
+    Args:
+        evidence: With a curvature and a reported behaviour.
+        report: Position of the report.
+
+    Returns:
+        Influence over the root of self-influence, large: suspicious.
+
+    Source:
+        Barshan et al. (2020), RelatIF, arXiv 2003.11630, eq. 7.
+    """
+    own = evidence.scores.self_influence.double().sqrt()
+    tiny = torch.finfo(torch.float64).tiny
+    return evidence.influence(report)[0].double() / own.clamp_min(tiny)
+
+
 def lost_by_transforms(evidence: Evidence, report: int) -> Float[Tensor, " n"]:
     """Influence on the reported behaviour that changed copies of the input do not show.
 

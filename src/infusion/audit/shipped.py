@@ -34,8 +34,8 @@ RULES = (
     Rule(
         "A103",
         "drives the behaviour",
-        ("gradient isolation", "influence on the behaviour"),
-        5.0,
+        ("relative influence",),
+        3.0,
         0.005,
         told=True,
     ),

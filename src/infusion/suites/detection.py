@@ -37,7 +37,7 @@ PAIRED = (
     "deep k-NN",
     "noise residual",
     "quiet directions",
-    "influence on the behaviour",
+    "relative influence",
 )
 """Detectors that are also tried two at a time: one of each kind of evidence."""
 

@@ -5,6 +5,7 @@ the odd pairs of the other ones, see :func:`held_out`.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from infusion.audit.shipped import RULES, Rule
 from infusion.suites.claims.claim import POSITIVE, Claim
@@ -51,14 +52,19 @@ def held_out(rows: list[Row]) -> list[Row]:
     return [row for row in rows if row["seed"] != first and row["pair"] % 2 == 1]
 
 
-def _said(row: Row, names: tuple[str, ...]) -> dict:
-    found = row["audit"]["found"]
-    return found.get(" + ".join(names)) or found[" + ".join(reversed(names))]
+def _said(row: Row, names: tuple[str, ...]) -> dict[str, Any]:
+    return row["audit"]["found"][" + ".join(names)]
 
 
-def _mean(trial: str, value: Callable[[Row], float]) -> Callable[[Trials], Found]:
+def _mean(
+    trial: str, names: tuple[str, ...], value: Callable[[Row], float]
+) -> Callable[[Trials], Found]:
+    """Average over the other half, less rows from before a detector was there."""
+
     def ours(trials: Trials) -> Found:
-        return mean_over_pairs(held_out(trials.get(trial, [])), value)
+        rows = held_out(trials.get(trial, []))
+        known = [r for r in rows if " + ".join(names) in r["audit"]["found"]]
+        return mean_over_pairs(known, value)
 
     return ours
 
@@ -73,7 +79,7 @@ def auroc(trial: str, *names: str) -> Callable[[Trials], Found]:
     Returns:
         Function of the rows.
     """
-    return _mean(trial, lambda row: _said(row, names)["auroc"])
+    return _mean(trial, names, lambda row: _said(row, names)["auroc"])
 
 
 def above_null(trial: str, *names: str) -> Callable[[Trials], Found]:
@@ -91,7 +97,7 @@ def above_null(trial: str, *names: str) -> Callable[[Trials], Found]:
         said = _said(row, names)
         return said["auroc"] - said["null"]
 
-    return _mean(trial, value)
+    return _mean(trial, names, value)
 
 
 def recall(trial: str, *names: str) -> Callable[[Trials], Found]:
@@ -104,7 +110,7 @@ def recall(trial: str, *names: str) -> Callable[[Trials], Found]:
     Returns:
         Function of the rows.
     """
-    return _mean(trial, lambda row: _said(row, names)["recall"][_INSPECTED])
+    return _mean(trial, names, lambda row: _said(row, names)["recall"][_INSPECTED])
 
 
 def beyond(trial: str, names: tuple[str, ...], other: str) -> Callable[[Trials], Found]:
@@ -123,7 +129,7 @@ def beyond(trial: str, names: tuple[str, ...], other: str) -> Callable[[Trials],
         ours, theirs = _said(row, names), _said(row, (other,))
         return ours["recall"][_INSPECTED_TEN] - theirs["recall"][_INSPECTED_TEN]
 
-    return _mean(trial, value)
+    return _mean(trial, names, value)
 
 
 def _cut(rule: Rule) -> int:
@@ -145,7 +151,7 @@ def hits(trial: str, rule: Rule) -> Callable[[Trials], Found]:
         found = _said(row, rule.detectors)["hits"][_cut(rule)]
         return found / row["audit"]["edited"]
 
-    return _mean(trial, value)
+    return _mean(trial, rule.detectors, value)
 
 
 def flagged(trial: str, rule: Rule) -> Callable[[Trials], Found]:
@@ -164,7 +170,7 @@ def flagged(trial: str, rule: Rule) -> Callable[[Trials], Found]:
         count = said["hits"][_cut(rule)] + said["misses"][_cut(rule)]
         return count / row["audit"]["documents"]
 
-    return _mean(trial, value)
+    return _mean(trial, rule.detectors, value)
 
 
 def false_flags(*trials: str) -> Callable[[Trials], Found]:
@@ -274,30 +280,30 @@ def _claims(preset: str, mark: str) -> list[Claim]:
         ),
         goal(
             16,
-            "edit of 1 %, behaviour reported: AUROC",
+            "edit of 1 %, a behaviour reported or not: AUROC",
             "≥ 0.95",
-            auroc(PLAIN, *DRIVES.detectors),
+            auroc(PLAIN, *PIXELS.detectors),
             ("ours", "≥", 0.95),
         ),
         goal(
             17,
             "the same above its null",
             "≥ 0.10",
-            above_null(PLAIN, *DRIVES.detectors),
+            above_null(PLAIN, *PIXELS.detectors),
             ("ours", "≥", 0.1),
         ),
         goal(
             18,
             "the same: recall in the first 1 %",
             "≥ 90 %",
-            recall(PLAIN, *DRIVES.detectors),
+            recall(PLAIN, *PIXELS.detectors),
             ("ours", "≥", 0.9),
         ),
         goal(
             19,
-            "edit of 0.2 %, behaviour reported: recall in the first 1 %",
+            "edit of 0.2 %: recall in the first 1 %",
             "≥ 90 %",
-            recall(fifth, *DRIVES.detectors),
+            recall(fifth, *PIXELS.detectors),
             ("ours", "≥", 0.9),
         ),
         goal(
@@ -309,10 +315,10 @@ def _claims(preset: str, mark: str) -> list[Claim]:
         ),
         goal(
             21,
-            "the same above its null",
-            "≥ 0.10",
-            above_null(PLAIN, *PIXELS.detectors),
-            ("ours", "≥", 0.1),
+            "the same on a fifth of the documents",
+            "≥ 0.90",
+            auroc(fifth, *PIXELS.detectors),
+            ("ours", "≥", 0.9),
         ),
         goal(
             22,
