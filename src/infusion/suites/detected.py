@@ -26,7 +26,11 @@ def detected(rows: list[Row]) -> list[dict[str, Any]]:
     found = []
     for trial in dict.fromkeys(row["trial"] for row in ordered):
         own = [row for row in ordered if row["trial"] == trial]
-        names = [n for n in own[0]["audit"]["found"] if " + " not in n]
+        names = [
+            name
+            for name in own[0]["audit"]["found"]
+            if " + " not in name and all(name in r["audit"]["found"] for r in own)
+        ]
         found.append(
             {
                 "trial": trial,
