@@ -240,7 +240,8 @@ def test_a_suite_refuses_what_it_would_ignore_or_lack(
         run_suite(replace(tiny(), pairs=0), "main", tmp_path)
     with pytest.raises(InputError, match=r"pairs must be ≤ 90, as many as there are"):
         run_suite(replace(tiny(), pairs=91), "controls", home.root)
-    based = replace(tiny(), base=str(home.root / "checkpoints"))
+    longer = replace(tiny().train, epochs=3)  # all of them need no checkpoint
+    based = replace(tiny(), train=longer, base=str(home.root / "checkpoints"))
     with pytest.raises(InputError, match="needs the checkpoints of all of them"):
         run_suite(based, "horizon", tmp_path)
     l2 = replace(tiny(), edit=replace(tiny().edit, norm="l2"))

@@ -184,17 +184,14 @@ def false_flags(*trials: str) -> Callable[[Trials], Found]:
     """
 
     def value(row: Row) -> float:
-        asked = [
-            rule
-            for rule in RULES
-            if " + ".join(rule.detectors) in row["audit"]["found"]
-        ]
-        clean = [_said(row, rule.detectors)["clean"][_cut(rule)] for rule in asked]
+        clean = [_said(row, rule.detectors)["clean"][_cut(rule)] for rule in RULES]
         return sum(clean) / row["audit"]["documents"]
 
     def ours(found: Trials) -> Found:
         rows = [row for name in trials for row in held_out(found.get(name, []))]
-        return mean_over_pairs(rows, value)
+        asked = {" + ".join(rule.detectors) for rule in RULES}
+        known = [row for row in rows if asked <= set(row["audit"]["found"])]
+        return mean_over_pairs(known, value)
 
     return ours
 
