@@ -6,9 +6,9 @@
 ``digits.json`` and ``cifar10-seed*.json`` are the ``results.json`` of finished runs,
 ``fidelity-*.json`` and ``flips-*.json`` those of ``infusion fidelity``,
 ``PRESET-SCALE/SUITE.jsonl`` are rows of ``infusion run --suite``,
-``bench.json`` is that of ``infusion bench``; ``ratios.json``, ``pairs.json``,
-``replay.json``, ``tokens.json``, ``vocabulary.json``, ``demo.json`` and ``run-*.json``
-are what ``benchmarks/`` wrote.
+``bench.json`` is that of ``infusion bench``; ``defence.jsonl``, ``ratios.json``,
+``pairs.json``, ``replay.json``, ``tokens.json``, ``vocabulary.json``, ``demo.json`` and
+``run-*.json`` are what ``benchmarks/`` wrote.
 """
 
 import re
