@@ -1,6 +1,6 @@
 """Retrain on what an undo left, and say whether the behaviour is gone."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from infusion.audit.findings import Finding, Outcome, verdict
-from infusion.cases.case import Case, read_case
+from infusion.cases.case import Case
 from infusion.cases.inspect import read_behaviour
-from infusion.cases.pictures import Stored, decoded
-from infusion.cases.truth import Truth, check_truth, read_truth
-from infusion.cases.undo import Undone, read_flags, undone
+from infusion.cases.pictures import decoded
+from infusion.cases.truth import Truth
+from infusion.cases.undo import Undone, undone, undone_case
 from infusion.errors import InputError, check_whole
 from infusion.measure import accuracy, log_prob
 from infusion.records import Dataset, Task
@@ -78,12 +78,7 @@ def certify(
     check_whole("--seeds", seeds)
     if seeds < 3:
         raise InputError(f"--seeds must be ≥ 3 for a band, got {seeds}; 5 are usual")
-    case = read_case(root)
-    known = None if truth is None else read_truth(truth)
-    if known is not None:
-        check_truth(case, known)
-    flags = None if flagged is None else read_flags(flagged, len(case.rows))
-    found = undone(case, known, flags, drop=drop)
+    case, known, found = undone_case(root, truth, flagged, drop=drop)
     picture, target = read_behaviour(case, affected, unwanted)
     test = _test(case, data)
     torch.set_num_threads(1)
@@ -95,21 +90,20 @@ def certify(
     whole = None if known is None else undone(case, known, None, drop=False).rows
     with progress("retrain", 1 + (seeds if whole else 0)) as advance:
 
-        def trained(rows: list[Stored], seed: int | None = None) -> Reading:
-            data = decoded(rows, case.about, case.root)
+        def trained(data: Dataset, seed: int | None = None) -> Reading:
             reading = read(case.retrained(data, seed=seed))
             advance(1)
             return reading
 
-        after = trained(found.rows)
-        replay = None
-        if whole is not None and len(whole) == len(found.rows):
-            replay = after if whole == found.rows else trained(whole)
-        clean = [
-            trained(whole, derive(case.config.seed, "clean seed", number))
-            for number in range(seeds if whole else 0)
-            if whole
-        ]
+        after, replay = trained(decoded(found.rows, case.about, case.root)), None
+        clean: list[Reading] = []
+        if whole is not None:
+            originals = decoded(whole, case.about, case.root)
+            if len(whole) == len(found.rows):
+                replay = after if whole == found.rows else trained(originals)
+            for number in range(seeds):
+                seed = derive(case.config.seed, "clean seed", number)
+                clean.append(trained(originals, seed))
     findings = [
         _manifest(known),
         _rows(known, found),
@@ -135,8 +129,6 @@ def certify(
 
 
 def _test(case: Case, data: str | None) -> Dataset:
-    from dataclasses import replace
-
     config = case.config.data
     if data is not None:
         config = replace(config, source=data)

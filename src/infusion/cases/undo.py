@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from infusion.cases.case import MODEL, START, Case, read_case, write_case
-from infusion.cases.pictures import Stored, read_stored
+from infusion.cases.pictures import Stored
 from infusion.cases.truth import Truth, check_truth, read_truth
 from infusion.data.hashing import row_hashes
 from infusion.errors import ArtefactError, InputError
@@ -119,6 +119,32 @@ def undone(
     )
 
 
+def undone_case(
+    root: Path, truth: Path | None, flagged: Path | None, *, drop: bool
+) -> tuple[Case, Truth | None, Undone]:
+    """Read a case, check what is said of it, and restore or drop rows.
+
+    Args:
+        root: The case.
+        truth: Folder with the manifest and the originals.
+        flagged: ``issues.csv`` of an audit; None for all that the manifest names.
+        drop: Leave flagged rows out instead of restoring them.
+
+    Returns:
+        The case as given, what is known of it, and what is left.
+
+    Raises:
+        InputError: As :func:`read_flags` and :func:`undone`.
+        ArtefactError: The manifest does not agree with the rows.
+    """
+    case = read_case(root)
+    known = None if truth is None else read_truth(truth)
+    if known is not None:
+        check_truth(case, known)
+    flags = None if flagged is None else read_flags(flagged, len(case.rows))
+    return case, known, undone(case, known, flags, drop=drop)
+
+
 def undo(
     root: Path, truth: Path | None, flagged: Path | None, out: Path, *, drop: bool
 ) -> dict[str, Any]:
@@ -139,12 +165,7 @@ def undo(
         ArtefactError: The manifest does not agree with the rows, or what was written
             is not what it says.
     """
-    case = read_case(root)
-    known = None if truth is None else read_truth(truth)
-    if known is not None:
-        check_truth(case, known)
-    flags = None if flagged is None else read_flags(flagged, len(case.rows))
-    found = undone(case, known, flags, drop=drop)
+    case, known, found = undone_case(root, truth, flagged, drop=drop)
     store = Store(root)
     kept = {START: store.read_tensors(START)} if store.is_finished(START) else {}
     write_case(out, case.config, case.about, found.rows, kept)
@@ -160,8 +181,8 @@ def undo(
 
 def _check_written(out: Path, truth: Truth, found: Undone) -> None:
     """Read restored rows back and compare bytes and content with the manifest."""
-    rows = read_stored(out / "train.parquet")
-    case = replace(read_case(out), rows=[rows[place] for place in found.restored])
+    written = read_case(out)
+    case = replace(written, rows=[written.rows[place] for place in found.restored])
     if not case.rows:
         return
     lines = {line["index"]: line for line in truth.manifest}
