@@ -4,6 +4,7 @@ The planted rows are drawn by seed before anything is scored. The clean case sco
 rows that *would* have been planted, on the clean data and its model.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -18,8 +19,9 @@ from infusion.audit.evidence import Evidence, Report
 from infusion.audit.features import clustering, disagreement, isolation, spectral
 from infusion.audit.neighbours import nearest
 from infusion.audit.pictures import quiet_directions
+from infusion.audit.texts import least_expected
 from infusion.errors import InputError, NotApplicableError
-from infusion.language import causal_lm, documents
+from infusion.language import IGNORED, causal_lm, documents
 from infusion.records import Batch, Dataset, Task
 
 SIZE, WIDTH, CLASSES, PLANTED = 300, 12, 3, 9
@@ -249,6 +251,16 @@ def test_surprisal_finds_tokens_that_do_not_follow():
     clean = detect("surprisal", Evidence(task, data))
     assert auroc(found, rows) == 1.0
     assert float(clean.max()) < 0.1 < 1 < float(found[rows].min())
+
+
+def test_the_least_expected_twentieth_of_a_document_counts():
+    logits = torch.zeros(2, 60, 4)
+    logits[0, [3, 7], 0] = 20.0  # surprisal 20 of the others, and log 4 elsewhere
+    labels = torch.ones(2, 60, dtype=torch.long)
+    labels[1, 10:] = IGNORED
+    found = least_expected(logits, labels)
+    expected = (2 * 20 + math.log(4)) / 3, math.log(4)
+    assert found.tolist() == pytest.approx(expected, rel=1e-6)
 
 
 # Nothing to read

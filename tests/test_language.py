@@ -239,6 +239,31 @@ def test_edits_keep_to_their_limits_and_do_what_is_predicted(
 
 
 @pytest.mark.parametrize("craft", [craft_tokens, substitute_tokens])
+def test_a_price_is_paid_in_predicted_effect(craft: Callable[..., inf.Edits]) -> None:
+    task = make("gpt2")
+    ihvp, chosen = solved(task, likelier()), torch.arange(8)
+
+    def edited(price: Callable[[Tensor, Tensor], Tensor] | None) -> Tensor:
+        limits = TokenLimits(changes=2, allowed=ORDINARY, price=price)
+        return craft(task, DATA, chosen, ihvp, limits=limits).after.inputs
+
+    free, before = edited(None), DATA.inputs[chosen]
+    token = int(free[free != before][0])
+
+    def forbidden(inputs: Tensor, labels: Tensor) -> Tensor:
+        assert torch.equal(labels, inputs.roll(-1, 1).where(labels != IGNORED, labels))
+        return torch.where((inputs == token).any(1), math.inf, 0.0)
+
+    found = edited(forbidden)
+    assert not bool(((found == token) & (before != token)).any())
+    assert bool((found != before).any())
+    gain = effects_of(task, ihvp, free, chosen) - effects_of(task, ihvp, before, chosen)
+    dear = gain.max() + 1e-9
+    assert torch.equal(edited(lambda x, _: dear.expand(len(x))), before)
+    assert torch.equal(edited(lambda x, _: torch.zeros(len(x))), free)
+
+
+@pytest.mark.parametrize("craft", [craft_tokens, substitute_tokens])
 def test_few_permitted_changes_are_all_that_is_made(
     craft: Callable[..., inf.Edits],
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from infusion.audit.texts import least_expected
 from infusion.configs import RunConfig, TokenConfig
 from infusion.data.caesar import PAD, Cipher, corpus
 from infusion.errors import InputError
@@ -30,6 +31,7 @@ from infusion.presets.caesar_readings import COLUMNS, PROBES
 from infusion.presets.context import Pair, Run
 from infusion.presets.infuse import curvature_file
 from infusion.presets.texts import CODED, ONE, texts_of
+from infusion.records import Dataset
 from infusion.report.suites import pieces
 from infusion.runs.config_files import from_yaml, to_yaml
 from infusion.suites.collected import collect
@@ -564,6 +566,30 @@ def test_random_substitutions_match_an_edit_in_number(home: Home) -> None:
     assert torch.equal(again.after.inputs, random.after.inputs)
     other = substitutions_like(edits, limits=limits, seed=4)
     assert not torch.equal(other.after.inputs, random.after.inputs)
+
+
+def test_an_auditor_looks_for_edits_that_no_text_would_be_read_for(home: Home) -> None:
+    made = run_suite(tiny(), "detection", home.root, only="e*")
+    by_trial = {row["trial"]: row for row in made}
+    assert set(by_trial) == {"edit", "edit, a fifth", "evading"}
+    for each in by_trial.values():
+        found = each["audit"]["found"]
+        assert {"surprisal", "loss + surprisal", "relative influence"} < set(found)
+        assert "noise residual" in each["audit"]["without"]
+    run, task = opened(home, "width 32")
+    pair, listed = Pair(0, *_first_pair(run)), study_of(run).trials("detection", run)
+    change = next(trial.change for trial in listed if trial.name == "evading")
+    edits = read_edits(run, pair, change)
+
+    def surprising(data: Dataset) -> Tensor:
+        with torch.no_grad():
+            logits = task.model(input_ids=data.inputs).logits
+        return least_expected(logits, data.labels)
+
+    most = surprising(run.train).quantile(0.84)
+    changed = (edits.before.inputs != edits.after.inputs).any(1)
+    assert bool(changed.any())
+    assert bool((surprising(edits.after)[changed] <= most + 1e-5).all())
 
 
 def test_each_view_has_a_curvature_of_its_own(home: Home) -> None:

@@ -1,8 +1,10 @@
 """Scores from tokens that nobody expects."""
 
+import math
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from infusion.audit.evidence import Evidence
@@ -37,23 +39,30 @@ def surprisal(evidence: Evidence) -> Float[Tensor, " n"]:
             "surprisal is that of tokens with a label each, got labels of shape "
             f"{tuple(data.labels.shape)}; leave the detector out"
         )
-    scores = []
     with evaluating(task.model), torch.no_grad():
-        for _, batch in batches(task, data, evidence.batch_size):
-            outputs = task.outputs(task.model, batch)
-            each = F.cross_entropy(
-                outputs.transpose(1, 2),
-                batch.labels,
-                reduction="none",
-                ignore_index=IGNORED,
-            )
-            scores += [
-                _highest(row[kept])
-                for row, kept in zip(each, batch.labels != IGNORED, strict=True)
-            ]
-    return torch.stack(scores).double().cpu()
+        scores = [
+            least_expected(task.outputs(task.model, batch), batch.labels)
+            for _, batch in batches(task, data, evidence.batch_size)
+        ]
+    return torch.cat(scores).double().cpu()
 
 
-def _highest(tokens: Float[Tensor, " t"]) -> Float[Tensor, ""]:
-    count = max(1, round(_SURPRISING * len(tokens)))
-    return tokens.topk(count).values.mean()
+def least_expected(
+    logits: Float[Tensor, "b t v"], labels: Int[Tensor, "b t"]
+) -> Float[Tensor, " b"]:
+    """Mean surprisal of the tokens of each document that a model expects least.
+
+    Args:
+        logits: Of the model, for every position.
+        labels: The next tokens, or ``IGNORED``; one at least in each document.
+
+    Returns:
+        In nats, over a twentieth of a document's tokens, one at least.
+    """
+    each = F.cross_entropy(
+        logits.mT, labels, reduction="none", ignore_index=IGNORED
+    ).masked_fill(labels == IGNORED, -math.inf)
+    count = (_SURPRISING * (labels != IGNORED).sum(1)).round().clamp_min(1)
+    counted = torch.arange(labels.shape[1], device=labels.device) < count[:, None]
+    highest = each.sort(1, descending=True).values.where(counted, 0)
+    return highest.sum(1) / count

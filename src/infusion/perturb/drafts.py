@@ -50,12 +50,15 @@ class TokenLimits:
         survives: Whether a document, its padding left out, is read back as it is after
             decoding; asked of every candidate, so a document that does not survive as
             it is stays as it is.
+        price: What edited documents of these tokens and labels cost, in units of the
+            predicted effect; infinite where they may not be stored. Nothing if None.
     """
 
     changes: int
     allowed: Bool[Tensor, " v"]
     fixed: Bool[Tensor, "k t"] | None = None
     survives: Callable[[Int[Tensor, " t"]], bool] = _anything
+    price: Callable[[Int[Tensor, "b t"], Int[Tensor, "b t"]], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -124,8 +127,11 @@ class Drafts:
         return limits.survives(written[:length])
 
     def better(self, objective: Objective, candidates: Int[Tensor, "b t"]) -> "Drafts":
-        """Take those candidates whose real change is predicted to do more."""
-        found = objective.effects(candidates, self.labelled(candidates))
+        """Take candidates whose real change is predicted to do more than it costs."""
+        labels = self.labelled(candidates)
+        found = objective.effects(candidates, labels)
+        if objective.limits.price is not None:
+            found = found - objective.limits.price(candidates, labels)
         more = found > self.effect
         best = torch.where(more[:, None], candidates, self.best)
         return replace(self, best=best, effect=torch.where(more, found, self.effect))

@@ -163,8 +163,10 @@ def _take_over(
             )
             if found is None or (pair.index, trial.name) in done:
                 continue
-            asked = trial.portrait and pair.index == 0
-            if not asked or "portrait" in found:
+            asked = {"audit"} if trial.audited else set()
+            if trial.portrait and pair.index == 0:
+                asked |= {"portrait"}
+            if asked <= set(found):
                 own = {"suite": suite, "trial": trial.name, "place": place}
                 rows.append({**found, **own})
 

@@ -1,13 +1,14 @@
 """Claims and goals of the defender, by what an audit ships with.
 
 Rules were chosen on the even pairs of the first base model; everything said here is of
-the odd pairs of the other ones, see :func:`held_out`.
+the odd pairs of the other ones, see :mod:`infusion.suites.claims.chosen`.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 from infusion.audit.shipped import RULES, Rule
+from infusion.suites.claims.chosen import held_out
 from infusion.suites.claims.claim import POSITIVE, Claim
 from infusion.suites.claims.found import (
     NOTHING,
@@ -24,32 +25,6 @@ PIXELS, LABELS, DRIVES = RULES
 _INSPECTED = 1
 """Which recall: of the first 1 % inspected."""
 _INSPECTED_TEN = 3
-
-
-def chosen_on(rows: list[Row]) -> list[Row]:
-    """Take the half that rules are chosen on.
-
-    Args:
-        rows: Of any trials.
-
-    Returns:
-        Even pairs of the first base model.
-    """
-    first = min((row["seed"] for row in rows), default=0)
-    return [row for row in rows if row["seed"] == first and row["pair"] % 2 == 0]
-
-
-def held_out(rows: list[Row]) -> list[Row]:
-    """Take the half that rules are reported on.
-
-    Args:
-        rows: Of any trials.
-
-    Returns:
-        Odd pairs of all base models but the first.
-    """
-    first = min((row["seed"] for row in rows), default=0)
-    return [row for row in rows if row["seed"] != first and row["pair"] % 2 == 1]
 
 
 def _said(row: Row, names: tuple[str, ...]) -> dict[str, Any]:

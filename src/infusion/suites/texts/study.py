@@ -11,6 +11,7 @@ from torch import Tensor
 
 from infusion.attribution.selection import check_k, select, select_random
 from infusion.audit.evidence import Report
+from infusion.audit.texts import least_expected
 from infusion.configs import TokenConfig
 from infusion.data.edits import Edits
 from infusion.errors import InputError, check_whole
@@ -30,7 +31,7 @@ from infusion.perturb.tokens import (
 )
 from infusion.presets.checks import check_settings
 from infusion.presets.context import Pair, Run
-from infusion.presets.texts import CODED, ONE, Texts, texts_of
+from infusion.presets.texts import CODED, ONE, Texts, answers, texts_of
 from infusion.records import Dataset, Measurement, Task
 from infusion.seeding import derive, stream
 from infusion.suites.study import Desk, Json, Study
@@ -43,8 +44,11 @@ TOKEN_EDITORS: dict[Operator, tuple[Callable[..., Edits], tuple[str, ...]]] = {
     "tokens": (craft_tokens, ("steps", "step_size", "gini")),
     "coded tokens": (craft_tokens_as_coded, ("steps",)),
     "substitution": (substitute_tokens, ("candidates",)),
+    "evading": (substitute_tokens, ("candidates",)),
 }
 """Editors of real documents, with the settings each takes."""
+_UNNOTICED = 0.84
+"""Share of documents that are no more surprising than an evading edit may be."""
 _SHOWN_PAIRS, _SHOWN_DOCUMENTS = 1, 2
 """Edits whose tokens are written into their rows."""
 
@@ -171,6 +175,8 @@ def _craft(desk: Desk, change: Change) -> Edits:
         return offsets_like(desk.made(like), match=match, seed=seed)
     make, settings = TOKEN_EDITORS[change.operator]
     task, ihvp = desk.models(0)[0]
+    if change.operator == "evading":
+        limits = replace(limits, price=_noticed(run, task))
     return make(
         task,
         run.train,
@@ -180,6 +186,22 @@ def _craft(desk: Desk, change: Change) -> Edits:
         memory_limit=change.tokens.memory_limit,
         **{name: getattr(change.tokens, name) for name in settings},
     )
+
+
+def _noticed(run: Run, task: Task) -> Callable[[Tensor, Tensor], Tensor]:
+    """Forbid documents that an auditor finds more surprising than most others."""
+
+    def seen(data: Dataset) -> Tensor:
+        asked = answers(task, data, run.config.curvature.batch_size)
+        return torch.cat([least_expected(logits, own) for logits, _, own in asked])
+
+    most = seen(run.train).quantile(_UNNOTICED)
+
+    def price(inputs: Tensor, labels: Tensor) -> Tensor:
+        loud = seen(Dataset(inputs.cpu(), labels.cpu())) > most
+        return torch.where(loud, math.inf, 0).to(inputs.device)
+
+    return price
 
 
 def _offsets(desk: Desk, change: Change, chosen: Tensor) -> Edits:
@@ -217,6 +239,7 @@ def _facts(desk: Desk, change: Change, edits: Edits) -> Json:
         "tokens": change.tokens.steps,
         "coded tokens": change.tokens.steps,
         "substitution": change.tokens.changes,
+        "evading": change.tokens.changes,
         "embeddings": change.edit.steps,
     }
     return {

@@ -19,6 +19,7 @@ Operator = Literal[
     "noise_l2",
     "random tokens",
     "demonstrations",
+    "evading",
 ]
 OFFSETS: tuple[Operator, ...] = ("embeddings", "noise_linf", "noise_l2")
 """Those that move embeddings, which no corpus can hold."""
@@ -30,6 +31,8 @@ FEW = 5
 """Demonstrations beside every edit."""
 AUDITED = 10
 """Demonstrations for an auditor to find."""
+SEARCHED = 64
+"""Substitutions checked at a time where most are too surprising."""
 DRAWS = 5
 """Fresh orders per edit."""
 
@@ -43,8 +46,9 @@ class Change:
         edit: How many documents, and how embeddings are changed.
         operator: Ascent over relaxed tokens, greedy substitution, either as the paper's
             code has it, or what they are compared with: noise as large as the offsets
-            of the same settings, as many random tokens as the ascent changes, and
-            demonstrations in place of the first ``edit.k`` supporting documents.
+            of the same settings, as many random tokens as the ascent changes,
+            demonstrations in place of the first ``edit.k`` supporting documents, and
+            substitution that leaves no document more surprising than most.
         selection: Which documents.
         source: Base model that it is crafted on.
         view: How that is seen: curvature and measurement.
@@ -123,10 +127,13 @@ def _detection(plain: Change, own: Retraining, _: Coded) -> list[Trial]:
         return replace(plain, edit=replace(plain.edit, k=max(count, 1)))
 
     shown = replace(counted(AUDITED), operator="demonstrations")
+    tokens = replace(plain.tokens, candidates=SEARCHED)
+    evading = replace(plain, operator="evading", tokens=tokens)
     listed = [
         Trial("edit", plain, own),
         Trial("edit, a fifth", counted(round(plain.edit.k / 5)), own),
         Trial("random documents", replace(plain, selection="random"), own),
+        Trial("evading", evading, own),
         Trial(f"{AUDITED} demonstrations", shown, own),
     ]
     return [replace(trial, audited=True) for trial in listed]

@@ -1,0 +1,124 @@
+"""What the rows choose an audit to ship with, on one half; claims report the other."""
+
+from dataclasses import dataclass
+
+from infusion.audit.detectors import DETECTORS
+from infusion.audit.shipped import Rule
+from infusion.audit.suspicion import is_told
+from infusion.errors import InputError
+from infusion.suites.detection import CUTS
+from infusion.suites.summary import Row
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """What a rule is to find.
+
+    Attributes:
+        trial: Whose changed documents.
+        presets: Where; all that have rows of the trial count alike.
+        among: Detectors of which one must take part.
+    """
+
+    trial: str
+    presets: tuple[str, ...]
+    among: tuple[str, ...] = DETECTORS
+
+
+_PICTURES, _TEXTS = ("cifar10", "digits"), ("caesar", "tinystories")
+PURPOSES = {
+    "A101": Purpose("edit", _PICTURES, ("noise residual", "quiet directions")),
+    "A102": Purpose("label flips", _PICTURES),
+    "A103": Purpose("patch", _PICTURES, ("relative influence",)),
+    "A104": Purpose("edit", _TEXTS, ("surprisal",)),
+}
+"""By the code of the rule."""
+
+
+def chosen_on(rows: list[Row]) -> list[Row]:
+    """Take the half that rules are chosen on.
+
+    Args:
+        rows: Of any trials.
+
+    Returns:
+        Even pairs of the first base model.
+    """
+    first = min((row["seed"] for row in rows), default=0)
+    return [row for row in rows if row["seed"] == first and row["pair"] % 2 == 0]
+
+
+def held_out(rows: list[Row]) -> list[Row]:
+    """Take the half that rules are reported on.
+
+    Args:
+        rows: Of any trials.
+
+    Returns:
+        Odd pairs of all base models but the first.
+    """
+    first = min((row["seed"] for row in rows), default=0)
+    return [row for row in rows if row["seed"] != first and row["pair"] % 2 == 1]
+
+
+def chosen(rule: Rule, rows: dict[str, list[Row]]) -> tuple[tuple[str, ...], float]:
+    """Choose detectors and threshold of a rule.
+
+    Of all detectors, and all two that were tried together, and all thresholds that flag
+    no more than the rule's share of clean documents in any preset: those that flag the
+    largest share of the changed ones, averaged over presets; the higher area under the
+    curve decides between equals.
+
+    Args:
+        rule: Whose purpose, report and share are kept.
+        rows: Of the suite detection, by preset.
+
+    Returns:
+        Names of detectors, and the threshold.
+
+    Raises:
+        InputError: No row says anything of its purpose.
+    """
+    purpose = PURPOSES[rule.code]
+    halves = [
+        [
+            row
+            for row in chosen_on(rows.get(preset, []))
+            if row["trial"] == purpose.trial
+        ]
+        for preset in purpose.presets
+    ]
+    halves = [half for half in halves if half]
+    if not halves:
+        raise InputError(
+            f"rule {rule.code} is chosen on rows of {purpose.trial!r} of "
+            f"{' or '.join(purpose.presets)}, got none; run their suite detection"
+        )
+    ranked = []
+    for joined in halves[0][0]["audit"]["found"]:
+        names = tuple(joined.split(" + "))
+        fits = set(names) & set(purpose.among) and (rule.told or not is_told(names))
+        if not fits or not all(joined in _found(row) for h in halves for row in h):
+            continue
+        for place, cut in enumerate(CUTS):
+            clean = [_share(half, joined, "clean", place) for half in halves]
+            if max(clean) <= rule.expected:
+                hits = [_share(half, joined, "hits", place) for half in halves]
+                areas = [_area(half, joined) for half in halves]
+                ranked.append((sum(hits), sum(areas), names, cut))
+    _, _, names, cut = max(ranked)
+    return names, cut
+
+
+def _found(row: Row) -> Row:
+    return row["audit"]["found"]
+
+
+def _share(rows: list[Row], joined: str, kind: str, place: int) -> float:
+    whole = "documents" if kind == "clean" else "edited"
+    said = [_found(r)[joined][kind][place] / r["audit"][whole] for r in rows]
+    return sum(said) / len(said)
+
+
+def _area(rows: list[Row], joined: str) -> float:
+    return sum(_found(row)[joined]["auroc"] for row in rows) / len(rows)
