@@ -10,21 +10,21 @@ import torch
 
 from infusion.audit.detectors import detect
 from infusion.audit.evidence import Evidence
-from infusion.audit.shipped import RULES, rules
+from infusion.audit.shipped import RULES, Rule, rules
 from infusion.audit.suspicion import combined, standardised, suspicions
 from infusion.audit.transforms import changed_copies
 from infusion.configs import RunConfig
+from infusion.errors import InputError
 from infusion.presets.context import Pair
 from infusion.runs.rows import sealed
 from infusion.suites.claims.benchmarks import benchmarked
+from infusion.suites.claims.chosen import PURPOSES, chosen, chosen_on, held_out
 from infusion.suites.claims.defence import (
     above_null,
     auroc,
     beyond,
-    chosen_on,
     false_flags,
     flagged,
-    held_out,
     hits,
     kept,
     recall,
@@ -33,6 +33,7 @@ from infusion.suites.crafting import read_edits
 from infusion.suites.detected import detected
 from infusion.suites.detection import CUTS, PAIRED, compare
 from infusion.suites.pictures.poisons import flips, obeyed, patches, stamped
+from infusion.suites.read import read_rows
 from infusion.suites.run import run_suite
 from infusion.suites.study import study_of
 from infusion.suites.subjects import Home, opened
@@ -40,6 +41,7 @@ from infusion.suites.subjects import Home, opened
 from .test_claims import row
 from .test_suites import tiny as smaller
 
+RESULTS = Path(__file__).parent.parent / "results"
 SIZE = 600
 """As few as quiet directions can be learned from a half of."""
 
@@ -223,7 +225,7 @@ def test_copies_of_a_picture_are_changed_as_named():
 
 def audit_row(trial: str, pair: int, seed: int, **said: Any) -> dict[str, Any]:
     names = [" + ".join(rule.detectors) for rule in RULES]
-    names += ["loss", "self-influence"]
+    names += ["loss", "self-influence", *said]
     usual = {
         "auroc": 0.9,
         "null": 0.4,
@@ -237,6 +239,7 @@ def audit_row(trial: str, pair: int, seed: int, **said: Any) -> dict[str, Any]:
         "documents": 1000,
         "edited": 10,
         "found": {name: {**usual, **said.get(name, {})} for name in names},
+        "without": ["surprisal"],
     }
     return row("detection", trial, pair, 0.5, seed=seed, audit=audit)
 
@@ -264,7 +267,8 @@ def test_goals_are_read_off_the_other_half():
     assert beyond("edit", ("loss",), "self-influence")(trials)[0] == 0
     assert hits("edit", pixels)(trials)[0] == pytest.approx(0.8)
     assert flagged("edit", pixels)(trials)[0] == pytest.approx(0.01)
-    assert false_flags("edit")(trials)[0] == pytest.approx(0.003), "of three rules"
+    readable = len(RULES) - 1  # surprisal is not of pictures
+    assert false_flags("edit")(trials)[0] == pytest.approx(0.001 * readable)
     assert auroc("none", "loss")(trials)[0] is None
 
 
@@ -281,11 +285,59 @@ def test_what_evasion_leaves_is_over_the_same_pairs():
     assert kept("evading", moved)({"edit": plain})[0] is None
 
 
+def test_a_rule_is_the_best_that_flags_few_clean_documents():
+    """Of 10 changed and 1000 clean documents; 3 clean ones may be flagged."""
+
+    def counts(hits: int, clean: int, auroc: float = 0.9) -> dict[str, Any]:
+        """A cut that flags nothing of either from the fourth threshold on."""
+        none = [0] * (len(CUTS) - 3)
+        return {
+            "auroc": auroc,
+            "hits": [10, hits, hits, *none],
+            "clean": [900, clean, clean, *none],
+        }
+
+    rule = Rule("A101", "", (), 0.0, 0.003)
+    told = replace(rule, told=True)
+    said = {
+        "noise residual": counts(7, 3),
+        "quiet directions": counts(9, 4),
+        "noise residual + quiet directions": counts(8, 3),
+        "loss": counts(10, 0),
+        "quiet directions + relative influence": counts(10, 0),
+    }
+    rows = [audit_row("edit", pair, 0, **said) for pair in (0, 2)]
+    ours = ("noise residual", "quiet directions"), CUTS[2]
+    assert chosen(rule, {"cifar10": rows}) == ours
+    assert chosen(told, {"digits": rows})[0] == (
+        "quiet directions", "relative influence",
+    )  # fmt: skip
+    other = [audit_row("edit", 1, 0, **{ours[0][0]: counts(10, 0)})]
+    other += [audit_row("patch", 0, 0, **{ours[0][0]: counts(10, 0)})]
+    assert chosen(rule, {"cifar10": [*rows, *other]}) == ours, "neither counts"
+    loud = {**said, " + ".join(ours[0]): counts(8, 4)}
+    both = {"cifar10": rows, "digits": [audit_row("edit", 0, 0, **loud)]}
+    assert chosen(rule, both)[0] == ("noise residual",), "too many in one preset"
+    with pytest.raises(InputError, match="chosen on rows of 'edit'"):
+        chosen(rule, {"caesar": rows})
+
+
+def test_an_audit_ships_with_what_the_rows_choose():
+    rows = {
+        preset: found
+        for (preset, scale, suite), found in read_rows(RESULTS).items()
+        if (scale, suite) == ("small", "detection")
+    }
+    shipped = {rule.code: (rule.detectors, rule.threshold) for rule in RULES}
+    assert {rule.code: chosen(rule, rows) for rule in RULES} == shipped
+
+
 def test_rules_have_thresholds_that_rows_count():
     assert all(rule.threshold in CUTS for rule in RULES)
     assert len({rule.code for rule in RULES}) == len(RULES)
-    assert [rule.told for rule in rules(True)] == [False, False, True]
-    assert len(rules(False)) == 2
+    assert [rule.code for rule in rules(True)] == list(PURPOSES)
+    assert [rule.code for rule in rules(False)] == ["A101", "A102", "A104"]
+    assert sum(rule.expected for rule in rules(True) if rule.code != "A104") <= 0.01
 
 
 def test_undo_is_judged_by_its_benchmark(tmp_path: Path):

@@ -29,16 +29,17 @@ class Rule:
 
 
 RULES = (
-    Rule("A101", "changed pixels", ("noise residual", "quiet directions"), 6.5, 0.005),
-    Rule("A102", "wrong labels", ("gradient isolation", "deep k-NN"), 3.5, 0.005),
+    Rule("A101", "changed pixels", ("noise residual", "quiet directions"), 7.0, 0.003),
+    Rule("A102", "wrong labels", ("deep k-NN",), 1.5, 0.001),
     Rule(
         "A103",
         "drives the behaviour",
         ("relative influence",),
-        3.0,
-        0.005,
+        2.5,
+        0.006,
         told=True,
     ),
+    Rule("A104", "unlikely tokens", ("self-influence", "surprisal"), 5.0, 0.003),
 )
 
 

@@ -65,9 +65,10 @@ def chosen(rule: Rule, rows: dict[str, list[Row]]) -> tuple[tuple[str, ...], flo
     """Choose detectors and threshold of a rule.
 
     Of all detectors, and all two that were tried together, and all thresholds that flag
-    no more than the rule's share of clean documents in any preset: those that flag the
-    largest share of the changed ones, averaged over presets; the higher area under the
-    curve decides between equals.
+    no more than the rule's share of clean documents, whatever the preset and training
+    (but where nothing was reported to a detector that needs it):
+    those that flag the largest share of the changed ones, averaged over presets; the
+    higher area under the curve decides between equals.
 
     Args:
         rule: Whose purpose, report and share are kept.
@@ -77,35 +78,40 @@ def chosen(rule: Rule, rows: dict[str, list[Row]]) -> tuple[tuple[str, ...], flo
         Names of detectors, and the threshold.
 
     Raises:
-        InputError: No row says anything of its purpose.
+        InputError: No row says anything of its purpose, or no rule flags so few.
     """
     purpose = PURPOSES[rule.code]
-    halves = [
-        [
-            row
-            for row in chosen_on(rows.get(preset, []))
-            if row["trial"] == purpose.trial
-        ]
-        for preset in purpose.presets
-    ]
-    halves = [half for half in halves if half]
-    if not halves:
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for preset in purpose.presets:
+        for row in chosen_on(rows.get(preset, [])):
+            groups.setdefault((preset, row["trial"]), []).append(row)
+    changed = [half for (_, trial), half in groups.items() if trial == purpose.trial]
+    if not changed:
         raise InputError(
             f"rule {rule.code} is chosen on rows of {purpose.trial!r} of "
             f"{' or '.join(purpose.presets)}, got none; run their suite detection"
         )
     ranked = []
-    for joined in halves[0][0]["audit"]["found"]:
+    for joined in _found(changed[0][0]):
         names = tuple(joined.split(" + "))
         fits = set(names) & set(purpose.among) and (rule.told or not is_told(names))
-        if not fits or not all(joined in _found(row) for h in halves for row in h):
+        read = [half for half in groups.values() if joined in _found(half[0])]
+        whole = all(half in read for half in changed) and all(
+            joined in _found(row) for half in read for row in half
+        )
+        if not fits or not whole:
             continue
         for place, cut in enumerate(CUTS):
-            clean = [_share(half, joined, "clean", place) for half in halves]
+            clean = [_share(half, joined, "clean", place) for half in read]
             if max(clean) <= rule.expected:
-                hits = [_share(half, joined, "hits", place) for half in halves]
-                areas = [_area(half, joined) for half in halves]
+                hits = [_share(half, joined, "hits", place) for half in changed]
+                areas = [_area(half, joined) for half in changed]
                 ranked.append((sum(hits), sum(areas), names, cut))
+    if not ranked:
+        raise InputError(
+            f"a rule must flag at most {rule.expected:.1%} of clean documents, got none "
+            f"for {rule.code}; try higher thresholds"
+        )
     _, _, names, cut = max(ranked)
     return names, cut
 

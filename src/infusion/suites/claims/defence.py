@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from infusion.audit.shipped import RULES, Rule
+from infusion.presets.texts import realised
 from infusion.suites.claims.chosen import held_out
 from infusion.suites.claims.claim import POSITIVE, Claim
 from infusion.suites.claims.found import (
@@ -21,7 +22,7 @@ from infusion.suites.claims.found import (
 from infusion.suites.detection import CUTS
 from infusion.suites.summary import Row
 
-PIXELS, LABELS, DRIVES = RULES
+PIXELS, LABELS, DRIVES, TOKENS = RULES
 _INSPECTED = 1
 """Which recall: of the first 1 % inspected."""
 _INSPECTED_TEN = 3
@@ -151,6 +152,8 @@ def flagged(trial: str, rule: Rule) -> Callable[[Trials], Found]:
 def false_flags(*trials: str) -> Callable[[Trials], Found]:
     """Share of clean documents that any rule flags, at most: the sum over rules.
 
+    Rules that have nothing to read in these documents flag none.
+
     Args:
         trials: Whose clean documents, of each kind of training.
 
@@ -159,14 +162,14 @@ def false_flags(*trials: str) -> Callable[[Trials], Found]:
     """
 
     def value(row: Row) -> float:
-        clean = [_said(row, rule.detectors)["clean"][_cut(rule)] for rule in RULES]
+        said, absent = row["audit"]["found"], set(row["audit"]["without"])
+        rules = [rule for rule in RULES if not absent & set(rule.detectors)]
+        clean = [said[" + ".join(r.detectors)]["clean"][_cut(r)] for r in rules]
         return sum(clean) / row["audit"]["documents"]
 
     def ours(found: Trials) -> Found:
         rows = [row for name in trials for row in held_out(found.get(name, []))]
-        asked = {" + ".join(rule.detectors) for rule in RULES}
-        known = [row for row in rows if asked <= set(row["audit"]["found"])]
-        return mean_over_pairs(known, value)
+        return mean_over_pairs(rows, value)
 
     return ours
 
@@ -203,137 +206,121 @@ def _log_p(row: Row) -> float:
 
 _LEAST = 5
 """Pairs of probe and target; each has two base models."""
+_FIFTH = "edit, a fifth"
+_GOALS: dict[int, tuple[str, str, tuple[str, str, float]]] = {
+    14: (
+        "patch on 1 %, behaviour reported: share found",
+        "100 % (Delta-Influence)",
+        ("ours", "≥", 1.0),
+    ),
+    15: (
+        "the same: share of all documents flagged",
+        "6.5 %: ≤ 3 %",
+        ("ours", "≤", 0.03),
+    ),
+    16: (
+        "edit, a behaviour reported or not: AUROC",
+        "≥ 0.95",
+        ("ours", "≥", 0.95),
+    ),
+    17: ("the same above its null", "≥ 0.10", ("ours", "≥", 0.1)),
+    18: ("the same: recall in the first 1 %", "≥ 90 %", ("ours", "≥", 0.9)),
+    19: (
+        "edit of a fifth of the documents: recall in the first 1 %",
+        "≥ 90 %",
+        ("ours", "≥", 0.9),
+    ),
+    20: ("edit, nothing reported: AUROC", "≥ 0.90", ("ours", "≥", 0.9)),
+    21: ("the same on a fifth of the documents", "≥ 0.90", ("ours", "≥", 0.9)),
+    22: (
+        "edit of random documents, nothing reported: AUROC",
+        "≥ 0.90",
+        ("ours", "≥", 0.9),
+    ),
+    23: (
+        "edit that evades these detectors, nothing reported: AUROC",
+        "≥ 0.90",
+        ("ours", "≥", 0.9),
+    ),
+    24: (
+        "effect that evasion leaves of the edit, ratio",
+        "measured",
+        ("ours", "≤", 1.0),
+    ),
+    25: (
+        "flips of 10 %: recall in the first 10 %, less self-confidence's",
+        "cleanlab: ≥ 0",
+        ("ours", "≥", 0.0),
+    ),
+    26: (
+        "the same, less self-influence's",
+        "kronfluence: ≥ 0",
+        ("ours", "≥", 0.0),
+    ),
+    27: (
+        "false flags on clean documents, all rules",
+        "≤ 1 %",
+        ("ours", "≤", 0.01),
+    ),
+}
+"""By number: what is said, the goal, and the bound."""
 
 
-def _claims(preset: str, mark: str) -> list[Claim]:
+def _of_edits(
+    rule: Rule, effect: Callable[[Row], float]
+) -> dict[int, Callable[[Trials], Found]]:
+    """Say what finds edits, and what evading it costs."""
+    names = rule.detectors
+    return {
+        16: auroc(PLAIN, *names),
+        17: above_null(PLAIN, *names),
+        18: recall(PLAIN, *names),
+        19: recall(_FIFTH, *names),
+        20: auroc(PLAIN, *names),
+        21: auroc(_FIFTH, *names),
+        22: auroc("random documents", *names),
+        23: auroc("evading", *names),
+        24: kept("evading", effect),
+    }
+
+
+_OF_PICTURES = {
+    14: hits("patch", DRIVES),
+    15: flagged("patch", DRIVES),
+    **_of_edits(PIXELS, _log_p),
+    25: beyond("label flips", LABELS.detectors, "loss"),
+    26: beyond("label flips", LABELS.detectors, "self-influence"),
+    27: false_flags(PLAIN, "patch"),
+}
+_OF_TEXTS = {**_of_edits(TOKENS, realised), 27: false_flags(PLAIN)}
+
+
+def _goals(
+    preset: str, mark: str, ours: dict[int, Callable[[Trials], Found]]
+) -> list[Claim]:
     """List the goals of one preset.
 
     Args:
         preset: Whose rows.
         mark: Ending of the numbers.
+        ours: What the rows say, by number.
 
     Returns:
         The goals.
     """
-
-    def goal(
-        number: int,
-        text: str,
-        paper: str,
-        ours: Callable[[Trials], Found],
-        bound: tuple,
-    ) -> Claim:
-        return Claim(
+    return [
+        Claim(
             f"G{number}{mark}",
             f"{preset}: {text}",
-            paper,
+            goal,
             "detection",
-            ours,
+            ours[number],
             bound,  # pyright: ignore[reportArgumentType]
             least=_LEAST,
             preset=preset,
         )
-
-    fifth = "edit, a fifth"
-    return [
-        goal(
-            14,
-            "patch on 1 %, behaviour reported: share found",
-            "100 % (Delta-Influence)",
-            hits("patch", DRIVES),
-            ("ours", "≥", 1.0),
-        ),
-        goal(
-            15,
-            "the same: share of all documents flagged",
-            "6.5 %: ≤ 3 %",
-            flagged("patch", DRIVES),
-            ("ours", "≤", 0.03),
-        ),
-        goal(
-            16,
-            "edit of 1 %, a behaviour reported or not: AUROC",
-            "≥ 0.95",
-            auroc(PLAIN, *PIXELS.detectors),
-            ("ours", "≥", 0.95),
-        ),
-        goal(
-            17,
-            "the same above its null",
-            "≥ 0.10",
-            above_null(PLAIN, *PIXELS.detectors),
-            ("ours", "≥", 0.1),
-        ),
-        goal(
-            18,
-            "the same: recall in the first 1 %",
-            "≥ 90 %",
-            recall(PLAIN, *PIXELS.detectors),
-            ("ours", "≥", 0.9),
-        ),
-        goal(
-            19,
-            "edit of 0.2 %: recall in the first 1 %",
-            "≥ 90 %",
-            recall(fifth, *PIXELS.detectors),
-            ("ours", "≥", 0.9),
-        ),
-        goal(
-            20,
-            "edit of 1 %, nothing reported: AUROC",
-            "≥ 0.90",
-            auroc(PLAIN, *PIXELS.detectors),
-            ("ours", "≥", 0.9),
-        ),
-        goal(
-            21,
-            "the same on a fifth of the documents",
-            "≥ 0.90",
-            auroc(fifth, *PIXELS.detectors),
-            ("ours", "≥", 0.9),
-        ),
-        goal(
-            22,
-            "edit of random documents, nothing reported: AUROC",
-            "≥ 0.90",
-            auroc("random documents", *PIXELS.detectors),
-            ("ours", "≥", 0.9),
-        ),
-        goal(
-            23,
-            "edit that evades these detectors, nothing reported: AUROC",
-            "≥ 0.90",
-            auroc("evading", *PIXELS.detectors),
-            ("ours", "≥", 0.9),
-        ),
-        goal(
-            24,
-            "Δ log p that evasion leaves of the edit, ratio",
-            "measured",
-            kept("evading", _log_p),
-            ("ours", "≤", 1.0),
-        ),
-        goal(
-            25,
-            "flips of 10 %: recall in the first 10 %, less self-confidence's",
-            "cleanlab: ≥ 0",
-            beyond("label flips", LABELS.detectors, "loss"),
-            ("ours", "≥", 0.0),
-        ),
-        goal(
-            26,
-            "the same, less self-influence's",
-            "kronfluence: ≥ 0",
-            beyond("label flips", LABELS.detectors, "self-influence"),
-            ("ours", "≥", 0.0),
-        ),
-        goal(
-            27,
-            "false flags on clean documents, all rules",
-            "≤ 1 %",
-            false_flags(PLAIN, "patch"),
-            ("ours", "≤", 0.01),
-        ),
+        for number, (text, goal, bound) in _GOALS.items()
+        if number in ours
     ]
 
 
@@ -365,4 +352,9 @@ CLAIMS = [
         POSITIVE,
     ),
 ]
-GOALS = [*_claims("cifar10", ""), *_claims("digits", "d")]
+GOALS = [
+    *_goals("cifar10", "", _OF_PICTURES),
+    *_goals("digits", "d", _OF_PICTURES),
+    *_goals("caesar", "c", _OF_TEXTS),
+    *_goals("tinystories", "t", _OF_TEXTS),
+]
