@@ -89,6 +89,7 @@ def test_every_claim_is_listed_and_none_is_judged_without_rows(judged: Any) -> N
     listed = [*CLAIMS, *texts.CLAIMS, *defence.CLAIMS, *GOALS, *defence.GOALS]
     beside = [*(f"{i}t" for i in ("15", "15c", 17, 18, 19, 20)), "15c", "22p"]
     beside += [f"G{i}d" for i in range(14, 28)]
+    beside += [f"G{i}{mark}" for mark in "ct" for i in (*range(16, 25), 27)]
     wanted = [str(i) for i in range(1, 30)] + [f"G{i}" for i in range(1, 34)]
     named = [name for name in found if name not in beside]
     assert sorted(named, key=wanted.index) == wanted

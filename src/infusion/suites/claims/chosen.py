@@ -25,6 +25,8 @@ class Purpose:
     among: tuple[str, ...] = DETECTORS
 
 
+_FIRST = 0
+"""Seed of the base model that rules are chosen on."""
 _PICTURES, _TEXTS = ("cifar10", "digits"), ("caesar", "tinystories")
 PURPOSES = {
     "A101": Purpose("edit", _PICTURES, ("noise residual", "quiet directions")),
@@ -42,10 +44,9 @@ def chosen_on(rows: list[Row]) -> list[Row]:
         rows: Of any trials.
 
     Returns:
-        Even pairs of the first base model.
+        Even pairs of the base model of seed 0.
     """
-    first = min((row["seed"] for row in rows), default=0)
-    return [row for row in rows if row["seed"] == first and row["pair"] % 2 == 0]
+    return [row for row in rows if row["seed"] == _FIRST and row["pair"] % 2 == 0]
 
 
 def held_out(rows: list[Row]) -> list[Row]:
@@ -55,10 +56,9 @@ def held_out(rows: list[Row]) -> list[Row]:
         rows: Of any trials.
 
     Returns:
-        Odd pairs of all base models but the first.
+        Odd pairs of all other base models.
     """
-    first = min((row["seed"] for row in rows), default=0)
-    return [row for row in rows if row["seed"] != first and row["pair"] % 2 == 1]
+    return [row for row in rows if row["seed"] != _FIRST and row["pair"] % 2 == 1]
 
 
 def chosen(rule: Rule, rows: dict[str, list[Row]]) -> tuple[tuple[str, ...], float]:
@@ -109,8 +109,8 @@ def chosen(rule: Rule, rows: dict[str, list[Row]]) -> tuple[tuple[str, ...], flo
                 ranked.append((sum(hits), sum(areas), names, cut))
     if not ranked:
         raise InputError(
-            f"a rule must flag at most {rule.expected:.1%} of clean documents, got none "
-            f"for {rule.code}; try higher thresholds"
+            f"a rule must flag at most {rule.expected:.1%} of clean documents, got "
+            f"no such rule for {rule.code}; try higher thresholds"
         )
     _, _, names, cut = max(ranked)
     return names, cut
