@@ -2,8 +2,8 @@
 
     python benchmarks/flips.py FOLDER [--pairs 12] [--odd]
 
-FOLDER is of the suite ``detection`` of pictures, ``pip install --no-deps -r
-benchmarks/peers.txt``. For every pair the suite's flips of 10 % of the labels are drawn
+FOLDER is of the suite ``detection`` of pictures; install ``benchmarks/peers.txt`` with
+``--no-deps``, and cleanlab 2.9.0. For every pair the suite's flips of 10 % of the labels are drawn
 and a model trained on them; all three see that model and those documents:
 
 - cleanlab's label quality by ``self_confidence``, its default, and by
