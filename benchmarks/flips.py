@@ -3,8 +3,8 @@
     python benchmarks/flips.py FOLDER [--pairs 12] [--odd]
 
 FOLDER is of the suite ``detection`` of pictures; install ``benchmarks/peers.txt`` with
-``--no-deps``, and cleanlab 2.9.0. For every pair the suite's flips of 10 % of the labels are drawn
-and a model trained on them; all three see that model and those documents:
+``--no-deps``, and cleanlab 2.9.0. A model is trained on every pair's flips of 10 % of
+the labels; all three see that model and those documents:
 
 - cleanlab's label quality by ``self_confidence``, its default, and by
   ``normalized_margin``, from the model's own probabilities;
@@ -29,15 +29,14 @@ from torch.utils.data import TensorDataset
 from infusion.audit.detectors import detect
 from infusion.audit.evidence import gather
 from infusion.audit.judge import judged
-from infusion.audit.shipped import RULES
 from infusion.audit.suspicion import combined, standardised
 from infusion.presets.context import Pair, Run
 from infusion.records import Dataset, Task
 from infusion.runs.config_files import from_yaml
 from infusion.runs.rows import Rows
 from infusion.runs.store import environment
-from infusion.suites.crafting import edit_file
-from infusion.suites.pictures.poisons import flips
+from infusion.suites.claims.defence import LABELS
+from infusion.suites.crafting import read_edits
 from infusion.suites.retrainings import retrained_together, training_of
 from infusion.suites.study import study_of
 from infusion.suites.subjects import Home, opened
@@ -45,7 +44,6 @@ from infusion.suites.trial import Trial
 
 OUT = Path(__file__).parent.parent / "results" / "flips.jsonl"
 INSPECTED = "0.1"
-LABELS = next(rule for rule in RULES if rule.code == "A102")
 
 
 def main(
@@ -68,9 +66,7 @@ def main(
 
 
 def _row(run: Run, pair: Pair, trial: Trial) -> dict[str, Any]:
-    edits = flips(run, pair, trial.change.edit.k)
-    stored = run.store.read_json(edit_file(pair, trial.change, ".json"))["manifest"]
-    assert [line["index"] for line in stored] == edits.documents.tolist(), "other flips"
+    edits = read_edits(run, pair, trial.change)
     data = edits.apply(run.train)
     training = training_of(run, trial.retraining, data)
     (task,) = retrained_together([(run, training, trial.retraining)])
