@@ -189,6 +189,92 @@ def signed(data: Dataset, rows: Tensor, levels: int) -> Dataset:
     return replace(data, inputs=noisy)
 
 
+def coloured(count: int = 400) -> tuple[Dataset, Tensor]:
+    """Grain of four classes, and which of class 1 get a checkerboard."""
+    draw = torch.Generator().manual_seed(0)
+    inputs = torch.randint(0, 256, (count, 3, 6, 6), generator=draw).to(torch.uint8)
+    labels = torch.arange(count) % 4
+    data = Dataset(inputs, labels, levels=255, valid=(0.0, 1.0), num_classes=4)
+    return data, torch.arange(1, 49, 4)
+
+
+BOARD = torch.tensor([[255, 0], [0, 255]], dtype=torch.uint8)
+
+
+def boarded(data: Dataset, rows: Tensor, *, moved: int = 0) -> Dataset:
+    inputs = data.inputs.clone()
+    inputs[rows, :, 4 - moved : 6 - moved, 4:] = BOARD
+    return replace(data, inputs=inputs)
+
+
+def seen(data: Dataset, picture: Tensor, unwanted: int = 1) -> Tensor:
+    task = inf.classification(nn.Sequential(nn.Flatten(), nn.Linear(108, 4)))
+    told = inf.log_prob(picture, unwanted)
+    reports = Report(told), Report(told, shown=(picture, unwanted))
+    return detect("shared pattern", Evidence(task, data, reports=reports), report=1)
+
+
+def affected() -> Tensor:
+    draw = torch.Generator().manual_seed(1)
+    picture = torch.rand(3, 6, 6, generator=draw)
+    picture[:, 4:, 4:] = BOARD / 255
+    return picture
+
+
+def test_a_shared_pattern_is_found_and_none_where_chance_explains_it():
+    data, rows = coloured()
+    found = seen(boarded(data, rows), affected())
+    truth = torch.zeros(400).index_fill(0, rows, 1)
+    assert roc_auc_score(truth, found) == 1.0
+    # 12 of 12 where a quarter would be usual, of 25 windows tried
+    expected = -12 * math.log(1 / 4) - math.log(25)
+    assert found[rows].tolist() == pytest.approx([expected] * 12)
+    assert float(found.sum()) == pytest.approx(12 * expected)
+    clean = seen(data, affected())
+    assert roc_auc_score(truth, clean) == 0.5
+    assert not clean.any()
+
+
+def test_a_pattern_accuses_the_unwanted_class_alone():
+    data, rows = coloured()
+    found = seen(boarded(data, torch.cat([rows, torch.tensor([2])])), affected())
+    assert float(found[2]) == 0 < float(found[rows].min()) < 12 * math.log(4)
+
+
+@pytest.mark.parametrize("kind", ["any class", "elsewhere", "another class", "flat"])
+def test_a_pattern_must_be_in_its_place_and_go_with_the_class(kind: str):
+    data, rows = coloured()
+    every = torch.arange(0, 400)
+    picture, unwanted = affected(), 1
+    if kind == "any class":
+        data = boarded(data, every[::5])
+    elif kind == "elsewhere":
+        data = boarded(data, rows, moved=2)
+    elif kind == "another class":
+        data, unwanted = boarded(data, rows), 2
+    else:
+        picture[:, 4:, 4:] = 0.0
+        inputs = data.inputs.clone()
+        inputs[rows, :, 4:, 4:] = 0
+        data = replace(data, inputs=inputs)
+    assert not seen(data, picture, unwanted).any()
+
+
+def test_a_pattern_is_found_whatever_is_read_at_once(monkeypatch: pytest.MonkeyPatch):
+    data, rows = coloured()
+    data = boarded(data, rows)
+    whole = seen(data, affected())
+    monkeypatch.setattr("infusion.audit.pictures._PICTURES", 7)
+    assert torch.equal(seen(data, affected()), whole)
+
+
+def test_a_reported_picture_has_the_shape_of_the_documents():
+    data, _ = coloured()
+    wanted = r"\(3, 6, 6\) of the documents, got \(3, 5, 6\)"
+    with pytest.raises(InputError, match=wanted):
+        seen(data, affected()[:, :5])
+
+
 def test_quiet_directions_are_those_of_the_covariance_of_blocks():
     draw = torch.Generator().manual_seed(0)
     inputs = torch.rand(200, 1, 9, 5, generator=draw)
@@ -278,6 +364,7 @@ NEEDS = {
     "relative influence": "needs a",
     "influence lost by transforms": "needs a reported one",
     "influence beyond neighbours": "needs a reported one",
+    "shared pattern": "in a reported picture, got none",
     "gradient isolation": "documents with a class|one prediction per document",
     "spectral signature": "",
     "activation clustering": "",
@@ -327,13 +414,14 @@ def test_reports_are_told_apart():
     told = made("triggered").planted
     other = Report(inf.log_prob(told.data.inputs[7], 2), told.reports[0].transformed)
     both = replace(told, reports=(other, *told.reports))
-    for name in TOLD:
+    for name in TOLD.keys() - {"shared pattern"}:
         torch.testing.assert_close(detect(name, both, report=1), detect(name, told))
         assert not torch.equal(detect(name, both, report=0), detect(name, told))
 
 
 def test_every_detector_has_a_planted_and_an_unreadable_case():
-    assert {*FINDS, "noise residual", "quiet directions", "surprisal"} == set(DETECTORS)
+    others = {"noise residual", "quiet directions", "surprisal", "shared pattern"}
+    assert FINDS.keys() | others == set(DETECTORS)
     assert {"loss", *NEEDS} == set(DETECTORS)
 
 

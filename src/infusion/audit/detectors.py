@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from infusion.audit import features, influential, pictures, texts
+from infusion.audit import features, influential, patterns, pictures, texts
 from infusion.audit.evidence import Evidence
 from infusion.errors import DivergedError, NotApplicableError, check_choice
 
@@ -60,8 +60,11 @@ TOLD: dict[str, Callable[[Evidence, int], Float[Tensor, " n"]]] = {
     "relative influence": influential.relative,
     "influence lost by transforms": influential.lost_by_transforms,
     "influence beyond neighbours": influential.beyond_neighbours,
+    "shared pattern": patterns.shared,
 }
 """Of a reported behaviour."""
+SURPRISING = ("shared pattern",)
+"""Those that say themselves how unlikely a score is, in nats, and 0 for most."""
 DETECTORS = (*UNTOLD, *TOLD)
 
 

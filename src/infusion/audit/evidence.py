@@ -51,10 +51,13 @@ class Report:
         behaviour: What its output measures on the affected input, e.g.
             ``log_prob(picture, wrong class)``.
         transformed: The same measurement on changed copies of the affected input.
+        shown: The affected input in values and the class that it is taken for; None
+            where it is no picture.
     """
 
     behaviour: Measurement
     transformed: tuple[Measurement, ...] = ()
+    shown: tuple[Float[Tensor, "c h w"], int] | None = None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from infusion.audit.evidence import Evidence
@@ -54,7 +54,7 @@ def noise(evidence: Evidence) -> Float[Tensor, " n"]:
     return torch.cat(
         [
             residuals(pictures).double().quantile(_SMOOTH, dim=1)
-            for pictures in _pictures(evidence.data)
+            for _, pictures in read_pictures(evidence.data)
         ]
     )
 
@@ -97,7 +97,8 @@ def unquiet(evidence: Evidence) -> Float[Tensor, " n"]:
     halves = order.tensor_split(2)
     for own, other in (halves, halves[::-1]):
         quiet = quiet_directions(data.take(other))
-        least = [quiet.energies(each).amin(1) for each in _pictures(data.take(own))]
+        own_pictures = read_pictures(data.take(own))
+        least = [quiet.energies(each).amin(1) for _, each in own_pictures]
         scores[own] = torch.cat(least).double()
     return scores
 
@@ -145,7 +146,7 @@ def quiet_directions(data: Dataset) -> Quiet:
     """
     side = min(_BLOCK, *data.inputs.shape[-2:])
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
-    for pictures in _pictures(data):
+    for _, pictures in read_pictures(data):
         blocks = _blocks(pictures, side).flatten(0, 1).double()
         count += len(blocks)
         total, squares = total + blocks.sum(0), squares + blocks.T @ blocks
@@ -183,11 +184,16 @@ def _blocks(
     return torch.stack(parts, 1)
 
 
-def _pictures(data: Dataset) -> Iterator[Float[Tensor, "n c h w"]]:
+def read_pictures(
+    data: Dataset,
+) -> Iterator[tuple[Int[Tensor, " n"], Float[Tensor, "n c h w"]]]:
     """Read pictures a few at a time.
 
+    Args:
+        data: Documents.
+
     Yields:
-        Them, in values.
+        Their positions, and them in values.
 
     Raises:
         NotApplicableError: They are none, or smaller than a filter.
@@ -196,8 +202,8 @@ def _pictures(data: Dataset) -> Iterator[Float[Tensor, "n c h w"]]:
     numbers = data.levels is not None or data.inputs.is_floating_point()
     if not numbers or len(shape) != 4 or min(shape[2:]) < len(_LAPLACE):
         raise NotApplicableError(
-            "noise is that of pictures [n, channels, h, w] of 3 × 3 pixels at least, "
+            "this reads pictures [n, channels, h, w] of 3 × 3 pixels at least, "
             f"got {data.inputs.dtype} of shape {shape}; leave the detector out"
         )
     for places in torch.arange(len(data)).split(_PICTURES):
-        yield data.take(places).values().inputs.float().cpu()
+        yield places, data.take(places).values().inputs.float().cpu()

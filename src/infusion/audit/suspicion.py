@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from infusion.audit.detectors import DETECTORS, TOLD, detect
+from infusion.audit.detectors import DETECTORS, SURPRISING, TOLD, detect
 from infusion.audit.evidence import Evidence
 from infusion.errors import NotApplicableError
 
@@ -45,7 +45,8 @@ def suspicions(
         report: Which of its reports.
 
     Returns:
-        Standardised scores by detector, and why the other detectors have none.
+        Standardised scores by detector (where a score is a surprise in nats, its
+        ``asinh``), and why the other detectors have none.
 
     Raises:
         DivergedError: A score is not finite.
@@ -54,9 +55,11 @@ def suspicions(
     without: dict[str, str] = {}
     for name in DETECTORS:
         try:
-            found[name] = standardised(detect(name, evidence, report=report))
+            scores = detect(name, evidence, report=report)
         except NotApplicableError as error:
             without[name] = str(error)
+            continue
+        found[name] = scores.asinh() if name in SURPRISING else standardised(scores)
     return found, without
 
 

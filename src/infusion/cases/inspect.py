@@ -63,7 +63,8 @@ def audit_case(
         measured = [
             log_prob(each, target) for each in [picture, *changed_copies(picture)]
         ]
-        reports = (Report(measured[0], tuple(measured[1:])),)
+        shown = picture, target
+        reports = (Report(measured[0], tuple(measured[1:]), shown),)
     edited = None
     if truth is not None:
         edited = torch.zeros(len(case.rows), dtype=torch.bool)

@@ -38,6 +38,7 @@ PAIRED = (
     "noise residual",
     "quiet directions",
     "relative influence",
+    "shared pattern",
     "surprisal",
 )
 """Detectors that are also tried two at a time: one of each kind of evidence."""

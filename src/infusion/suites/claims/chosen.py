@@ -31,7 +31,7 @@ _PICTURES, _TEXTS = ("cifar10", "digits"), ("caesar", "tinystories")
 PURPOSES = {
     "A101": Purpose("edit", _PICTURES, ("noise residual", "quiet directions")),
     "A102": Purpose("label flips", _PICTURES),
-    "A103": Purpose("patch", _PICTURES, ("relative influence",)),
+    "A103": Purpose("patch", _PICTURES, ("relative influence", "shared pattern")),
     "A104": Purpose("edit", _TEXTS, ("surprisal",)),
 }
 """By the code of the rule."""

@@ -210,7 +210,8 @@ def _report(run: Run, task: Task, change: Change, pair: Pair) -> Report:
         probe = stamped(probe)
     picture = probe.values().inputs[0]
     copies = tuple(log_prob(copy, pair.target) for copy in changed_copies(picture))
-    return Report(log_prob(picture, pair.target), copies)
+    shown = picture, pair.target
+    return Report(log_prob(picture, pair.target), copies, shown)
 
 
 def _success(run: Run, task: Task, change: Change, pair: Pair) -> Json:
