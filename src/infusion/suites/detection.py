@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from infusion.audit.detectors import DETECTORS
 from infusion.audit.evidence import gather
 from infusion.audit.judge import judged
 from infusion.audit.suspicion import combined, suspicions
@@ -57,6 +58,7 @@ def _clean_inputs(run: Run, pair: Pair, trial: Trial) -> Json:
         "data": run.data_sha256,
         "asked": study_of(run).told(trial.change),
         "target": pair.target,
+        "detectors": list(DETECTORS),
     }
 
 
