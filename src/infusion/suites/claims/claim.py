@@ -21,6 +21,7 @@ class Claim:
         ours: What those rows say.
         bound: It holds where this end of the 95 % interval lies beyond a limit. Counts,
             extremes and goals for a mean are judged by the value itself, ``"ours"``.
+            None where something is only to be known.
         least: Pairs without which it is not judged, however narrow the interval.
         preset: Whose rows, where not those that are asked for.
         beside: Other presets, whose trials of the same suite and scale are called
@@ -32,7 +33,7 @@ class Claim:
     paper: str
     suite: str
     ours: Callable[[Trials], Found]
-    bound: Bound
+    bound: Bound | None
     least: int = 12
     preset: str | None = None
     beside: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ from typing import Any
 from infusion.audit.shipped import RULES, Rule
 from infusion.presets.texts import realised
 from infusion.suites.claims.chosen import held_out
-from infusion.suites.claims.claim import POSITIVE, Claim
+from infusion.suites.claims.claim import POSITIVE, Bound, Claim
 from infusion.suites.claims.found import (
     NOTHING,
     PLAIN,
@@ -207,7 +207,7 @@ def _log_p(row: Row) -> float:
 _LEAST = 5
 """Pairs of probe and target; each has two base models."""
 _FIFTH = "edit, a fifth"
-_GOALS: dict[int, tuple[str, str, tuple[str, str, float]]] = {
+_GOALS: dict[int, tuple[str, str, Bound | None]] = {
     14: (
         "patch on 1 %, behaviour reported: share found",
         "100 % (Delta-Influence)",
@@ -239,13 +239,13 @@ _GOALS: dict[int, tuple[str, str, tuple[str, str, float]]] = {
     ),
     23: (
         "edit that evades these detectors, nothing reported: AUROC",
-        "≥ 0.90",
-        ("ours", "≥", 0.9),
+        "measured",
+        None,
     ),
     24: (
         "effect that evasion leaves of the edit, ratio",
         "measured",
-        ("ours", "≤", 1.0),
+        None,
     ),
     25: (
         "flips of 10 %: recall in the first 10 %, less self-confidence's",
@@ -315,7 +315,7 @@ def _goals(
             goal,
             "detection",
             ours[number],
-            bound,  # pyright: ignore[reportArgumentType]
+            bound,
             least=_LEAST,
             preset=preset,
         )

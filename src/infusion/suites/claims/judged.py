@@ -53,6 +53,8 @@ def _verdict(claim: Claim, said: Found) -> str:
     value, low, high, n = said
     if value is None:
         return "not measured"
+    if claim.bound is None:
+        return "measured" if n >= claim.least else "too few pairs"
     end, sign, limit = claim.bound
     found = {"ours": value, "low": low, "high": high}[end]
     if found is None or n < claim.least:
