@@ -20,6 +20,7 @@ from infusion.audit.features import clustering, disagreement, isolation, spectra
 from infusion.audit.neighbours import nearest
 from infusion.audit.pictures import quiet_directions
 from infusion.audit.texts import least_expected
+from infusion.audit.values import usual_values
 from infusion.errors import InputError, NotApplicableError
 from infusion.language import IGNORED, causal_lm, documents
 from infusion.records import Batch, Dataset, Task
@@ -187,6 +188,61 @@ def signed(data: Dataset, rows: Tensor, levels: int) -> Dataset:
     sign = 2 * torch.randint(0, 2, noisy[rows].shape, generator=draw) - 1
     noisy[rows] = (noisy[rows].int() + levels * sign).clamp(0, 255).to(torch.uint8)
     return replace(data, inputs=noisy)
+
+
+def scans(count: int = 300) -> Dataset:
+    """Ink in the middle of an empty page."""
+    draw = torch.Generator().manual_seed(0)
+    inputs = torch.zeros(count, 1, 6, 6, dtype=torch.uint8)
+    ink = torch.randint(0, 17, (count, 1, 4, 4), generator=draw)
+    inputs[..., 1:5, 1:5] = ink.to(torch.uint8)
+    return Dataset(inputs, torch.arange(count) % 2, levels=16, num_classes=2)
+
+
+def flat(data: Dataset) -> Evidence:
+    size = data.inputs[0].numel()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(size, 2))
+    return Evidence(inf.classification(model), data)
+
+
+def test_rare_values_are_ink_where_pages_are_empty():
+    data, rows = scans(), torch.tensor([3, 17, 30])
+    inputs = data.inputs.clone()
+    inputs[rows, :, 0, 0] = 1
+    found = detect("rare values", flat(replace(data, inputs=inputs)))
+    clean = detect("rare values", flat(data))
+    truth = torch.zeros(300).index_fill(0, rows, 1)
+    assert roc_auc_score(truth, found) > 0.99
+    assert roc_auc_score(truth, clean) < 0.8
+    # one place: 3 pictures of 300 with a value, half a picture more for each of 17
+    shares = 3.5 / 308.5, 297.5 / 308.5
+    risen = -math.log(shares[0]) + math.log(300.5 / 308.5)
+    assert (found - clean)[rows].tolist() == pytest.approx([risen] * 3, abs=1e-4)
+    other = -math.log(shares[1]) + math.log(300.5 / 308.5)
+    assert (found - clean)[[0, 1]].tolist() == pytest.approx([other] * 2, abs=1e-4)
+
+
+def test_values_of_photographs_are_not_rare():
+    data, _ = coloured()
+    with pytest.raises(NotApplicableError, match=r"half of the pictures .* got 2% at"):
+        detect("rare values", flat(data))
+
+
+def test_the_surprise_of_a_picture_is_linear_between_levels():
+    data = scans()
+    usual = usual_values(data)
+    picture = data.take(torch.tensor([4])).values().inputs
+
+    def at(level: float) -> Tensor:
+        moved = picture.clone()
+        moved[..., 2, 2] = level / 16
+        return moved.requires_grad_()
+
+    low, between, high = (usual.surprise(at(each)).item() for each in (4, 4.25, 5))
+    assert between == pytest.approx(0.75 * low + 0.25 * high, abs=1e-4)
+    moved = at(4.25)
+    (slope,) = torch.autograd.grad(usual.surprise(moved).sum(), moved)
+    assert slope[0, 0, 2, 2].item() == pytest.approx(16 * (high - low), abs=1e-2)
 
 
 def coloured(count: int = 400) -> tuple[Dataset, Tensor]:
@@ -371,6 +427,7 @@ NEEDS = {
     "deep k-NN": "documents with a class",
     "noise residual": "pictures",
     "quiet directions": "pictures",
+    "rare values": "pictures on levels",
     "surprisal": "tokens with a label each",
 }
 
@@ -420,8 +477,8 @@ def test_reports_are_told_apart():
 
 
 def test_every_detector_has_a_planted_and_an_unreadable_case():
-    others = {"noise residual", "quiet directions", "surprisal", "shared pattern"}
-    assert FINDS.keys() | others == set(DETECTORS)
+    others = "noise residual", "quiet directions", "rare values", "surprisal"
+    assert FINDS.keys() | {*others, "shared pattern"} == set(DETECTORS)
     assert {"loss", *NEEDS} == set(DETECTORS)
 
 

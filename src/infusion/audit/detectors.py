@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from infusion.audit import features, influential, patterns, pictures, texts
+from infusion.audit import features, influential, patterns, pictures, texts, values
 from infusion.audit.evidence import Evidence
 from infusion.errors import DivergedError, NotApplicableError, check_choice
 
@@ -52,6 +52,7 @@ UNTOLD: dict[str, Detector] = {
     "deep k-NN": _disagreement,
     "noise residual": pictures.noise,
     "quiet directions": pictures.unquiet,
+    "rare values": values.rare,
     "surprisal": texts.surprisal,
 }
 """Where nothing is reported: fit, influence, gradients, features, pictures, texts."""

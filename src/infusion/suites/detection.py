@@ -38,6 +38,7 @@ PAIRED = (
     "deep k-NN",
     "noise residual",
     "quiet directions",
+    "rare values",
     "relative influence",
     "shared pattern",
     "surprisal",

@@ -18,21 +18,25 @@ class Purpose:
         trial: Whose changed documents.
         presets: Where; all that have rows of the trial count alike.
         among: Detectors of which one must take part.
+        clean: Presets of whose clean documents it may flag few, where it has something
+            to read.
     """
 
     trial: str
     presets: tuple[str, ...]
     among: tuple[str, ...] = DETECTORS
+    clean: tuple[str, ...] = ("cifar10", "digits")
 
 
 _FIRST = 0
 """Seed of the base model that rules are chosen on."""
 _PICTURES, _TEXTS = ("cifar10", "digits"), ("caesar", "tinystories")
 PURPOSES = {
-    "A101": Purpose("edit", _PICTURES, ("noise residual", "quiet directions")),
+    "A101": Purpose("edit", ("cifar10",), ("noise residual", "quiet directions")),
     "A102": Purpose("label flips", _PICTURES),
     "A103": Purpose("patch", _PICTURES, ("relative influence", "shared pattern")),
-    "A104": Purpose("edit", _TEXTS, ("surprisal",)),
+    "A104": Purpose("edit", _TEXTS, ("surprisal",), clean=_TEXTS),
+    "A105": Purpose("edit", ("digits",), ("rare values",)),
 }
 """By the code of the rule."""
 
@@ -82,10 +86,14 @@ def chosen(rule: Rule, rows: dict[str, list[Row]]) -> tuple[tuple[str, ...], flo
     """
     purpose = PURPOSES[rule.code]
     groups: dict[tuple[str, str], list[Row]] = {}
-    for preset in purpose.presets:
+    for preset in purpose.clean:
         for row in chosen_on(rows.get(preset, [])):
             groups.setdefault((preset, row["trial"]), []).append(row)
-    changed = [half for (_, trial), half in groups.items() if trial == purpose.trial]
+    changed = [
+        half
+        for (preset, trial), half in groups.items()
+        if trial == purpose.trial and preset in purpose.presets
+    ]
     if not changed:
         raise InputError(
             f"rule {rule.code} is chosen on rows of {purpose.trial!r} of "

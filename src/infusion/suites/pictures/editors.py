@@ -25,12 +25,14 @@ from torch import Tensor
 from infusion.attribution.influence import gradient
 from infusion.attribution.selection import select_random
 from infusion.audit.pictures import quiet_directions, residuals
+from infusion.audit.values import usual_values
+from infusion.errors import NotApplicableError
 from infusion.measure import holding
 from infusion.params import Params
 from infusion.perturb.gradient import InputGradient, influence_gradient
 from infusion.perturb.matching import matching_gradient
 from infusion.presets.context import Run, checkpoint_file
-from infusion.records import Measurement, Task
+from infusion.records import Dataset, Measurement, Task
 from infusion.replay.gradient import replay_gradient
 from infusion.seeding import derive, stream
 from infusion.suites.pictures.trials import Editor
@@ -45,6 +47,8 @@ _KEPT, _WEIGHT = 256, 4.0
 costs."""
 _EVASION = 1.0
 """Weight of each of an auditor's scores beside influence."""
+_SCORES = 3.0
+"""How many such scores there are."""
 Models = list[tuple[Task, Params]]
 """Tasks, and the IHVPs solved at them."""
 
@@ -129,7 +133,18 @@ def _matching(subject: Subject) -> InputGradient:
 
 def _evading(subject: Subject) -> InputGradient:
     """Climb influence and descend an auditor's scores, each of unit mean size."""
-    climb, quiet = _influence(0)(subject), quiet_directions(subject.run.train)
+    climb, scores = _influence(0)(subject), _seen(subject.run.train)
+
+    def both(inputs: Tensor) -> Tensor:
+        seen = sum(_unit(_pulled(score, inputs)) for score in scores)
+        return _unit(climb(inputs)) - _EVASION * seen
+
+    return both
+
+
+def _seen(data: Dataset) -> list[Callable[[Tensor], Tensor]]:
+    """List what an auditor sees in the pixels, of all documents together."""
+    quiet = quiet_directions(data)
 
     def loud(pictures: Tensor) -> Tensor:
         return quiet.energies(pictures).sum()
@@ -138,11 +153,11 @@ def _evading(subject: Subject) -> InputGradient:
         found = residuals(pictures)
         return (found * (found <= found.median(1, keepdim=True).values)).sum()
 
-    def both(inputs: Tensor) -> Tensor:
-        seen = sum(_unit(_pulled(score, inputs)) for score in (loud, noisy))
-        return _unit(climb(inputs)) - _EVASION * seen
-
-    return both
+    try:
+        usual = usual_values(data)
+    except NotApplicableError:  # to the auditor neither
+        return [loud, noisy]
+    return [loud, noisy, lambda pictures: usual.surprise(pictures).sum()]
 
 
 def _pulled(score: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
@@ -184,5 +199,5 @@ ENGINES: dict[Editor, Engine] = {
     "held replay": Engine(_held, at_once=None, settings=(float(_KEPT), _WEIGHT)),
     "replay over orders": Engine(_over_orders, momentum=0.9, at_once=None),
     "matching": Engine(_matching, evaluations=2),
-    "evading": Engine(_evading, settings=(_EVASION,)),
+    "evading": Engine(_evading, settings=(_EVASION, _SCORES)),
 }
