@@ -309,7 +309,7 @@ def test_a_rule_is_the_best_that_flags_few_clean_documents():
     rows = [audit_row("edit", pair, 0, **said) for pair in (0, 2)]
     ours = ("noise residual", "quiet directions"), CUTS[2]
     assert chosen(rule, {"cifar10": rows}) == ours
-    assert chosen(told, {"digits": rows})[0] == (
+    assert chosen(told, {"cifar10": rows})[0] == (
         "quiet directions", "relative influence",
     )  # fmt: skip
     other = [audit_row("edit", 1, 0, **{ours[0][0]: counts(10, 0)})]
@@ -318,8 +318,12 @@ def test_a_rule_is_the_best_that_flags_few_clean_documents():
     loud = {**said, " + ".join(ours[0]): counts(8, 4)}
     both = {"cifar10": rows, "digits": [audit_row("edit", 0, 0, **loud)]}
     assert chosen(rule, both)[0] == ("noise residual",), "too many in one preset"
-    with pytest.raises(InputError, match="chosen on rows of 'edit'"):
-        chosen(rule, {"caesar": rows})
+    silent = {"cifar10": rows, "digits": [audit_row("edit", 0, 0)]}
+    del silent["digits"][0]["audit"]["found"][" + ".join(ours[0])]
+    assert chosen(rule, silent) == ours, "nothing to read, nothing to flag"
+    for other in ("caesar", "digits"):
+        with pytest.raises(InputError, match="on rows of 'edit' of cifar10, got none"):
+            chosen(rule, {other: rows})
 
 
 def test_an_audit_ships_with_what_the_rows_choose():
@@ -336,7 +340,7 @@ def test_rules_have_thresholds_that_rows_count():
     assert all(rule.threshold in CUTS for rule in RULES)
     assert len({rule.code for rule in RULES}) == len(RULES)
     assert [rule.code for rule in rules(True)] == list(PURPOSES)
-    assert [rule.code for rule in rules(False)] == ["A101", "A102", "A104"]
+    assert [rule.code for rule in rules(False)] == ["A101", "A102", "A104", "A105"]
     assert sum(rule.expected for rule in rules(True) if rule.code != "A104") <= 0.01
 
 

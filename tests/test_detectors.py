@@ -19,6 +19,7 @@ from infusion.audit.evidence import Evidence, Report
 from infusion.audit.features import clustering, disagreement, isolation, spectral
 from infusion.audit.neighbours import nearest
 from infusion.audit.pictures import quiet_directions
+from infusion.audit.reading import read
 from infusion.audit.texts import least_expected
 from infusion.audit.values import usual_values
 from infusion.errors import InputError, NotApplicableError
@@ -465,6 +466,26 @@ def test_relative_influence_does_not_depend_on_the_size_of_a_gradient():
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-9)
     plain = [detect("influence on the behaviour", each)[row] for each in (other, told)]
     assert float(plain[0]) == pytest.approx(1e-3 * float(plain[1]))
+
+
+def test_documents_are_read_while_they_are_scored(monkeypatch: pytest.MonkeyPatch):
+    told = made("triggered").planted
+    plain = read(told.task, told.data, 64)
+    passes: list[int] = []
+    forward = told.task.outputs
+
+    def counted(model: nn.Module, batch: Batch) -> Tensor:
+        passes.append(len(batch.inputs))
+        return forward(model, batch)
+
+    monkeypatch.setattr("infusion.audit.evidence.read", None)
+    fresh = replace(told, task=replace(told.task, outputs=counted))
+    found = fresh.reading
+    whole = sum(passes)
+    torch.testing.assert_close(fresh.scores.influence, told.scores.influence)
+    assert sum(passes) == whole, "scores came with it"
+    for name in ("losses", "features", "probabilities"):
+        torch.testing.assert_close(getattr(found, name), getattr(plain, name))
 
 
 def test_reports_are_told_apart():

@@ -28,7 +28,7 @@ from infusion.curvature.rotation import products_and_squares, use_matrices
 from infusion.curvature.sweep import Sweep, make_sweep
 from infusion.errors import DivergedError, InputError, check_type, check_whole
 from infusion.params import Params
-from infusion.records import Dataset, Task
+from infusion.records import Batch, Dataset, Task
 from infusion.sharding import all_cat
 from infusion.tasks import check_task
 
@@ -287,6 +287,7 @@ def score_documents(
     batch_size: int = 64,
     memory_limit: int | None = None,
     on_batch: Callable[[int], None] = lambda _: None,
+    on_outputs: Callable[[Tensor, Batch], None] = lambda *_: None,
 ) -> Scores:
     """Score every document in every way, its gradient rotated once.
 
@@ -302,6 +303,8 @@ def score_documents(
         memory_limit: As in :func:`influences`; measurements that do not fit beside the
             rest are scored in passes of their own.
         on_batch: Called with the number of documents done.
+        on_outputs: Called with the task's outputs of every batch in turn, and the
+            batch; each process sees its own documents.
 
     Returns:
         The scores.
@@ -343,7 +346,14 @@ def score_documents(
         for name, block in curvature.blocks.items()
     }
     products, squares = [], []
-    sweep = make_sweep(task, data, layers, batch_size=batch_size, on_batch=on_batch)
+    sweep = make_sweep(
+        task,
+        data,
+        layers,
+        batch_size=batch_size,
+        on_batch=on_batch,
+        on_outputs=on_outputs,
+    )
     for captured, directions in sweep:
         for gradients in directions:
             totals: tuple[Tensor | float, Tensor | float] = 0.0, 0.0

@@ -4,8 +4,7 @@ What several detectors read is read once.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Float, Int
@@ -13,12 +12,13 @@ from torch import Tensor, nn
 
 from infusion.attribution.influence import gradient
 from infusion.attribution.scores import Scores, score_documents
+from infusion.audit.reading import Reading, linear_layers, listening, read
 from infusion.curvature.blocks import Curvature
 from infusion.curvature.fit import fit_curvature
 from infusion.errors import NotApplicableError
-from infusion.records import Batch, Dataset, Measurement, Task
+from infusion.records import Dataset, Measurement, Task
 from infusion.seeding import stream
-from infusion.tasks import batches, evaluating, losses
+from infusion.sharding import is_parallel
 
 DAMPING_RATIO = 0.1
 REFERENCES = 32
@@ -26,21 +26,6 @@ FITTED = 2_500
 """Documents that the curvature of an audit is fitted on."""
 MEMORY = 1 << 30
 """Bytes for influences of many measurements, beside model, documents and IHVPs."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One forward pass over all documents.
-
-    Attributes:
-        losses: Per document, as trained.
-        features: Input of the last linear layer, its mean over a document's positions.
-        probabilities: Of every class; None where a document has many positions.
-    """
-
-    losses: Float[Tensor, " n"]
-    features: Float[Tensor, "n d"]
-    probabilities: Float[Tensor, "n c"] | None
 
 
 @dataclass(frozen=True)
@@ -85,13 +70,26 @@ class Evidence:
         Raises:
             NotApplicableError: No layer is linear.
         """
-        return _read(self.task, self.data, self.batch_size)
+        found = None if self.curvature is None else self._passed[1]
+        return found or read(self.task, self.data, self.batch_size)
 
     @cached_property
     def scores(self) -> Scores:
-        """Score every document in one pass: on itself, and on what is measured.
+        """Score every document: on itself, and on what is measured.
 
         Measured are every report, its behaviour first, then the references.
+
+        Raises:
+            NotApplicableError: There is no curvature.
+        """
+        return self._passed[0]
+
+    @cached_property
+    def _passed(self) -> tuple[Scores, Reading | None]:
+        """Score and read the documents in one pass.
+
+        The reading is None where there are no features, or each process scores its own
+        documents.
 
         Raises:
             NotApplicableError: There is no curvature.
@@ -107,7 +105,8 @@ class Evidence:
             self.curvature.solve(gradient(self.task, each), damping_ratio=DAMPING_RATIO)
             for each in measured
         ]
-        return score_documents(
+        score = partial(
+            score_documents,
             self.task,
             self.data,
             self.curvature,
@@ -116,6 +115,11 @@ class Evidence:
             batch_size=self.batch_size,
             memory_limit=MEMORY,
         )
+        if is_parallel() or not linear_layers(self.task):
+            return score(), None
+        with listening(self.task) as listener:
+            scores = score(on_outputs=listener.hear)
+        return scores, listener.reading()
 
     @property
     def references(self) -> Int[Tensor, " m"]:
@@ -213,47 +217,3 @@ def _fit_to(evidence: Evidence, place: Int[Tensor, " 1"]) -> Measurement:
         return -task.loss(task.outputs(model, batch), batch).sum()
 
     return fit
-
-
-def _read(task: Task, data: Dataset, batch_size: int) -> Reading:
-    """Read the last linear layer's input by a hook."""
-    linear = [m for m in task.model.modules() if isinstance(m, nn.Linear)]
-    if not linear:
-        raise NotApplicableError(
-            "features are the input of a model's last linear layer, got a model "
-            "without one; leave the detector out"
-        )
-    last: list[Tensor] = []
-
-    def keep(_: nn.Module, inputs: tuple[Any, ...], __: Any) -> None:
-        last[:] = [inputs[0].detach()]
-
-    parts: list[tuple[Tensor, Tensor, Tensor | None]] = []
-    hooks = [module.register_forward_hook(keep) for module in linear]
-    try:
-        with evaluating(task.model), torch.no_grad():
-            for _, batch in batches(task, data, batch_size):
-                outputs = task.outputs(task.model, batch)
-                found = losses(task, outputs, batch).cpu()
-                shares = outputs.softmax(-1).cpu() if outputs.ndim == 2 else None
-                parts.append((found, _pooled(last[0], task, batch).cpu(), shares))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    each = [shares for *_, shares in parts if shares is not None]
-    return Reading(
-        torch.cat([found for found, *_ in parts]),
-        torch.cat([features for _, features, _ in parts]),
-        torch.cat(each) if each else None,
-    )
-
-
-def _pooled(features: Tensor, task: Task, batch: Batch) -> Float[Tensor, "b d"]:
-    """Average features over the positions that are data."""
-    if features.ndim == 2:
-        return features
-    flat = features.flatten(1, -2)
-    kept = torch.ones(flat.shape[:2], device=flat.device)
-    if task.mask is not None:
-        kept = task.mask(batch).to(flat).flatten(1)
-    return (flat * kept[..., None]).sum(1) / kept.sum(1, keepdim=True).clamp_min(1)

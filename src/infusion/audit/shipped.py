@@ -36,10 +36,11 @@ RULES = (
         "drives the behaviour",
         ("relative influence",),
         2.5,
-        0.006,
+        0.004,
         told=True,
     ),
     Rule("A104", "unlikely tokens", ("self-influence", "surprisal"), 5.0, 0.003),
+    Rule("A105", "rare values", ("rare values",), 3.0, 0.002),
 )
 
 

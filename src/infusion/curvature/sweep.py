@@ -41,6 +41,7 @@ class Sweep:
         batch_size: Documents held at once.
         on_batch: Called with the number of documents done.
         masks: Whether positions that are no data count as zero: in fits.
+        on_outputs: Called with the outputs of every batch, and the batch.
     """
 
     task: Task
@@ -52,6 +53,7 @@ class Sweep:
     batch_size: int
     on_batch: Callable[[int], None]
     masks: bool
+    on_outputs: Callable[[Tensor, Batch], None]
 
     def __iter__(self) -> Iterator[tuple[Captured, Iterator[Gradients]]]:
         """Yield each batch's capture, and its gradients direction by direction."""
@@ -71,6 +73,7 @@ class Sweep:
                 with torch.enable_grad():
                     outputs = self.task.outputs(model, batch)
                 self._check(outputs.detach(), batch, documents)
+                self.on_outputs(outputs.detach(), batch)
                 yield captured, self._pulled(captured, outputs, batch, documents)
                 del outputs  # and its graph, before the next forward pass
                 self.on_batch(len(documents))
@@ -110,6 +113,7 @@ def make_sweep(
     batch_size: int = 64,
     on_batch: Callable[[int], None] = lambda _: None,
     masks: bool = False,
+    on_outputs: Callable[[Tensor, Batch], None] = lambda *_: None,
 ) -> Sweep:
     """Plan passes over documents.
 
@@ -122,6 +126,7 @@ def make_sweep(
         batch_size: Documents held at once.
         on_batch: Called with the number of documents done.
         masks: Whether positions that ``task.mask`` excludes count as zero.
+        on_outputs: Called with the outputs of every batch, and the batch.
 
     Returns:
         Passes in the order of positions.
@@ -160,6 +165,7 @@ def make_sweep(
         batch_size,
         on_batch,
         masks,
+        on_outputs,
     )
 
 

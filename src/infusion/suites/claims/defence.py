@@ -22,7 +22,7 @@ from infusion.suites.claims.found import (
 from infusion.suites.detection import CUTS
 from infusion.suites.summary import Row
 
-PIXELS, LABELS, DRIVES, TOKENS = RULES
+PIXELS, LABELS, DRIVES, TOKENS, RARE = RULES
 _INSPECTED = 1
 """Which recall: of the first 1 % inspected."""
 _INSPECTED_TEN = 3
@@ -287,7 +287,6 @@ def _of_edits(
 _OF_PICTURES = {
     14: hits("patch", DRIVES),
     15: flagged("patch", DRIVES),
-    **_of_edits(PIXELS, _log_p),
     25: beyond("label flips", LABELS.detectors, "loss"),
     26: beyond("label flips", LABELS.detectors, "self-influence"),
     27: false_flags(PLAIN, "patch"),
@@ -353,8 +352,8 @@ CLAIMS = [
     ),
 ]
 GOALS = [
-    *_goals("cifar10", "", _OF_PICTURES),
-    *_goals("digits", "d", _OF_PICTURES),
+    *_goals("cifar10", "", _OF_PICTURES | _of_edits(PIXELS, _log_p)),
+    *_goals("digits", "d", _OF_PICTURES | _of_edits(RARE, _log_p)),
     *_goals("caesar", "c", _OF_TEXTS),
     *_goals("tinystories", "t", _OF_TEXTS),
 ]
