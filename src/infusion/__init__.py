@@ -17,13 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from infusion.attribution.influence import gradient, influence
-    from infusion.attribution.scores import (
-        influence_by_module,
-        influence_by_token,
-        influences,
-        self_influence,
-    )
+    from infusion.attribution.scores import influences, self_influence
     from infusion.attribution.selection import select
+    from infusion.attribution.splits import influence_by_module, influence_by_token
     from infusion.configs import TrainConfig
     from infusion.curvature.blocks import Curvature
     from infusion.curvature.dense import fit_dense
@@ -62,8 +58,8 @@ _HOMES = {
     "solve_cg": "curvature.iterative",
     "load_curvature": "curvature.storage",
     "save_curvature": "curvature.storage",
-    "influence_by_module": "attribution.scores",
-    "influence_by_token": "attribution.scores",
+    "influence_by_module": "attribution.splits",
+    "influence_by_token": "attribution.splits",
     "influences": "attribution.scores",
     "self_influence": "attribution.scores",
     "Edits": "data.edits",

@@ -1,4 +1,4 @@
-"""Influence of every document: on many measurements, on itself, by module, by token.
+"""Influence of every document: on many measurements, and on itself.
 
 One forward and one backward pass to the layers' outputs serve everything here. With the
 document gradient ``∇Wᵢ = Σ_t r_t c_tᵀ`` of each layer and IHVPs ``s_m``:
@@ -16,20 +16,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from infusion.attribution.influence import along, at_least_float32
+from infusion.attribution.passes import covered_layers, finished, fit_in
 from infusion.curvature.blocks import Block, Curvature
 from infusion.curvature.capture import Captured, Gradients
 from infusion.curvature.filters import damped
-from infusion.curvature.hooks import shared_uses
-from infusion.curvature.kinds import OneHot, dense, token_axis
-from infusion.curvature.layers import Layer, survey
-from infusion.curvature.plan import make_plan
+from infusion.curvature.kinds import OneHot, dense
+from infusion.curvature.layers import Layer
 from infusion.curvature.rotation import products_and_squares, use_matrices
 from infusion.curvature.sweep import Sweep, make_sweep
-from infusion.errors import DivergedError, InputError, check_type, check_whole
+from infusion.errors import InputError, check_type, check_whole
 from infusion.params import Params
 from infusion.records import Batch, Dataset, Task
-from infusion.sharding import all_cat
 from infusion.tasks import check_task
 
 
@@ -72,11 +69,11 @@ def influences(
             f"{'a single one' if ihvps else 'none'}; write [ihvp]"
         )
     check_task(task, data)
-    layers = _layers(task, ihvps)
+    layers = covered_layers(task, ihvps)
     group = len(ihvps)
     if memory_limit is not None:
         check_whole("memory_limit", memory_limit)
-        batch_size, group = _fit_in(
+        batch_size, group = fit_in(
             task, data, layers, memory_limit, (batch_size, len(ihvps))
         )
     sweep = make_sweep(task, data, layers, batch_size=batch_size, on_batch=on_batch)
@@ -105,110 +102,7 @@ def _group_influences(sweep: Sweep, ihvps: Sequence[Params]) -> Float[Tensor, "m
             ]
             parts.append(torch.stack(each).sum(0))
             del gradients, each  # not beside the next forward pass
-    return _finished(parts, len(sweep.data))
-
-
-def _fit_in(
-    task: Task,
-    data: Dataset,
-    layers: list[Layer],
-    limit: int,
-    asked: tuple[int, int],
-) -> tuple[int, int]:
-    """Choose documents and measurements at once: as many as asked, or as fit.
-
-    Returns:
-        Batch size and group of measurements.
-
-    Raises:
-        InputError: Not even one of each fits.
-    """
-    plan = make_plan(task, data, layers, shared_uses(task, data, layers))
-    document, measurement = plan.document(), plan.measurement()
-    if limit < document + measurement:
-        raise InputError(
-            f"memory_limit must be at least {document + measurement:,} bytes, what one "
-            f"document and one measurement need, got {limit:,}; raise it"
-        )
-    # Half for measurements where both are short: passes cost more than batches.
-    room = max(limit // 2, limit - asked[0] * document)
-    group = max(1, min(asked[1], room // measurement))
-    batch = max(1, min(asked[0], (limit - group * measurement) // document))
-    return batch, group
-
-
-def influence_by_module(
-    task: Task,
-    data: Dataset,
-    ihvp: Params,
-    *,
-    batch_size: int = 64,
-) -> dict[str, Float[Tensor, " n"]]:
-    """Split every document's influence over the modules it acts through.
-
-    Args:
-        task: Model at the parameters the IHVP was solved at.
-        data: The whole training set.
-        ihvp: ``s``.
-        batch_size: Documents held at once.
-
-    Returns:
-        By module; the sum over modules is :func:`infusion.influence`.
-
-    Raises:
-        InputError: As :func:`influences`.
-        DivergedError: Likewise.
-    """
-    check_task(task, data)
-    layers = _layers(task, [ihvp])
-    parts: dict[str, list[Tensor]] = {layer.name: [] for layer in layers}
-    for captured, directions in make_sweep(task, data, layers, batch_size=batch_size):
-        for gradients in directions:
-            for layer in layers:
-                parts[layer.name].append(captured.directional(layer, gradients, ihvp))
-    return {name: _finished(found, len(data)) for name, found in parts.items()}
-
-
-def influence_by_token(
-    task: Task,
-    data: Dataset,
-    ihvp: Params,
-    *,
-    batch_size: int = 64,
-) -> tuple[Float[Tensor, "n t"], Float[Tensor, " n"]]:
-    """Split every document's influence over the positions it acts at.
-
-    Args:
-        task: Model whose layers see sequences ``[b, t, …]``.
-        data: The whole training set, documents of ``t`` tokens.
-        ihvp: ``s``.
-        batch_size: Documents held at once.
-
-    Returns:
-        Influence through layers at each position, and through layers without positions
-        (a head on pooled features); the sum of both is :func:`infusion.influence`.
-
-    Raises:
-        InputError: No layer has the positions of the inputs; or as :func:`influences`.
-        DivergedError: A score is not finite.
-    """
-    check_task(task, data)
-    layers = _layers(task, [ihvp])
-    length = data.inputs.shape[1] if data.inputs.ndim > 1 else 0
-    tokens: list[Tensor] = []
-    rest: list[Tensor] = []
-    for captured, directions in make_sweep(task, data, layers, batch_size=batch_size):
-        for gradients in directions:
-            found = _by_position(captured, layers, gradients, ihvp, length)
-            tokens.append(found[0])
-            rest.append(found[1])
-    if not length or not any(bool(part.any()) for part in tokens):
-        raise InputError(
-            f"scores by token need layers on sequences of {length} positions, as long "
-            "as the inputs, got none; use influence or influence_by_module"
-        )
-    whole = torch.cat(tokens).T  # positions first, as measurements elsewhere
-    return _finished([whole], len(data)).T, _finished(rest, len(data))
+    return finished(parts, len(sweep.data))
 
 
 def self_influence(
@@ -318,7 +212,7 @@ def score_documents(
     lambdas = curvature.damping(
         damping=damping, damping_ratio=damping_ratio, whole=whole
     )
-    layers = _layers(task, [_shaped(curvature), *ihvps])
+    layers = covered_layers(task, [_shaped(curvature), *ihvps])
     if {layer.name for layer in layers} != set(curvature.blocks):
         raise InputError(
             "self-influence needs a curvature with a block per layer, got "
@@ -329,7 +223,7 @@ def score_documents(
     group = len(ihvps)
     if memory_limit is not None and ihvps:
         check_whole("memory_limit", memory_limit)
-        batch_size, group = _fit_in(
+        batch_size, group = fit_in(
             task, data, layers, memory_limit, (batch_size, group)
         )
     read = {
@@ -370,8 +264,8 @@ def score_documents(
             products.append(totals[0])
             squares.append(-torch.as_tensor(totals[1]))
             del gradients  # not beside the next forward pass
-    own, norms = _finished(squares, len(data))
-    rows = [_finished(products, len(data))] if ihvps else [own.new_zeros(0, len(own))]
+    own, norms = finished(squares, len(data))
+    rows = [finished(products, len(data))] if ihvps else [own.new_zeros(0, len(own))]
     if group < len(ihvps):
         del read
         rest = ihvps[group:]
@@ -400,27 +294,6 @@ def _shaped(curvature: Curvature) -> Params:
     }
 
 
-def _layers(task: Task, vectors: Sequence[Params]) -> list[Layer]:
-    """Return the layers whose parameters the vectors name; shapes alone will do."""
-    for vector in vectors:
-        along(task, vector)
-    wanted = set(vectors[0])
-    if any(set(vector) != wanted for vector in vectors):
-        raise InputError(
-            "all IHVPs must be over the same parameters, got different ones; solve "
-            "them with one curvature"
-        )
-    layers = survey(task.model, only=wanted).layers
-    named = {name for layer in layers for name in layer.layout.names}
-    if named != wanted:
-        odd = sorted(named ^ wanted)
-        raise InputError(
-            "an IHVP must name whole layers that curvature covers, got a mismatch at "
-            f"{odd[:3]}; solve it with a curvature of this model"
-        )
-    return layers
-
-
 def _products(
     captured: Captured,
     layer: Layer,
@@ -446,34 +319,3 @@ def _one_hot_products(
     if rows.kept is not None:
         columns = columns * rows.kept[..., None]
     return torch.stack([(s[rows.ids] * columns).sum((1, 2)) for s in stack])
-
-
-def _by_position(
-    captured: Captured,
-    layers: list[Layer],
-    gradients: Gradients,
-    ihvp: Params,
-    length: int,
-) -> tuple[Float[Tensor, "b t"], Float[Tensor, " b"]]:
-    like = next(iter(ihvp.values()))
-    tokens, rest = like.new_zeros(captured.size, length), like.new_zeros(captured.size)
-    for layer in layers:
-        for use, each in captured.responses(layer, gradients, ihvp):
-            axis = token_axis(use.module, tuple(each.shape), length)
-            if axis is None:
-                rest += each.flatten(1).sum(1)
-            else:
-                tokens += each.movedim(axis, 1).flatten(2).sum(2)
-    return tokens, rest
-
-
-def _finished(parts: list[Tensor], size: int) -> Tensor:
-    """Put batches and processes together, with sign and unit."""
-    result = at_least_float32(all_cat(torch.cat(parts, -1)).cpu()) / -size
-    bad = ~torch.isfinite(result)
-    if bool(bad.any()):
-        raise DivergedError(
-            f"influence must be finite, got NaN or infinity for {int(bad.sum())} "
-            "scores; check the documents and raise the damping"
-        )
-    return result

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from infusion.cases.case import MODEL, START, Case, read_case, write_case
+from infusion.cases.case import START, Case, read_case, write_case
 from infusion.cases.pictures import Stored
 from infusion.cases.truth import Truth, check_truth, read_truth
 from infusion.data.hashing import row_hashes
@@ -175,7 +175,6 @@ def undo(
         "case": str(out),
         "documents": len(found.rows),
         **found.facts,
-        "without": MODEL,
     }
 
 
