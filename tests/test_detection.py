@@ -268,7 +268,12 @@ def test_goals_are_read_off_the_other_half():
     assert hits("edit", pixels)(trials)[0] == pytest.approx(0.8)
     assert flagged("edit", pixels)(trials)[0] == pytest.approx(0.01)
     readable = len(RULES) - 1  # surprisal is not of pictures
-    assert false_flags("edit")(trials)[0] == pytest.approx(0.001 * readable)
+    clean = false_flags("edit", rules=RULES)
+    assert clean(trials)[0] == pytest.approx(0.001 * readable)
+    early = audit_row("edit", 5, 1)
+    del early["audit"]["found"]["rare values"]
+    trials["edit"].append(early)
+    assert clean(trials)[3] == 2, "from before a detector was there"
     assert auroc("none", "loss")(trials)[0] is None
 
 

@@ -40,7 +40,7 @@ RULES = (
         told=True,
     ),
     Rule("A104", "unlikely tokens", ("self-influence", "surprisal"), 5.0, 0.003),
-    Rule("A105", "rare values", ("rare values",), 3.0, 0.002),
+    Rule("A105", "rare values", ("rare values",), 2.0, 0.002),
 )
 
 

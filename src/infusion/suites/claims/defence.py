@@ -149,27 +149,37 @@ def flagged(trial: str, rule: Rule) -> Callable[[Trials], Found]:
     return _mean(trial, rule.detectors, value)
 
 
-def false_flags(*trials: str) -> Callable[[Trials], Found]:
+def false_flags(*trials: str, rules: tuple[Rule, ...]) -> Callable[[Trials], Found]:
     """Share of clean documents that any rule flags, at most: the sum over rules.
 
-    Rules that have nothing to read in these documents flag none.
+    Rules that have nothing to read in these documents flag none. Rows from before a
+    detector was there do not count.
 
     Args:
         trials: Whose clean documents, of each kind of training.
+        rules: Of these documents.
 
     Returns:
         Function of the rows.
     """
 
+    def readable(row: Row) -> list[Rule]:
+        absent = set(row["audit"]["without"])
+        return [rule for rule in rules if not absent & set(rule.detectors)]
+
+    def whole(row: Row) -> bool:
+        names = {" + ".join(rule.detectors) for rule in readable(row)}
+        return names <= set(row["audit"]["found"])
+
     def value(row: Row) -> float:
-        said, absent = row["audit"]["found"], set(row["audit"]["without"])
-        rules = [rule for rule in RULES if not absent & set(rule.detectors)]
-        clean = [said[" + ".join(r.detectors)]["clean"][_cut(r)] for r in rules]
+        clean = [
+            _said(row, rule.detectors)["clean"][_cut(rule)] for rule in readable(row)
+        ]
         return sum(clean) / row["audit"]["documents"]
 
     def ours(found: Trials) -> Found:
         rows = [row for name in trials for row in held_out(found.get(name, []))]
-        return mean_over_pairs(rows, value)
+        return mean_over_pairs([row for row in rows if whole(row)], value)
 
     return ours
 
@@ -289,9 +299,9 @@ _OF_PICTURES = {
     15: flagged("patch", DRIVES),
     25: beyond("label flips", LABELS.detectors, "loss"),
     26: beyond("label flips", LABELS.detectors, "self-influence"),
-    27: false_flags(PLAIN, "patch"),
+    27: false_flags(PLAIN, "patch", rules=(PIXELS, LABELS, DRIVES, RARE)),
 }
-_OF_TEXTS = {**_of_edits(TOKENS, realised), 27: false_flags(PLAIN)}
+_OF_TEXTS = {**_of_edits(TOKENS, realised), 27: false_flags(PLAIN, rules=(TOKENS,))}
 
 
 def _goals(
