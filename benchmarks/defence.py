@@ -129,16 +129,17 @@ def cost(data: str = "../shared/data/cifar10", threads: int = 2) -> None:
     evidence = gather(
         task,
         train,
-        reports=(Report(measured[0], tuple(measured[1:])),),
+        reports=(Report(measured[0], tuple(measured[1:]), (picture, 3)),),
         skip=config.curvature.skip,
     )
     fitted = time.monotonic()
-    found, _ = suspicions(evidence)
+    found, without = suspicions(evidence)
     ended = time.monotonic()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     result = {
         "documents": len(train),
         "detectors": list(found),
+        "without": list(without),
         "fit_seconds": fitted - began,
         "seconds": ended - fitted,
         "peak_bytes": peak,

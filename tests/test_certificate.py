@@ -1,11 +1,19 @@
 """What a certificate says of numbers that are written down here."""
 
+import math
+
 import pytest
 
+from infusion.audit.findings import verdict
 from infusion.cases.certificate import Reading, band, on_behaviour, on_cost
 from infusion.cases.certificate import on_prediction as predicted
 
-CLEAN = [Reading(log_p, 0, 0.8) for log_p in (-6.0, -5.0, -4.0)]
+
+def reading(log_odds: float, predicted: int = 0) -> Reading:
+    return Reading(-math.log1p(math.exp(-log_odds)), predicted, 0.8)
+
+
+CLEAN = [reading(log_odds) for log_odds in (-2.0, -1.0, 0.0)]
 
 
 def test_a_band_is_the_prediction_interval_of_students_t():
@@ -14,13 +22,19 @@ def test_a_band_is_the_prediction_interval_of_students_t():
 
 
 @pytest.mark.parametrize(
-    ("log_p", "outcome"),
-    [(-9.9, "pass"), (-0.1, "pass"), (-10.0, "warn"), (0.1, "fail")],
+    ("log_odds", "outcome"),
+    [(-5.9, "pass"), (3.9, "pass"), (-6.0, "warn"), (4.0, "fail")],
 )
-def test_only_a_likelier_behaviour_fails(log_p: float, outcome: str):
-    found = on_behaviour(Reading(log_p, 0, 0.8), CLEAN)
+def test_only_a_likelier_behaviour_fails(log_odds: float, outcome: str):
+    found = on_behaviour(reading(5.0), reading(log_odds), CLEAN)
     assert (found.code, found.outcome) == ("C003", outcome)
-    assert "span -9.97 to -0.03" in found.evidence
+    assert f"class {log_odds:+.2f}, +5.00 as given" in found.evidence
+    assert "lies in -5.97 to +3.97" in found.evidence
+
+
+def test_a_certain_model_has_finite_log_odds():
+    assert 15 < Reading(0.0, 0, 0.8).log_odds < 17
+    assert Reading(-1e3, 0, 0.8).log_odds == pytest.approx(-1e3)
 
 
 @pytest.mark.parametrize(
@@ -29,8 +43,8 @@ def test_only_a_likelier_behaviour_fails(log_p: float, outcome: str):
 def test_a_class_that_clean_models_predict_too_is_a_warning(
     now: int, then: int, outcome: str
 ):
-    clean = [*CLEAN[:2], Reading(-4.0, then, 0.8)]
-    found = predicted(Reading(-5.0, now, 0.8), clean, 1, ("cat", "dog"))
+    clean = [*CLEAN[:2], reading(0.0, then)]
+    found = predicted(reading(-1.0, now), clean, 1, ("cat", "dog"))
     assert (found.code, found.outcome) == ("C004", outcome)
 
 
@@ -50,6 +64,12 @@ def test_accuracy_without_a_replay_is_compared_with_the_band():
 
 
 def test_without_clean_seeds_nothing_is_certified():
-    after = Reading(-5.0, 0, 0.8)
-    said = on_behaviour(after, []), on_cost(after, None, [])
+    after, names = reading(-5.0), ("cat", "dog")
+    said = [
+        on_behaviour(after, after, []),
+        predicted(after, [], 1, names),
+        on_cost(after, None, []),
+    ]
     assert {each.outcome for each in said} == {"not applicable"}
+    assert verdict(said) == "skipped"
+    assert predicted(reading(-5.0, 1), [], 1, names).outcome == "fail"

@@ -264,9 +264,9 @@ def test_goals_are_read_off_the_other_half():
     assert auroc("edit", "not yet")(trials)[0] is None
     assert above_null("edit", "loss")(trials)[0] == pytest.approx(0.5)
     assert recall("edit", "loss")(trials)[0] == pytest.approx(0.6)
-    assert beyond("edit", ("loss",), "self-influence")(trials)[0] == 0
     assert hits("edit", pixels)(trials)[0] == pytest.approx(0.8)
     assert flagged("edit", pixels)(trials)[0] == pytest.approx(0.01)
+    assert flagged("edit", pixels, RULES[1])(trials)[0] == pytest.approx(0.02)
     readable = len(RULES) - 1  # surprisal is not of pictures
     clean = false_flags("edit", rules=RULES)
     assert clean(trials)[0] == pytest.approx(0.001 * readable)
@@ -275,6 +275,25 @@ def test_goals_are_read_off_the_other_half():
     trials["edit"].append(early)
     assert clean(trials)[3] == 2, "from before a detector was there"
     assert auroc("none", "loss")(trials)[0] is None
+
+
+def test_rules_are_read_at_their_own_thresholds():
+    rule = RULES[0]
+    name, cut = " + ".join(rule.detectors), CUTS.index(rule.threshold)
+    by_cut = {
+        "hits": [10 - (place >= cut) for place in range(len(CUTS))],
+        "misses": [40 - 3 * place for place in range(len(CUTS))],
+        "clean": [50 - 2 * place for place in range(len(CUTS))],
+        "recall": [0.1, 0.2, 0.3, 0.4],
+    }
+    trials = {"edit": [audit_row("edit", 1, 1, **{name: by_cut})]}
+    assert hits("edit", rule)(trials)[0] == pytest.approx(0.9)
+    assert flagged("edit", rule)(trials)[0] == pytest.approx((9 + 40 - 3 * cut) / 1e3)
+    clean = false_flags("edit", rules=(rule,))(trials)[0]
+    assert clean == pytest.approx((50 - 2 * cut) / 1e3)
+    assert recall("edit", *rule.detectors)(trials)[0] == 0.2
+    ahead = beyond("edit", rule.detectors, "loss")(trials)[0]
+    assert ahead == pytest.approx(0.4 - 0.9)
 
 
 def test_what_evasion_leaves_is_over_the_same_pairs():
@@ -346,7 +365,7 @@ def test_rules_have_thresholds_that_rows_count():
     assert len({rule.code for rule in RULES}) == len(RULES)
     assert [rule.code for rule in rules(True)] == list(PURPOSES)
     assert [rule.code for rule in rules(False)] == ["A101", "A102", "A104", "A105"]
-    assert sum(rule.expected for rule in rules(True) if rule.code != "A104") <= 0.01
+    assert sum(rule.expected for rule in rules(True) if rule.code != "A104") < 0.0101
 
 
 def test_undo_is_judged_by_its_benchmark(tmp_path: Path):

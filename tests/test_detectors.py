@@ -292,6 +292,39 @@ def test_a_shared_pattern_is_found_and_none_where_chance_explains_it():
     assert not clean.any()
 
 
+def test_a_pattern_is_found_whatever_its_number():
+    """So many that a probability would underflow: 993 nats."""
+    data, _ = coloured(4000)
+    rows = torch.arange(1, 4000, 4)[:550]
+    found = seen(boarded(data, rows), affected())
+    assert found[rows].tolist() == pytest.approx(
+        [550 * math.log(4) - math.log(25)] * 550
+    )
+    assert int((found > 0).sum()) == 550
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted"),
+    [
+        ("class", "of class 7, got none"),
+        ("levels", r"values in 0…1, .* got 0…255"),
+        ("tokens", "reads pictures"),
+    ],
+)
+def test_a_report_that_does_not_fit_is_refused(kind: str, wanted: str):
+    data, picture, unwanted = coloured()[0], affected(), 1
+    if kind == "class":
+        unwanted = 7
+    elif kind == "levels":
+        picture = 255 * picture
+        picture[0, 0, 0] = 0.0
+    else:
+        data = replace(data, inputs=torch.zeros(400, 9).long(), levels=None)
+    error = InputError if kind == "levels" else NotApplicableError
+    with pytest.raises(error, match=wanted):
+        seen(data, picture, unwanted)
+
+
 def test_a_pattern_accuses_the_unwanted_class_alone():
     data, rows = coloured()
     found = seen(boarded(data, torch.cat([rows, torch.tensor([2])])), affected())
@@ -418,7 +451,7 @@ NEEDS = {
     "self-influence": "needs a curvature",
     "influence concentration": "needs a curvature",
     "influence on the behaviour": "needs a reported one",
-    "relative influence": "needs a",
+    "relative influence": "influence needs a curvature",
     "influence lost by transforms": "needs a reported one",
     "influence beyond neighbours": "needs a reported one",
     "shared pattern": "in a reported picture, got none",
@@ -466,6 +499,52 @@ def test_relative_influence_does_not_depend_on_the_size_of_a_gradient():
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-9)
     plain = [detect("influence on the behaviour", each)[row] for each in (other, told)]
     assert float(plain[0]) == pytest.approx(1e-3 * float(plain[1]))
+
+
+def test_a_document_without_a_gradient_has_no_relative_influence():
+    told = replace(made("triggered").planted)
+    scores = made("triggered").planted.scores
+    none = torch.ones(SIZE).index_fill(0, torch.tensor([5]), 0.0)
+    told.__dict__["scores"] = replace(
+        scores,
+        influence=scores.influence * none + 1e-30 * (1 - none),
+        self_influence=scores.self_influence * none,
+    )
+    assert float(detect("relative influence", told)[5]) == 0.0
+
+
+class Turned(nn.Module):
+    """Runs its last linear layer on another first axis, and by keyword."""
+
+    def __init__(self, *, turns: bool) -> None:
+        super().__init__()
+        self.turns = turns
+        self.head = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, points: Tensor) -> Tensor:
+        if self.turns:
+            return self.head(input=points[None])[0]
+        return self.head(input=points)
+
+
+def test_features_need_a_row_per_document():
+    data = points()
+    whole = detect("loss", Evidence(inf.classification(Turned(turns=False)), data))
+    assert len(whole) == SIZE
+    evidence = Evidence(inf.classification(Turned(turns=True)), data)
+    with pytest.raises(NotApplicableError, match=r"got 1 rows for 64 documents; leave"):
+        detect("deep k-NN", evidence)
+
+
+def test_surprisal_needs_labels_that_are_tokens():
+    data, task = counting()
+    labels = data.labels.clone()
+    labels[3] = IGNORED
+    with pytest.raises(NotApplicableError, match="a label that counts in every"):
+        detect("surprisal", Evidence(task, replace(data, labels=labels)))
+    floats = replace(data, labels=data.labels.float())
+    with pytest.raises(NotApplicableError, match=r"torch\.float32 labels of shape"):
+        detect("surprisal", Evidence(task, floats))
 
 
 def test_documents_are_read_while_they_are_scored(monkeypatch: pytest.MonkeyPatch):

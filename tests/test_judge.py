@@ -5,8 +5,7 @@ import itertools
 import pytest
 import torch
 
-from infusion.audit.judge import found_in, judged, normal_scores
-from infusion.errors import InputError
+from infusion.audit.judge import found_in, judged
 
 
 def test_a_perfect_and_a_reversed_ranking():
@@ -29,16 +28,3 @@ def test_recall_is_the_mean_over_the_orders_of_equal_scores(looked: int):
         found.append(sum(bool(edited[i]) for i in ranked[:looked]))
     wanted = sum(found) / len(found)
     assert found_in(scores, edited, looked / 6) == pytest.approx(wanted)
-
-
-def test_normal_scores_keep_the_order_and_its_ties():
-    found = normal_scores(torch.tensor([5.0, -3.0, 1e9, 5.0]))
-    assert found[0] == found[3]
-    assert found[1] < found[0] < found[2]
-    assert float(found.sum()) == pytest.approx(0, abs=1e-12)
-
-
-@pytest.mark.parametrize("edited", [torch.zeros(4).bool(), torch.ones(4).bool()])
-def test_a_truth_without_two_sides_is_refused(edited: torch.Tensor):
-    with pytest.raises(InputError, match="some documents must be edited and others"):
-        judged(torch.arange(4.0), edited)

@@ -75,12 +75,14 @@ def influence_by_token(
     length = data.inputs.shape[1] if data.inputs.ndim > 1 else 0
     tokens: list[Tensor] = []
     rest: list[Tensor] = []
+    has_positions = False
     for captured, directions in make_sweep(task, data, layers, batch_size=batch_size):
         for gradients in directions:
             found = _by_position(captured, layers, gradients, ihvp, length)
             tokens.append(found[0])
             rest.append(found[1])
-    if not length or not any(bool(part.any()) for part in tokens):
+            has_positions |= found[2]
+    if not length or not has_positions:
         raise InputError(
             f"scores by token need layers on sequences of {length} positions, as long "
             "as the inputs, got none; use influence or influence_by_module"
@@ -95,9 +97,10 @@ def _by_position(
     gradients: Gradients,
     ihvp: Params,
     length: int,
-) -> tuple[Float[Tensor, "b t"], Float[Tensor, " b"]]:
+) -> tuple[Float[Tensor, "b t"], Float[Tensor, " b"], bool]:
     like = next(iter(ihvp.values()))
     tokens, rest = like.new_zeros(captured.size, length), like.new_zeros(captured.size)
+    has_positions = False
     for layer in layers:
         for use, each in captured.responses(layer, gradients, ihvp):
             axis = token_axis(use.module, tuple(each.shape), length)
@@ -105,4 +108,5 @@ def _by_position(
                 rest += each.flatten(1).sum(1)
             else:
                 tokens += each.movedim(axis, 1).flatten(2).sum(2)
-    return tokens, rest
+                has_positions = True
+    return tokens, rest, has_positions

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from infusion.audit import features, influential, patterns, pictures, texts, values
-from infusion.audit.evidence import Evidence
+from infusion.audit.evidence import Evidence, class_labels
 from infusion.errors import DivergedError, NotApplicableError, check_choice
 
 Detector = Callable[[Evidence], Float[Tensor, " n"]]
@@ -26,13 +26,13 @@ def _clustering(evidence: Evidence) -> Float[Tensor, " n"]:
 
 
 def _disagreement(evidence: Evidence) -> Float[Tensor, " n"]:
-    assert evidence.classes
-    return features.disagreement(evidence.reading.features, evidence.data.labels)
+    labels = class_labels(evidence.data)
+    return features.disagreement(evidence.reading.features, labels)
 
 
 def _isolation(evidence: Evidence) -> Float[Tensor, " n"]:
-    shares, labels = evidence.reading.probabilities, evidence.data.labels
-    if shares is None or not evidence.classes:
+    labels, shares = class_labels(evidence.data), evidence.reading.probabilities
+    if shares is None:
         raise NotApplicableError(
             "gradients of the last layer are compared for one prediction per document, "
             "got many; leave the detector out"
@@ -81,7 +81,8 @@ def detect(name: str, evidence: Evidence, *, report: int = 0) -> Float[Tensor, "
         A score per document, float64; large is suspicious.
 
     Raises:
-        InputError: There is no such detector.
+        InputError: There is no such detector, or a reported picture does not fit the
+            documents.
         NotApplicableError: It has nothing to read in this evidence.
         DivergedError: A score is not finite.
     """

@@ -68,7 +68,7 @@ class Evidence:
         """Read losses, features and probabilities.
 
         Raises:
-            NotApplicableError: No layer is linear.
+            NotApplicableError: No layer is linear, or has a row per document.
         """
         found = None if self.curvature is None else self._passed[1]
         return found or read(self.task, self.data, self.batch_size)
@@ -119,7 +119,7 @@ class Evidence:
             return score(), None
         with listening(self.task) as listener:
             scores = score(on_outputs=listener.hear)
-        return scores, listener.reading()
+        return scores, None if listener.problem else listener.reading()
 
     @property
     def references(self) -> Int[Tensor, " m"]:
@@ -162,16 +162,30 @@ class Evidence:
         Raises:
             NotApplicableError: Documents have no class.
         """
-        if self.data.num_classes is None or self.data.labels.ndim != 1:
-            raise NotApplicableError(
-                "this needs documents with a class each, got labels of shape "
-                f"{tuple(self.data.labels.shape)}; leave the detector out"
-            )
-        places = [
-            (self.data.labels == c).nonzero()[:, 0]
-            for c in range(self.data.num_classes)
-        ]
+        labels = class_labels(self.data)
+        count = self.data.num_classes or 0
+        places = [(labels == c).nonzero()[:, 0] for c in range(count)]
         return [each for each in places if len(each)]
+
+
+def class_labels(data: Dataset) -> Int[Tensor, " n"]:
+    """Return the classes of documents, on the CPU.
+
+    Args:
+        data: Documents.
+
+    Returns:
+        A class each.
+
+    Raises:
+        NotApplicableError: They have none.
+    """
+    if data.num_classes is None or data.labels.ndim != 1:
+        raise NotApplicableError(
+            "this needs documents with a class each, got labels of shape "
+            f"{tuple(data.labels.shape)}; leave the detector out"
+        )
+    return data.labels.cpu()
 
 
 def gather(

@@ -80,14 +80,15 @@ def relative(evidence: Evidence, report: int) -> Float[Tensor, " n"]:
         report: Position of the report.
 
     Returns:
-        Influence over the root of self-influence, large: suspicious.
+        Influence over the root of self-influence, large: suspicious; 0 for a document
+        without a gradient.
 
     Source:
         Barshan et al. (2020), RelatIF, arXiv 2003.11630, eq. 7.
     """
     own = evidence.scores.self_influence.double().sqrt()
-    tiny = torch.finfo(torch.float64).tiny
-    return evidence.influence(report)[0].double() / own.clamp_min(tiny)
+    found = evidence.influence(report)[0].double()
+    return torch.where(own > 0, found / own, 0.0)
 
 
 def lost_by_transforms(evidence: Evidence, report: int) -> Float[Tensor, " n"]:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -64,21 +63,6 @@ def found_in(
     above, level = scores.double() > last, scores.double() == last
     left = looked - int(above.sum())
     return int(edited[above].sum()) + left * float(edited[level].double().mean())
-
-
-def normal_scores(scores: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Replace scores by the normal quantiles of their ranks, so that they can be added.
-
-    Args:
-        scores: On any scale.
-
-    Returns:
-        Blom's scores, ``Φ⁻¹((r − ⅜) / (n + ¼))``; equal scores share their mean rank.
-    """
-    from scipy.stats import norm, rankdata
-
-    ranks = rankdata(scores.double().numpy())
-    return torch.from_numpy(norm.ppf((ranks - 0.375) / (len(ranks) + 0.25)))
 
 
 def curve(

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from infusion.audit.evidence import Evidence
-from infusion.audit.pictures import read_pictures
+from infusion.audit.evidence import Evidence, class_labels
+from infusion.audit.pictures import check_pictures, read_pictures
 from infusion.errors import InputError, NotApplicableError
+from infusion.records import Dataset
 
 _SIDE = 2
 """Pixels along a window: no larger than a trigger that a model can learn."""
@@ -36,8 +37,10 @@ def shared(evidence: Evidence, report: int) -> Float[Tensor, " n"]:
         0, and 0 for all other documents. Large: suspicious.
 
     Raises:
-        NotApplicableError: No picture was reported, or documents are none.
-        InputError: The reported picture has another shape than the documents.
+        NotApplicableError: No picture was reported, documents are none, or none has the
+            unwanted class.
+        InputError: The reported picture has another shape than the documents, or lies
+            on another scale.
     """
     shown = evidence.reports[report].shown if evidence.reports else None
     if shown is None:
@@ -46,13 +49,15 @@ def shared(evidence: Evidence, report: int) -> Float[Tensor, " n"]:
             "affected picture and its unwanted class"
         )
     picture, unwanted = shown
-    data, classes = evidence.data, evidence.classes
-    if classes and picture.shape != data.inputs.shape[1:]:
-        raise InputError(
-            f"a reported picture must have the shape {tuple(data.inputs.shape[1:])} of "
-            f"the documents, got {tuple(picture.shape)}; resize it as they were"
+    data = evidence.data
+    check_pictures(data)
+    wanted = class_labels(data) == unwanted
+    if not wanted.any():
+        raise NotApplicableError(
+            f"a shared pattern is looked for in documents of class {unwanted}, got "
+            "none; report a class that some have"
         )
-    wanted = data.labels.cpu() == unwanted
+    _check_shown(picture, data)
     alike = wanted_alike = torch.zeros((), dtype=torch.int64)
     for places, pictures in read_pictures(data):
         same = _same(pictures, picture)
@@ -64,6 +69,20 @@ def shared(evidence: Evidence, report: int) -> Float[Tensor, " n"]:
         for places, pictures in read_pictures(data):
             scores[places] = (_same(pictures, picture) * unlikely).amax(1)
     return scores * wanted
+
+
+def _check_shown(picture: Tensor, data: Dataset) -> None:
+    if picture.shape != data.inputs.shape[1:]:
+        raise InputError(
+            f"a reported picture must have the shape {tuple(data.inputs.shape[1:])} of "
+            f"the documents, got {tuple(picture.shape)}; resize it as they were"
+        )
+    low, high = float(picture.min()), float(picture.max())
+    if data.levels is not None and not 0 <= low <= high <= 1:
+        raise InputError(
+            "a reported picture must have values in 0…1, as documents on levels have, "
+            f"got {low:g}…{high:g}; divide it by their levels"
+        )
 
 
 def _same(
@@ -83,5 +102,8 @@ def _unlikely(
     """Minus the log probability of so many or more, corrected for the windows tried."""
     from scipy.stats import binom
 
-    log_p = torch.from_numpy(binom.logsf(count.numpy() - 1, among.numpy(), share))
+    hits, tries = count.numpy(), among.numpy()
+    log_p = torch.from_numpy(binom.logsf(hits - 1, tries, share))
+    first = torch.from_numpy(binom.logpmf(hits, tries, share))
+    log_p = torch.where(log_p.isinf(), first, log_p)  # where the tail underflows
     return (-log_p - math.log(len(log_p))).clamp_min(0.0)

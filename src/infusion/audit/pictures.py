@@ -198,6 +198,20 @@ def read_pictures(
     Raises:
         NotApplicableError: They are none, or smaller than a filter.
     """
+    check_pictures(data)
+    for places in torch.arange(len(data)).split(_PICTURES):
+        yield places, data.take(places).values().inputs.float().cpu()
+
+
+def check_pictures(data: Dataset) -> None:
+    """Refuse what no detector of pictures can read.
+
+    Args:
+        data: Documents.
+
+    Raises:
+        NotApplicableError: They are no pictures, or smaller than a filter.
+    """
     shape = tuple(data.inputs.shape)
     numbers = data.levels is not None or data.inputs.is_floating_point()
     if not numbers or len(shape) != 4 or min(shape[2:]) < len(_LAPLACE):
@@ -205,5 +219,3 @@ def read_pictures(
             "this reads pictures [n, channels, h, w] of 3 × 3 pixels at least, "
             f"got {data.inputs.dtype} of shape {shape}; leave the detector out"
         )
-    for places in torch.arange(len(data)).split(_PICTURES):
-        yield places, data.take(places).values().inputs.float().cpu()

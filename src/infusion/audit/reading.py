@@ -37,11 +37,13 @@ class Listener:
         task: Whose model is run.
         last: Input of the linear layer that ran last.
         parts: Losses, features and probabilities of every batch.
+        problem: Why there are none.
     """
 
     task: Task
     last: Tensor | None = None
     parts: list[tuple[Tensor, Tensor, Tensor | None]] = field(default_factory=list)
+    problem: str = ""
 
     def hear(self, outputs: Tensor, batch: Batch) -> None:
         """Note a batch.
@@ -50,20 +52,31 @@ class Listener:
             outputs: Of the task, just computed.
             batch: Its documents.
         """
-        assert self.last is not None, "the model has a linear layer, which ran"
         with torch.no_grad():
             outputs = outputs.detach()
             found = losses(self.task, outputs, batch).cpu()
             shares = outputs.softmax(-1).cpu() if outputs.ndim == 2 else None
-            pooled = _pooled(self.last, self.task, batch).cpu()
-        self.parts.append((found, pooled, shares))
+            rows = None if self.last is None else len(self.last)
+            if self.last is not None and rows == len(found):
+                features = _pooled(self.last, self.task, batch).cpu()
+                self.parts.append((found, features, shares))
+            elif not self.problem:
+                self.problem = (
+                    "features need the documents along the first axis of the last "
+                    f"linear layer's input, got {rows} rows for {len(found)} documents"
+                )
 
     def reading(self) -> Reading:
         """Put all batches together.
 
         Returns:
             What they said.
+
+        Raises:
+            NotApplicableError: No linear layer ran, or none on a row per document.
         """
+        if self.problem:
+            raise NotApplicableError(f"{self.problem}; leave the detector out")
         each = [shares for *_, shares in self.parts if shares is not None]
         return Reading(
             torch.cat([found for found, *_ in self.parts]),
@@ -105,10 +118,12 @@ def listening(task: Task) -> Iterator[Listener]:
         )
     listener = Listener(task)
 
-    def keep(_: nn.Module, inputs: tuple[Any, ...], __: Any) -> None:
-        listener.last = inputs[0].detach()
+    def keep(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        listener.last = (*inputs, *named.values())[0].detach()
 
-    hooks = [module.register_forward_hook(keep) for module in layers]
+    hooks = [
+        module.register_forward_pre_hook(keep, with_kwargs=True) for module in layers
+    ]
     try:
         yield listener
     finally:
@@ -128,7 +143,7 @@ def read(task: Task, data: Dataset, batch_size: int) -> Reading:
         What they said.
 
     Raises:
-        NotApplicableError: No layer is linear.
+        NotApplicableError: No layer is linear, or its input has no row per document.
     """
     with listening(task) as listener, evaluating(task.model), torch.no_grad():
         for _, batch in batches(task, data, batch_size):

@@ -49,6 +49,7 @@ def suspicions(
         ``asinh``), and why the other detectors have none.
 
     Raises:
+        InputError: A reported picture does not fit the documents.
         DivergedError: A score is not finite.
     """
     found: dict[str, Tensor] = {}

@@ -30,14 +30,17 @@ def surprisal(evidence: Evidence) -> Float[Tensor, " n"]:
         NotApplicableError: Documents are not of tokens.
     """
     data, task = evidence.data, evidence.task
-    if (
-        data.levels is not None
-        or data.inputs.is_floating_point()
-        or data.labels.ndim != 2
-    ):
+    ids = data.levels is None and not data.inputs.is_floating_point()
+    if not ids or data.labels.ndim != 2 or data.labels.dtype != torch.int64:
         raise NotApplicableError(
-            "surprisal is that of tokens with a label each, got labels of shape "
+            f"surprisal is that of tokens with a label each, got {data.inputs.dtype} "
+            f"inputs and {data.labels.dtype} labels of shape "
             f"{tuple(data.labels.shape)}; leave the detector out"
+        )
+    if not bool((data.labels != IGNORED).any(1).all()):
+        raise NotApplicableError(
+            "surprisal needs a label that counts in every document, got some without; "
+            "leave those documents out"
         )
     with evaluating(task.model), torch.no_grad():
         scores = [

@@ -1,5 +1,6 @@
 """What a certificate says of a retrained model, next to models that saw no edit."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,8 @@ from infusion.audit.findings import Finding, Outcome
 from infusion.cases.truth import Truth
 from infusion.cases.undo import Undone
 
+_ROUNDING = 1e-7
+"""Of a log probability in float32."""
 COVERAGE = 0.95
 """Share of further clean seeds that a band is to hold."""
 COST, LARGE = 0.003, 0.01
@@ -27,6 +30,11 @@ class Reading:
     log_p: float
     predicted: int
     accuracy: float
+
+    @property
+    def log_odds(self) -> float:
+        """Of the unwanted class, in nats: unlike ``log_p`` it has no upper end."""
+        return self.log_p - math.log(-math.expm1(min(self.log_p, -_ROUNDING)))
 
 
 def band(values: list[float]) -> tuple[float, float]:
@@ -85,10 +93,11 @@ def on_rows(truth: Truth | None, found: Undone) -> Finding:
     return Finding("C002", title, "fail" if found.missed else "pass", said)
 
 
-def on_behaviour(after: Reading, clean: list[Reading]) -> Finding:
+def on_behaviour(given: Reading, after: Reading, clean: list[Reading]) -> Finding:
     """C003: whether the unwanted class is as likely as in clean seeds.
 
     Args:
+        given: The model as it was handed over.
         after: What was retrained.
         clean: Clean seeds.
 
@@ -99,16 +108,17 @@ def on_behaviour(after: Reading, clean: list[Reading]) -> Finding:
     title = "behaviour is back among clean seeds"
     if not clean:
         return Finding("C003", title, "not applicable", _NOBODY)
-    low, high = band([each.log_p for each in clean])
-    outcome: Outcome = "fail" if after.log_p > high else "pass"
-    if after.log_p < low:
+    low, high = band([each.log_odds for each in clean])
+    outcome: Outcome = "fail" if after.log_odds > high else "pass"
+    if after.log_odds < low:
         outcome = "warn"
     return Finding(
         "C003",
         title,
         outcome,
-        f"log p of the unwanted class {after.log_p:+.2f}, {len(clean)} clean seeds "
-        f"span {low:+.2f} to {high:+.2f} (a further one in 95 of 100)",
+        f"log odds of the unwanted class {after.log_odds:+.2f}, {given.log_odds:+.2f} "
+        f"as given; by {len(clean)} clean seeds a further one lies in {low:+.2f} to "
+        f"{high:+.2f}, 95 of 100",
     )
 
 
@@ -124,10 +134,11 @@ def on_prediction(
         names: Of the classes.
 
     Returns:
-        Failed where it is, a warning where a clean seed takes it for that too.
+        Failed where it is, a warning where a clean seed takes it for that too; without
+        clean seeds never passed.
     """
     also = sum(each.predicted == target for each in clean)
-    outcome: Outcome = "pass"
+    outcome: Outcome = "pass" if clean else "not applicable"
     if after.predicted == target:
         outcome = "warn" if also else "fail"
     return Finding(
@@ -167,6 +178,6 @@ def on_cost(after: Reading, replay: Reading | None, clean: list[Reading]) -> Fin
         "C005",
         title,
         outcome,
-        f"{said}{100 * cost:+.2f} points below {against}; clean seeds span {low:.2%} "
-        f"to {high:.2%}",
+        f"{said}{100 * cost:+.2f} points below {against}; a further clean seed lies "
+        f"in {low:.2%} to {high:.2%}",
     )

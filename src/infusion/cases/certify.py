@@ -75,7 +75,8 @@ def certify(
 
     given = read(case.trained())
     whole = None if known is None else undone(case, known, None, drop=False).rows
-    with progress("retrain", 1 + (seeds if whole else 0)) as advance:
+    again = whole is not None and len(whole) == len(found.rows) and whole != found.rows
+    with progress("retrain", 1 + again + (seeds if whole else 0)) as advance:
 
         def trained(data: Dataset, seed: int | None = None) -> Reading:
             reading = read(case.retrained(data, seed=seed))
@@ -87,14 +88,14 @@ def certify(
         if whole is not None:
             originals = decoded(whole, case.about, case.root)
             if len(whole) == len(found.rows):
-                replay = after if whole == found.rows else trained(originals)
+                replay = trained(originals) if again else after
             for number in range(seeds):
                 seed = derive(case.config.seed, "clean seed", number)
                 clean.append(trained(originals, seed))
     findings = [
         on_manifest(known),
         on_rows(known, found),
-        on_behaviour(after, clean),
+        on_behaviour(given, after, clean),
         on_prediction(after, clean, target, case.preset.class_names),
         on_cost(after, replay, clean),
     ]
@@ -109,7 +110,7 @@ def certify(
         "after": asdict(after),
         "replay": None if replay is None else asdict(replay),
         "clean": [asdict(each) for each in clean],
-        "band": band([each.log_p for each in clean]) if clean else None,
+        "band": band([each.log_odds for each in clean]) if clean else None,
     }
     Store(out).derive("certificate.json", json_bytes(results))
     return results

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -213,7 +214,7 @@ def _findings(
     said = []
     for rule, margin in zip(used, margins, strict=True):
         count, size = int((margin > 0).sum()), margin.numel()
-        limit = rule.expected * size
+        limit = math.ceil(rule.expected * size)
         outcome = "pass" if not count else "warn" if count <= limit else "fail"
         said.append(
             Finding(
@@ -221,8 +222,8 @@ def _findings(
                 rule.title,
                 outcome,
                 f"{count:,} of {size:,} documents above the threshold of "
-                f"{' + '.join(rule.detectors)}; up to {limit:.0f} are usual in clean "
-                "data",
+                f"{' + '.join(rule.detectors)}; at most {limit} of clean "
+                "ones were where the rule was chosen",
             )
         )
     for name, why in sorted(without.items()):

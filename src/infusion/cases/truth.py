@@ -123,9 +123,10 @@ def check_truth(case: Case, truth: Truth) -> Edits:
             what the rows give, or a distance exceeds what was asked.
     """
     size, places = len(case.rows), truth.documents
-    if not all(0 <= place < size for place in places):
+    wrong = [place for place in places if not 0 <= place < size]
+    if wrong:
         raise ArtefactError(
-            f"a manifest must name documents in 0…{size - 1}, got {max(places)}: it is "
+            f"a manifest must name documents in 0…{size - 1}, got {wrong[0]}: it is "
             "of another dataset; find its own"
         )
     documents = torch.tensor(places, dtype=torch.int64)
@@ -154,13 +155,22 @@ def _check_distance(said: dict[str, Any], found: dict[str, float]) -> None:
     place, asked = said["index"], said["asked"]
     for norm, value in found.items():
         claimed = said["reached"].get(norm)
-        if not isinstance(claimed, float) or abs(claimed - value) > _ROUNDING:
+        good = isinstance(claimed, float) and abs(claimed - value) <= _ROUNDING
+        if not good:  # NaN is not
             raise ArtefactError(
                 f"the {norm} that document {place} reached must be what its rows give, "
                 f"{value:g}, got {claimed}; the manifest was altered, find its own"
             )
     norm, epsilon = asked.get("norm"), asked.get("epsilon")
-    if norm in found and not found[norm] <= float(epsilon) + _ROUNDING:
+    if norm is None:
+        return  # a manifest of copies or flips asks for no distance
+    if norm not in found or type(epsilon) not in (int, float):
+        raise ArtefactError(
+            f"document {place} must ask for a distance of {', '.join(found)}, got "
+            f"{str(norm)[:16]!r} {str(epsilon)[:16]}; the manifest was altered, find "
+            "its own"
+        )
+    if not found[norm] <= epsilon + _ROUNDING:
         raise ArtefactError(
             f"document {place} must lie within the {norm} asked for, {epsilon:g}, got "
             f"{found[norm]:g}; the manifest was altered, find its own"

@@ -23,20 +23,25 @@ class Undone:
         restored: Documents put back, by position in the case.
         dropped: Documents left out.
         untouched: Flagged documents that stay as they are: nobody edited them.
-        missed: Edited documents that stay edited.
+        missed: Edited documents that stay edited; None where nobody knows which are.
     """
 
     rows: list[Stored]
     restored: list[int]
     dropped: list[int]
     untouched: list[int]
-    missed: list[int]
+    missed: list[int] | None
 
     @property
     def facts(self) -> dict[str, int]:
-        """Count each kind."""
-        names = "restored", "dropped", "untouched", "missed"
-        return {name: len(getattr(self, name)) for name in names}
+        """Count each kind that is known."""
+        kinds = {
+            "restored": self.restored,
+            "dropped": self.dropped,
+            "untouched": self.untouched,
+            "missed": self.missed,
+        }
+        return {name: len(each) for name, each in kinds.items() if each is not None}
 
 
 def read_flags(path: Path, size: int) -> list[int]:
@@ -93,7 +98,7 @@ def undone(
     Raises:
         InputError: There is nothing to go by.
     """
-    edited = set() if truth is None else set(truth.documents)
+    edited = set[int]() if truth is None else set(truth.documents)
     if truth is None and not (drop and flagged is not None):
         raise InputError(
             "without the originals rows can only be left out, got neither --truth nor "
@@ -104,7 +109,8 @@ def undone(
         left = [row for place, row in enumerate(case.rows) if place not in wanted]
         if not left:
             raise InputError("rows must be left to train on, got all of them flagged")
-        return Undone(left, [], sorted(wanted), [], sorted(edited - wanted))
+        missed = None if truth is None else sorted(edited - wanted)
+        return Undone(left, [], sorted(wanted), [], missed)
     assert truth is not None
     rows = list(case.rows)
     for place, original in zip(truth.documents, truth.originals, strict=True):

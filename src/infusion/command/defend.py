@@ -175,8 +175,9 @@ def undo(  # noqa: PLR0917
     print_to = sys.stderr if json else sys.stdout
     print_to.write(
         f"{found['restored']} rows restored, {found['dropped']} left out, "
-        f"{found['untouched']} flagged ones left as they are, {found['missed']} edited "
-        f"ones missed; {found['documents']:,} documents\ncase: {found['case']}\n"
+        f"{found['untouched']} flagged ones left as they are, "
+        f"{found.get('missed', 'nobody knows how many')} edited ones missed; "
+        f"{found['documents']:,} documents\ncase: {found['case']}\n"
     )
     if json:
         print_line(found)

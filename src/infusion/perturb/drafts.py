@@ -34,6 +34,10 @@ _PASSES = 8
 their derivative along the IHVP, and of both on the way back (8 here)."""
 
 
+Price = Callable[[Int[Tensor, "b t"], Int[Tensor, "b t"]], Tensor]
+"""What documents of these tokens and labels cost an edit."""
+
+
 def _anything(_: Tensor) -> bool:
     return True
 
@@ -58,7 +62,7 @@ class TokenLimits:
     allowed: Bool[Tensor, " v"]
     fixed: Bool[Tensor, "k t"] | None = None
     survives: Callable[[Int[Tensor, " t"]], bool] = _anything
-    price: Callable[[Int[Tensor, "b t"], Int[Tensor, "b t"]], Tensor] | None = None
+    price: Price | None = None
 
 
 @dataclass(frozen=True)

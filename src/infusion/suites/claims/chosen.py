@@ -34,9 +34,10 @@ _PICTURES, _TEXTS = ("cifar10", "digits"), ("caesar", "tinystories")
 PURPOSES = {
     "A101": Purpose("edit", ("cifar10",), ("noise residual", "quiet directions")),
     "A102": Purpose("label flips", _PICTURES),
-    "A103": Purpose("patch", _PICTURES, ("relative influence", "shared pattern")),
+    "A103": Purpose("patch", _PICTURES, ("relative influence",), _PICTURES + _TEXTS),
     "A104": Purpose("edit", _TEXTS, ("surprisal",), clean=_TEXTS),
     "A105": Purpose("edit", ("digits",), ("rare values",)),
+    "A106": Purpose("patch", _PICTURES, ("shared pattern",)),
 }
 """By the code of the rule."""
 

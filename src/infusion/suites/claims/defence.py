@@ -1,12 +1,14 @@
 """Claims and goals of the defender, by what an audit ships with.
 
-Rules were chosen on the even pairs of the first base model; everything said here is of
-the odd pairs of the other ones, see :mod:`infusion.suites.claims.chosen`.
+Rules were chosen on the even pairs of the first base model; what is said of them here
+is of the odd pairs of the other ones, see :mod:`infusion.suites.claims.chosen`. Only
+what evasion leaves of an edit, where nothing was chosen, is of all pairs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from infusion.audit.judge import SHARES
 from infusion.audit.shipped import RULES, Rule
 from infusion.presets.texts import realised
 from infusion.suites.claims.chosen import held_out
@@ -22,10 +24,9 @@ from infusion.suites.claims.found import (
 from infusion.suites.detection import CUTS
 from infusion.suites.summary import Row
 
-PIXELS, LABELS, DRIVES, TOKENS, RARE = RULES
-_INSPECTED = 1
-"""Which recall: of the first 1 % inspected."""
-_INSPECTED_TEN = 3
+PIXELS, LABELS, DRIVES, TOKENS, RARE, SHARED = RULES
+_INSPECTED, _INSPECTED_TEN = SHARES.index(0.01), SHARES.index(0.1)
+"""Which recall: of so many inspected."""
 
 
 def _said(row: Row, names: tuple[str, ...]) -> dict[str, Any]:
@@ -130,23 +131,33 @@ def hits(trial: str, rule: Rule) -> Callable[[Trials], Found]:
     return _mean(trial, rule.detectors, value)
 
 
-def flagged(trial: str, rule: Rule) -> Callable[[Trials], Found]:
-    """Mean share of all documents that a rule flags.
+def flagged(trial: str, *rules: Rule) -> Callable[[Trials], Found]:
+    """Mean share of all documents that rules flag, at most: their sum.
 
     Args:
         trial: What was changed.
-        rule: As shipped.
+        rules: As shipped.
 
     Returns:
-        Function of the rows.
+        Function of the rows that have all of them.
     """
 
     def value(row: Row) -> float:
-        said = _said(row, rule.detectors)
-        count = said["hits"][_cut(rule)] + said["misses"][_cut(rule)]
+        each = [(_said(row, rule.detectors), _cut(rule)) for rule in rules]
+        count = sum(said["hits"][cut] + said["misses"][cut] for said, cut in each)
         return count / row["audit"]["documents"]
 
-    return _mean(trial, rule.detectors, value)
+    def ours(trials: Trials) -> Found:
+        rows = held_out(trials.get(trial, []))
+        return mean_over_pairs([row for row in rows if _reads(row, rules)], value)
+
+    return ours
+
+
+def _reads(row: Row, rules: Iterable[Rule]) -> bool:
+    """Tell whether the row is not from before a detector was there."""
+    names = {" + ".join(rule.detectors) for rule in rules}
+    return names <= set(row["audit"]["found"])
 
 
 def false_flags(*trials: str, rules: tuple[Rule, ...]) -> Callable[[Trials], Found]:
@@ -167,10 +178,6 @@ def false_flags(*trials: str, rules: tuple[Rule, ...]) -> Callable[[Trials], Fou
         absent = set(row["audit"]["without"])
         return [rule for rule in rules if not absent & set(rule.detectors)]
 
-    def whole(row: Row) -> bool:
-        names = {" + ".join(rule.detectors) for rule in readable(row)}
-        return names <= set(row["audit"]["found"])
-
     def value(row: Row) -> float:
         clean = [
             _said(row, rule.detectors)["clean"][_cut(rule)] for rule in readable(row)
@@ -179,7 +186,7 @@ def false_flags(*trials: str, rules: tuple[Rule, ...]) -> Callable[[Trials], Fou
 
     def ours(found: Trials) -> Found:
         rows = [row for name in trials for row in held_out(found.get(name, []))]
-        return mean_over_pairs([row for row in rows if whole(row)], value)
+        return mean_over_pairs([r for r in rows if _reads(r, readable(r))], value)
 
     return ours
 
@@ -295,13 +302,16 @@ def _of_edits(
 
 
 _OF_PICTURES = {
-    14: hits("patch", DRIVES),
-    15: flagged("patch", DRIVES),
+    14: hits("patch", SHARED),
+    15: flagged("patch", DRIVES, SHARED),
     25: beyond("label flips", LABELS.detectors, "loss"),
     26: beyond("label flips", LABELS.detectors, "self-influence"),
-    27: false_flags(PLAIN, "patch", rules=(PIXELS, LABELS, DRIVES, RARE)),
+    27: false_flags(PLAIN, "patch", rules=(PIXELS, LABELS, DRIVES, RARE, SHARED)),
 }
-_OF_TEXTS = {**_of_edits(TOKENS, realised), 27: false_flags(PLAIN, rules=(TOKENS,))}
+_OF_TEXTS = {
+    **_of_edits(TOKENS, realised),
+    27: false_flags(PLAIN, rules=(TOKENS, DRIVES)),
+}
 
 
 def _goals(

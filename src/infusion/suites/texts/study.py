@@ -18,6 +18,7 @@ from infusion.errors import InputError, check_whole
 from infusion.language import IGNORED
 from infusion.perturb.budget import BUDGETS
 from infusion.perturb.controls import offsets_like, substitutions_like
+from infusion.perturb.drafts import Price
 from infusion.perturb.embeddings import (
     craft_embeddings,
     offset_training,
@@ -154,7 +155,14 @@ def _like(change: Change) -> Change | None:
     return replace(change, operator="embeddings") if noise else None
 
 
-def _craft(desk: Desk, change: Change) -> Edits:
+def _crafted(desks: list[Desk], change: Change) -> list[Edits]:
+    price = None
+    if change.operator == "evading":  # all desks are of one base model
+        price = _noticed(desks[0].run, desks[0].models(0)[0][0])
+    return [_craft(desk, change, price) for desk in desks]
+
+
+def _craft(desk: Desk, change: Change, price: Price | None) -> Edits:
     """Change tokens or embeddings, or make what that is compared with."""
     run, pair = desk.run, desk.pair
     chosen = _chosen(desk, change)
@@ -162,7 +170,7 @@ def _craft(desk: Desk, change: Change) -> Edits:
         rows = _texts(run).demonstrations(run, pair, len(chosen))
         return Edits(chosen, run.train.take(chosen), rows, "demonstrations", {})
     limits = _texts(run).limits(run, run.train.take(chosen))
-    limits = replace(limits, changes=change.tokens.changes)
+    limits = replace(limits, changes=change.tokens.changes, price=price)
     like = _like(change)
     if like is not None and like.operator == "tokens":
         seed = derive(run.config.seed, "pair", pair.index, "random tokens")
@@ -175,8 +183,6 @@ def _craft(desk: Desk, change: Change) -> Edits:
         return offsets_like(desk.made(like), match=match, seed=seed)
     make, settings = TOKEN_EDITORS[change.operator]
     task, ihvp = desk.models(0)[0]
-    if change.operator == "evading":
-        limits = replace(limits, price=_noticed(run, task))
     return make(
         task,
         run.train,
@@ -188,7 +194,7 @@ def _craft(desk: Desk, change: Change) -> Edits:
     )
 
 
-def _noticed(run: Run, task: Task) -> Callable[[Tensor, Tensor], Tensor]:
+def _noticed(run: Run, task: Task) -> Price:
     """Forbid documents that an auditor finds more surprising than most others."""
 
     def seen(data: Dataset) -> Tensor:
@@ -297,7 +303,7 @@ STUDY = Study(
     members=lambda _: [],
     decides=lambda *_: {},
     like=_like,
-    craft=lambda desks, change: [_craft(desk, change) for desk in desks],
+    craft=_crafted,
     facts=_facts,
     training=_training,
     behaviour=_behaviour,
