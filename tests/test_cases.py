@@ -19,6 +19,7 @@ from infusion.audit.judge import curve
 from infusion.audit.rows import read_rows
 from infusion.audit.seal import root_of
 from infusion.cases.case import DOCUMENTS, read_case
+from infusion.cases.certificate import Reading
 from infusion.cases.certify import certify
 from infusion.cases.export import export
 from infusion.cases.inspect import audit_case, audit_question
@@ -189,7 +190,7 @@ def test_a_whole_undo_is_certified(handed: Handed, small_run: Path, tmp_path: Pa
     ), "its own order on the same bytes is the clean replay"
     assert found["after"]["accuracy"] == clean["accuracy"]
     low, high = found["band"]
-    assert low < found["after"]["log_p"] < high
+    assert low < Reading(**found["after"]).log_odds < high
 
 
 def test_edits_that_stay_are_no_pass(handed: Handed, tmp_path: Path):

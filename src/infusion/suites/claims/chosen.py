@@ -73,7 +73,7 @@ def chosen(rule: Rule, rows: dict[str, list[Row]]) -> tuple[tuple[str, ...], flo
     no more than the rule's share of clean documents, whatever the preset and training
     (but where nothing was reported to a detector that needs it):
     those that flag the largest share of the changed ones, averaged over presets; the
-    higher area under the curve decides between equals.
+    higher area under the curve decides between equals, then the lower threshold.
 
     Args:
         rule: Whose purpose, report and share are kept.
@@ -115,14 +115,14 @@ def chosen(rule: Rule, rows: dict[str, list[Row]]) -> tuple[tuple[str, ...], flo
             if max(clean) <= rule.expected:
                 hits = [_share(half, joined, "hits", place) for half in changed]
                 areas = [_area(half, joined) for half in changed]
-                ranked.append((sum(hits), sum(areas), names, cut))
+                ranked.append((sum(hits), sum(areas), -cut, names))
     if not ranked:
         raise InputError(
             f"a rule must flag at most {rule.expected:.1%} of clean documents, got "
             f"no such rule for {rule.code}; try higher thresholds"
         )
-    _, _, names, cut = max(ranked)
-    return names, cut
+    *_, cut, names = max(ranked)
+    return names, -cut
 
 
 def _found(row: Row) -> Row:
