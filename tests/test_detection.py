@@ -368,6 +368,15 @@ def test_rules_have_thresholds_that_rows_count():
     assert sum(rule.expected for rule in rules(True) if rule.code != "A104") < 0.0101
 
 
+def certificate(log_p: float, accuracy: float) -> dict[str, Any]:
+    def read(value: float, right: float = 0.8) -> dict[str, Any]:
+        return {"log_p": value, "predicted": 0, "accuracy": right}
+
+    clean = [read(-3.0), read(-3.2), read(-2.8)]
+    after = read(log_p, accuracy)
+    return {"given": read(-0.1), "after": after, "replay": read(-3.0), "clean": clean}
+
+
 def test_undo_is_judged_by_its_benchmark(tmp_path: Path):
     whole = {
         "preset": "cifar10",
@@ -377,11 +386,11 @@ def test_undo_is_judged_by_its_benchmark(tmp_path: Path):
         "named": 10,
         "falsely": 0,
         "identical": True,
-        "outcomes": {"C003": "pass", "C005": "pass"},
+        "certificate": certificate(-3.0, 0.8),
         "processor": "AVX2",
         "cores": 2,
     }
-    spoilt = {**whole, "named": 9, "outcomes": {"C003": "fail", "C005": "warn"}}
+    spoilt = {**whole, "named": 9, "certificate": certificate(-0.1, 0.79)}
     named_falsely = {**whole, "falsely": 1, "identical": False}
 
     def judged(*lines: dict[str, Any]) -> dict[str, Any]:

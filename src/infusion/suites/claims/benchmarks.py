@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from infusion.cases.certificate import Reading, on_behaviour, on_cost
 from infusion.intervals import share
 from infusion.runs.rows import opened
 
@@ -129,15 +130,31 @@ def _undone(preset: str, rows: list[Json]) -> list[Json]:
             "G30",
             "undo: behaviour back in the band of clean seeds, share",
             "back",
-            lambda row: row["outcomes"]["C003"] == "pass",
+            lambda row: _behaves(row["certificate"]) == "pass",
         ),
         shared(
             "G31",
             "undo: accuracy within 0.3 points of the clean replay, share",
             f"+0.05: ≥ −{_POINTS:g} points",
-            lambda row: row["outcomes"]["C005"] == "pass",
+            lambda row: _costs(row["certificate"]) == "pass",
         ),
     ]
+
+
+def _readings(told: Json) -> tuple[Reading, Reading, Reading, list[Reading]]:
+    """Read what a certificate measured: today's rules judge it."""
+    given, after, replay = (Reading(**told[n]) for n in ("given", "after", "replay"))
+    return given, after, replay, [Reading(**each) for each in told["clean"]]
+
+
+def _behaves(told: Json) -> str:
+    given, after, _, clean = _readings(told)
+    return on_behaviour(given, after, clean).outcome
+
+
+def _costs(told: Json) -> str:
+    _, after, replay, clean = _readings(told)
+    return on_cost(after, replay, clean).outcome
 
 
 def _audited(path: Path) -> list[Json]:
