@@ -34,8 +34,8 @@ RULES = (
     Rule(
         "A103",
         "drives the behaviour",
-        ("relative influence",),
-        2.5,
+        ("gradient isolation", "relative influence"),
+        4.0,
         0.003,
         told=True,
     ),

@@ -20,12 +20,14 @@ class Purpose:
         among: Detectors of which one must take part.
         clean: Presets of whose clean documents it may flag few, where it has something
             to read.
+        without: A detector that takes no part, as another rule has it.
     """
 
     trial: str
     presets: tuple[str, ...]
     among: tuple[str, ...] = DETECTORS
     clean: tuple[str, ...] = ("cifar10", "digits")
+    without: str = ""
 
 
 _FIRST = 0
@@ -34,7 +36,13 @@ _PICTURES, _TEXTS = ("cifar10", "digits"), ("caesar", "tinystories")
 PURPOSES = {
     "A101": Purpose("edit", ("cifar10",), ("noise residual", "quiet directions")),
     "A102": Purpose("label flips", _PICTURES),
-    "A103": Purpose("patch", _PICTURES, ("relative influence",), _PICTURES + _TEXTS),
+    "A103": Purpose(
+        "patch",
+        _PICTURES,
+        ("relative influence",),
+        clean=_PICTURES + _TEXTS,
+        without="shared pattern",
+    ),
     "A104": Purpose("edit", _TEXTS, ("surprisal",), clean=_TEXTS),
     "A105": Purpose("edit", ("digits",), ("rare values",)),
     "A106": Purpose("patch", _PICTURES, ("shared pattern",)),
@@ -103,7 +111,8 @@ def chosen(rule: Rule, rows: dict[str, list[Row]]) -> tuple[tuple[str, ...], flo
     ranked = []
     for joined in _found(changed[0][0]):
         names = tuple(joined.split(" + "))
-        fits = set(names) & set(purpose.among) and (rule.told or not is_told(names))
+        fits = set(names) & set(purpose.among) and purpose.without not in names
+        fits = fits and (rule.told or not is_told(names))
         read = [half for half in groups.values() if joined in _found(half[0])]
         whole = all(half in read for half in changed) and all(
             joined in _found(row) for half in read for row in half
