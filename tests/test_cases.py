@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -240,6 +241,22 @@ LIES: dict[str, tuple[Callable[[dict], dict], str]] = {
     "a smaller budget": (
         lambda x: {**x, "asked": {**x["asked"], "epsilon": 0.01}},
         "within the linf asked for",
+    ),
+    "no distance": (
+        lambda x: {**x, "reached": {**x["reached"], "linf": math.nan}},
+        "linf that document .* got nan",
+    ),
+    "an unknown norm": (
+        lambda x: {**x, "asked": {**x["asked"], "norm": "l3"}},
+        r"a distance of linf, l2, got 'l3' 0",
+    ),
+    "a budget in words": (
+        lambda x: {**x, "asked": {**x["asked"], "epsilon": "much"}},
+        r"a distance of linf, l2, got 'linf' much",
+    ),
+    "a negative document": (
+        lambda x: {**x, "index": -3},
+        r"documents in 0…399, got -3",
     ),
     "another dataset": (lambda x: {**x, "index": 400}, r"documents in 0…399, got 400"),
     "a missing key": (lambda x: {"index": x["index"]}, "an altered line 1"),
