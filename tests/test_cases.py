@@ -396,8 +396,12 @@ def test_a_run_without_that_pair_or_arm_is_refused(small_run: Path, tmp_path: Pa
             export(small_run, **flags, out=tmp_path / "out")  # pyright: ignore
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
-    with pytest.raises(InputError, match="must be a new folder"):
-        export(small_run, pair=0, arm="edit", out=tmp_path / "full")
+    for out, what in (
+        (tmp_path / "full", "holds files"),
+        (tmp_path / "full/x", "is a"),
+    ):
+        with pytest.raises(InputError, match=f"must be a new folder, .* which {what}"):
+            export(small_run, pair=0, arm="edit", out=out)
     with pytest.raises(InputError, match=r"must hold config.yaml"):
         export(tmp_path, pair=0, arm="edit", out=tmp_path / "out")
 

@@ -64,7 +64,7 @@ TOLD: dict[str, Callable[[Evidence, int], Float[Tensor, " n"]]] = {
     "shared pattern": patterns.shared,
 }
 """Of a reported behaviour."""
-SURPRISING = ("shared pattern",)
+IN_NATS = ("shared pattern",)
 """Those that say themselves how unlikely a score is, in nats, and 0 for most."""
 DETECTORS = (*UNTOLD, *TOLD)
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from infusion.audit.detectors import DETECTORS, SURPRISING, TOLD, detect
+from infusion.audit.detectors import DETECTORS, IN_NATS, TOLD, detect
 from infusion.audit.evidence import Evidence
 from infusion.errors import NotApplicableError
 
@@ -60,7 +60,7 @@ def suspicions(
         except NotApplicableError as error:
             without[name] = str(error)
             continue
-        found[name] = scores.asinh() if name in SURPRISING else standardised(scores)
+        found[name] = scores.asinh() if name in IN_NATS else standardised(scores)
     return found, without
 
 

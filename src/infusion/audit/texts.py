@@ -12,7 +12,7 @@ from infusion.errors import NotApplicableError
 from infusion.language import IGNORED
 from infusion.tasks import batches, evaluating
 
-_SURPRISING = 0.05
+_COUNTED = 0.05
 """Share of a document's tokens that are counted."""
 
 
@@ -65,7 +65,7 @@ def least_expected(
     each = F.cross_entropy(
         logits.mT, labels, reduction="none", ignore_index=IGNORED
     ).masked_fill(labels == IGNORED, -math.inf)
-    count = (_SURPRISING * (labels != IGNORED).sum(1)).round().clamp_min(1)
+    count = (_COUNTED * (labels != IGNORED).sum(1)).round().clamp_min(1)
     counted = torch.arange(labels.shape[1], device=labels.device) < count[:, None]
     highest = each.sort(1, descending=True).values.where(counted, 0)
     return highest.sum(1) / count

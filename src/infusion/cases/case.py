@@ -117,10 +117,7 @@ def write_case(
     Raises:
         InputError: The folder holds something.
     """
-    if root.exists() and any(root.iterdir()):
-        raise InputError(
-            f"--out must be a new folder, got {root}, which holds files; name another"
-        )
+    check_new(root)
     store = Store(root)
     write_stored(root / DOCUMENTS, rows)
     for name, values in tensors.items():
@@ -128,6 +125,22 @@ def write_case(
         store.tensors(name, None, copied.copy)
     write_whole(root / "config.yaml", to_yaml(config).encode())
     write_whole(root / _ABOUT, json_bytes(about))
+
+
+def check_new(out: Path) -> None:
+    """Refuse to write where something is.
+
+    Args:
+        out: Folder for what is to be written.
+
+    Raises:
+        InputError: It is a file, or holds some.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        what = "holds files" if out.is_dir() else "is a file"
+        raise InputError(
+            f"--out must be a new folder, got {out}, which {what}; name another"
+        )
 
 
 def read_case(root: Path) -> Case:

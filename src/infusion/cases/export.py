@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from infusion.cases.case import MODEL, START, write_case
+from infusion.cases.case import MODEL, START, check_new, write_case
 from infusion.cases.pictures import to_stored
 from infusion.cases.truth import Truth, write_truth
 from infusion.configs import Arm
@@ -45,10 +45,7 @@ def export(root: Path, *, pair: int, arm: Arm, out: Path) -> dict[str, Any]:
             f"a run to export must hold config.yaml, got none in {root}; use the "
             "folder of `infusion run cifar10`"
         )
-    if out.exists() and any(out.iterdir()):
-        raise InputError(
-            f"--out must be a new folder, got {out}, which holds files; name another"
-        )
+    check_new(out)
     config = from_yaml((root / "config.yaml").read_text("utf-8", errors="replace"))
     preset, store = find_pictures(config.preset), Store(root)
     run = Run(config, preset, store, *preset.load(config.data))
