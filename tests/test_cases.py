@@ -151,7 +151,7 @@ def test_an_audit_ranks_every_document(handed: Handed):
     worst = sorted(range(400), key=lambda i: scores[i])[:3]
     assert {row["index"] for row in results["ranked"][:3]} == set(worst)
     outcomes = {each["title"]: each["outcome"] for each in results["findings"]}
-    assert outcomes["surprisal"] == "not applicable"
+    assert outcomes["unlikely tokens"] == "not applicable"
     assert outcomes["changed pixels"] == "not applicable", "of too few pictures"
     assert outcomes["wrong labels"] != "not applicable"
     assert sum(results["distribution"]["counts"]["edited"]) == 10

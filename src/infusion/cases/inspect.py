@@ -177,8 +177,10 @@ def _audited(
     worst = margins.amax(0)
     order = worst.argsort(descending=True, stable=True)
     flagged = worst > 0
-    findings = _findings(used, margins, without)
-    findings += [_unused(rule, without) for rule in asked if rule not in used]
+    unused = [_unused(rule, without) for rule in asked if rule not in used]
+    said = {each.evidence for each in unused}
+    rest = {name: why for name, why in without.items() if why not in said}
+    findings = [*_findings(used, margins, rest), *unused]
     results = {
         "kind": "suspicion",
         "dataset": name,
