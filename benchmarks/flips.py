@@ -1,10 +1,11 @@
 """Label flips: this package's rule, cleanlab and kronfluence on the very same models.
 
-    python benchmarks/flips.py FOLDER [--pairs 12] [--odd]
+    python benchmarks/flips.py FOLDER [--pairs 6]
 
-FOLDER is of the suite ``detection`` of pictures; install ``benchmarks/peers.txt`` with
-``--no-deps``, and cleanlab 2.9.0. A model is trained on every pair's flips of 10 % of
-the labels; all three see that model and those documents:
+FOLDER is of the suite ``detection`` of pictures, its seed none that rules are chosen
+on; of its pairs only those count that they were not chosen on either. Install
+``benchmarks/peers.txt`` with ``--no-deps``, and cleanlab 2.9.0. A model is trained on
+every pair's flips of 10 % of the labels; all three see that model and those documents:
 
 - cleanlab's label quality by ``self_confidence``, its default, and by
   ``normalized_margin``, from the model's own probabilities;
@@ -35,6 +36,7 @@ from infusion.records import Dataset, Task
 from infusion.runs.config_files import from_yaml
 from infusion.runs.rows import Rows
 from infusion.runs.store import environment
+from infusion.suites.claims.chosen import held_out
 from infusion.suites.claims.defence import LABELS
 from infusion.suites.crafting import read_edits
 from infusion.suites.retrainings import retrained_together, training_of
@@ -46,10 +48,8 @@ OUT = Path(__file__).parent.parent / "results" / "flips.jsonl"
 INSPECTED = "0.1"
 
 
-def main(
-    folder: tyro.conf.Positional[Path], pairs: int = 12, odd: bool = False
-) -> None:
-    """Compare."""
+def main(folder: tyro.conf.Positional[Path], pairs: int = 6) -> None:
+    """Compare what three packages find of a suite's label flips."""
     torch.set_num_threads(1)
     config = from_yaml((folder / "config.yaml").read_text())
     home = Home(folder, replace(config, pairs=0))
@@ -58,9 +58,9 @@ def main(
     trial = next(t for t in study.trials("detection", run) if t.name == "label flips")
     kept = Rows(OUT, ("preset", "seed", "pair"), "flips")
     done = kept.read()
-    for pair in study.pairs(run, task)[:pairs]:
-        if odd and pair.index % 2 == 0:
-            continue
+    known = [{"seed": config.seed, "pair": p.index} for p in study.pairs(run, task)]
+    unseen = {row["pair"] for row in held_out(known)}
+    for pair in [p for p in study.pairs(run, task) if p.index in unseen][:pairs]:
         if (config.preset, config.seed, pair.index) not in done:
             kept.append(_row(run, pair, trial))
 
