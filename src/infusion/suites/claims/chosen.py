@@ -9,6 +9,8 @@ from infusion.errors import InputError
 from infusion.suites.detection import CUTS
 from infusion.suites.summary import Row
 
+_PICTURES, _TEXTS = ("cifar10", "digits"), ("caesar", "tinystories")
+
 
 @dataclass(frozen=True)
 class Purpose:
@@ -26,13 +28,12 @@ class Purpose:
     trial: str
     presets: tuple[str, ...]
     among: tuple[str, ...] = DETECTORS
-    clean: tuple[str, ...] = ("cifar10", "digits")
+    clean: tuple[str, ...] = _PICTURES
     without: str = ""
 
 
 _FIRST = 0
 """Seed of the base model that rules are chosen on."""
-_PICTURES, _TEXTS = ("cifar10", "digits"), ("caesar", "tinystories")
 PURPOSES = {
     "A101": Purpose("edit", ("cifar10",), ("noise residual", "quiet directions")),
     "A102": Purpose("label flips", _PICTURES),

@@ -33,15 +33,20 @@ def _said(row: Row, names: tuple[str, ...]) -> dict[str, Any]:
     return row["audit"]["found"][" + ".join(names)]
 
 
+def _reads(row: Row, combinations: Iterable[tuple[str, ...]]) -> bool:
+    """Tell whether the row is not from before a detector was there."""
+    return {" + ".join(names) for names in combinations} <= set(row["audit"]["found"])
+
+
 def _mean(
-    trial: str, names: tuple[str, ...], value: Callable[[Row], float]
+    trial: str, combinations: Iterable[tuple[str, ...]], value: Callable[[Row], float]
 ) -> Callable[[Trials], Found]:
     """Average over the other half, less rows from before a detector was there."""
+    needed = list(combinations)
 
     def ours(trials: Trials) -> Found:
         rows = held_out(trials.get(trial, []))
-        known = [r for r in rows if " + ".join(names) in r["audit"]["found"]]
-        return mean_over_pairs(known, value)
+        return mean_over_pairs([row for row in rows if _reads(row, needed)], value)
 
     return ours
 
@@ -56,7 +61,7 @@ def auroc(trial: str, *names: str) -> Callable[[Trials], Found]:
     Returns:
         Function of the rows.
     """
-    return _mean(trial, names, lambda row: _said(row, names)["auroc"])
+    return _mean(trial, [names], lambda row: _said(row, names)["auroc"])
 
 
 def above_null(trial: str, *names: str) -> Callable[[Trials], Found]:
@@ -74,7 +79,7 @@ def above_null(trial: str, *names: str) -> Callable[[Trials], Found]:
         said = _said(row, names)
         return said["auroc"] - said["null"]
 
-    return _mean(trial, names, value)
+    return _mean(trial, [names], value)
 
 
 def recall(trial: str, *names: str) -> Callable[[Trials], Found]:
@@ -87,7 +92,7 @@ def recall(trial: str, *names: str) -> Callable[[Trials], Found]:
     Returns:
         Function of the rows.
     """
-    return _mean(trial, names, lambda row: _said(row, names)["recall"][_INSPECTED])
+    return _mean(trial, [names], lambda row: _said(row, names)["recall"][_INSPECTED])
 
 
 def beyond(trial: str, names: tuple[str, ...], other: str) -> Callable[[Trials], Found]:
@@ -106,7 +111,7 @@ def beyond(trial: str, names: tuple[str, ...], other: str) -> Callable[[Trials],
         ours, theirs = _said(row, names), _said(row, (other,))
         return ours["recall"][_INSPECTED_TEN] - theirs["recall"][_INSPECTED_TEN]
 
-    return _mean(trial, names, value)
+    return _mean(trial, [names], value)
 
 
 def _cut(rule: Rule) -> int:
@@ -128,7 +133,7 @@ def hits(trial: str, rule: Rule) -> Callable[[Trials], Found]:
         found = _said(row, rule.detectors)["hits"][_cut(rule)]
         return found / row["audit"]["edited"]
 
-    return _mean(trial, rule.detectors, value)
+    return _mean(trial, [rule.detectors], value)
 
 
 def flagged(trial: str, *rules: Rule) -> Callable[[Trials], Found]:
@@ -147,17 +152,7 @@ def flagged(trial: str, *rules: Rule) -> Callable[[Trials], Found]:
         count = sum(said["hits"][cut] + said["misses"][cut] for said, cut in each)
         return count / row["audit"]["documents"]
 
-    def ours(trials: Trials) -> Found:
-        rows = held_out(trials.get(trial, []))
-        return mean_over_pairs([row for row in rows if _reads(row, rules)], value)
-
-    return ours
-
-
-def _reads(row: Row, rules: Iterable[Rule]) -> bool:
-    """Tell whether the row is not from before a detector was there."""
-    names = {" + ".join(rule.detectors) for rule in rules}
-    return names <= set(row["audit"]["found"])
+    return _mean(trial, [rule.detectors for rule in rules], value)
 
 
 def false_flags(*trials: str, rules: tuple[Rule, ...]) -> Callable[[Trials], Found]:
@@ -186,7 +181,9 @@ def false_flags(*trials: str, rules: tuple[Rule, ...]) -> Callable[[Trials], Fou
 
     def ours(found: Trials) -> Found:
         rows = [row for name in trials for row in held_out(found.get(name, []))]
-        return mean_over_pairs([r for r in rows if _reads(r, readable(r))], value)
+        return mean_over_pairs(
+            [r for r in rows if _reads(r, (x.detectors for x in readable(r)))], value
+        )
 
     return ours
 
