@@ -3,7 +3,7 @@
     python benchmarks/defence.py rows FOLDER [--pairs 10]
     python benchmarks/defence.py cost [--data CIFAR10]
 
-``rows`` takes the trial ``edit`` of every pair in the folder of a suite: the edited
+``rows`` takes the trial ``edit`` of pairs in the folder of a suite: the edited
 dataset is held against a seal of the clean one, undone with its manifest, retrained and
 certified. It appends to ``results/defence.jsonl`` and goes on where it stopped.
 ``cost`` audits the paper's base model on 45,000 pictures, two threads, with one
@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import tyro
+from suite_folder import made
 
 import infusion as inf
 from infusion.audit.changes import compare
@@ -36,12 +37,9 @@ from infusion.cases.undo import undo
 from infusion.presets import find_preset
 from infusion.presets.base import base_model
 from infusion.presets.context import Pair, Run
-from infusion.runs.config_files import from_yaml
 from infusion.runs.rows import Rows
 from infusion.runs.store import Store, environment, json_bytes, write_whole
 from infusion.suites.crafting import edit_file, read_edits
-from infusion.suites.study import study_of
-from infusion.suites.subjects import Home, opened
 from infusion.suites.trial import Trial
 
 ROOT = Path(__file__).parent.parent
@@ -51,15 +49,11 @@ OUT = ROOT / "results"
 def rows(folder: tyro.conf.Positional[Path], pairs: int = 10) -> None:
     """Undo and certify a suite's edits."""
     torch.set_num_threads(1)
-    config = from_yaml((folder / "config.yaml").read_text())
-    home = Home(folder, replace(config, pairs=0))
-    run, task = opened(home, home.config.architecture)
-    study = study_of(run)
-    trial = next(t for t in study.trials("detection", run) if t.name == "edit")
+    run, trial, made_of = made(folder, "edit")
     kept = Rows(OUT / "defence.jsonl", ("preset", "seed", "pair"), "defence")
     done = kept.read()
-    for pair in study.pairs(run, task)[:pairs]:
-        if (config.preset, config.seed, pair.index) not in done:
+    for pair in made_of[:pairs]:
+        if (run.config.preset, run.config.seed, pair.index) not in done:
             kept.append(_row(run, pair, trial))
 
 

@@ -17,13 +17,13 @@ goes on where it stopped.
 """
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 import tyro
+from suite_folder import made
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -33,15 +33,12 @@ from infusion.audit.judge import judged
 from infusion.audit.suspicion import combined, standardised
 from infusion.presets.context import Pair, Run
 from infusion.records import Dataset, Task
-from infusion.runs.config_files import from_yaml
 from infusion.runs.rows import Rows
 from infusion.runs.store import environment
 from infusion.suites.claims.chosen import held_out
 from infusion.suites.claims.defence import LABELS
 from infusion.suites.crafting import read_edits
 from infusion.suites.retrainings import retrained_together, training_of
-from infusion.suites.study import study_of
-from infusion.suites.subjects import Home, opened
 from infusion.suites.trial import Trial
 
 OUT = Path(__file__).parent.parent / "results" / "flips.jsonl"
@@ -51,17 +48,13 @@ INSPECTED = "0.1"
 def main(folder: tyro.conf.Positional[Path], pairs: int = 6) -> None:
     """Compare what three packages find of a suite's label flips."""
     torch.set_num_threads(1)
-    config = from_yaml((folder / "config.yaml").read_text())
-    home = Home(folder, replace(config, pairs=0))
-    run, task = opened(home, config.architecture)
-    study = study_of(run)
-    trial = next(t for t in study.trials("detection", run) if t.name == "label flips")
+    run, trial, made_of = made(folder, "label flips")
     kept = Rows(OUT, ("preset", "seed", "pair"), "flips")
     done = kept.read()
-    known = [{"seed": config.seed, "pair": p.index} for p in study.pairs(run, task)]
-    unseen = {row["pair"] for row in held_out(known)}
-    for pair in [p for p in study.pairs(run, task) if p.index in unseen][:pairs]:
-        if (config.preset, config.seed, pair.index) not in done:
+    seed = run.config.seed
+    unseen = [p for p in made_of if held_out([{"seed": seed, "pair": p.index}])]
+    for pair in unseen[:pairs]:
+        if (run.config.preset, seed, pair.index) not in done:
             kept.append(_row(run, pair, trial))
 
 

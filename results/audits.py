@@ -1,11 +1,28 @@
-"""The table of detectors, drawn from the rows of the suite detection."""
+"""What an audit asks, and what detectors find in rows of the suite detection."""
 
 from typing import Any
 
 from layout import HERE, markdown
 
+from infusion.audit.shipped import RULES
 from infusion.suites.detected import detected
 from infusion.suites.read import read_rows
+
+
+def rules() -> str:
+    """Return the rules that an audit ships with."""
+    headings = ["rule", "what it looks for", "detectors", "threshold", "clean flagged"]
+    cells = [
+        [
+            rule.code,
+            rule.title + (", behaviour reported" if rule.told else ""),
+            " + ".join(rule.detectors),
+            f"{rule.threshold:g}",
+            f"≤ {rule.expected:.1%}",
+        ]
+        for rule in RULES
+    ]
+    return "\n".join(markdown(headings, cells))
 
 
 def detectors() -> str:

@@ -1,6 +1,6 @@
 """Draw the tables and figures of README and docs from the files in this folder.
 
-    python results/tables.py          rewrite README.md, docs/suites.md, docs/figures/
+    python results/tables.py          rewrite README.md, docs/*.md, docs/figures/
     python results/tables.py --check  exit 1 where one differs
 
 ``digits.json`` and ``cifar10-seed*.json`` are the ``results.json`` of finished runs,
@@ -18,11 +18,11 @@ from functools import cache
 from itertools import chain
 from typing import Any
 
-from audits import detectors
+from audits import detectors, rules
 from costs import bench, commands, pairs, ratios, replay, tokens
+from judgements import defence, goals, of_the_paper
 from layout import HERE, markdown, read
 
-from infusion.report.claims import claim_cells
 from infusion.report.fidelity import (
     KINDS,
     flips_facts,
@@ -39,7 +39,6 @@ from infusion.report.suites import (
     suite_rows,
 )
 from infusion.report.tables import HEADINGS, NAMES, effects_rows
-from infusion.suites.claims.judged import claims
 from infusion.suites.collected import collect
 from infusion.suites.read import read_rows
 
@@ -48,13 +47,13 @@ PAPER_ACCURACY = 0.7391
 """Clean test accuracy of the paper's TinyResNet, arXiv 2602.09987."""
 FIGURES = ROOT / "docs" / "figures"
 SHOWN_FIRST = ("main", "controls", "copies")
-"""Suites whose effects at the paper's scale are in README."""
+"""Suites whose effects at the paper's scale are in docs/measured.md."""
 TEXTS_SHOWN = {
     "caesar": ("targeting", "Δ CE target", "Δ CE other", "Δ CE correct"),
     "caesar29": ("targeting", "Δ CE target", "Δ CE other", "Δ CE correct"),
     "tinystories": ("Δ log odds", "Δp target", "less untargeted", "less probe"),
 }
-"""What README says of the main suites of texts, small."""
+"""What docs/measured.md says of the main suites of texts, small."""
 IN_TABLES = ("effects",)
 """Figures of suites that docs leave out, because their tables say the same."""
 
@@ -167,13 +166,6 @@ def texts_first() -> str:
     return "\n\n".join(parts) or "No rows yet."
 
 
-def claimed() -> str:
-    """Return the paper's claims and our goals, as judged by the rows of suites."""
-    found = claims(HERE)
-    headings = ["", "claim", "paper or goal", "ours [95 %]", "n", "setting", "verdict"]
-    return "\n".join(markdown(headings, [claim_cells(row) for row in found]))
-
-
 def suites() -> str:
     """Return the effects of every suite that has rows: a table and figures each."""
     parts = []
@@ -208,7 +200,8 @@ def collected() -> list[Any]:
     return found
 
 
-PAGES = (ROOT / "README.md", ROOT / "docs" / "suites.md")
+DOCS = ("audit.md", "measured.md", "suites.md")
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / name for name in DOCS))
 SECTIONS = {
     "digits": lambda: effects("digits.json"),
     "cifar10": shown_first,
@@ -219,11 +212,14 @@ SECTIONS = {
     "commands": commands,
     "lds": lds,
     "flips": flips,
-    "claims": claimed,
+    "claims": of_the_paper,
+    "goals": goals,
+    "defence": defence,
     "suites": suites,
     "replay": replay,
     "pairs": pairs,
     "tokens": tokens,
+    "rules": rules,
     "detectors": detectors,
 }
 
