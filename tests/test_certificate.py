@@ -26,10 +26,20 @@ def test_a_band_is_the_prediction_interval_of_students_t():
     [(-5.9, "pass"), (3.9, "pass"), (-6.0, "warn"), (4.0, "fail")],
 )
 def test_only_a_likelier_behaviour_fails(log_odds: float, outcome: str):
-    found = on_behaviour(reading(5.0), reading(log_odds), CLEAN)
+    found = on_behaviour(reading(5.0), reading(log_odds), None, CLEAN)
     assert (found.code, found.outcome) == ("C003", outcome)
     assert f"class {log_odds:+.2f}, +5.00 as given" in found.evidence
-    assert "lies in -5.97 to +3.97" in found.evidence
+    assert "lies in -5.97 to +3.97, 95 of 100" in found.evidence
+
+
+@pytest.mark.parametrize(
+    ("log_odds", "outcome"),
+    [(-0.9, "pass"), (8.9, "pass"), (-1.0, "warn"), (9.0, "fail")],
+)
+def test_a_replay_in_the_same_order_is_the_middle(log_odds: float, outcome: str):
+    found = on_behaviour(reading(9.5), reading(log_odds), reading(4.0), CLEAN)
+    assert found.outcome == outcome
+    assert "lies in -0.97 to +8.97 around +4.00 in this order" in found.evidence
 
 
 def test_a_certain_model_has_finite_log_odds():
@@ -66,7 +76,7 @@ def test_accuracy_without_a_replay_is_compared_with_the_band():
 def test_without_clean_seeds_nothing_is_certified():
     after, names = reading(-5.0), ("cat", "dog")
     said = [
-        on_behaviour(after, after, []),
+        on_behaviour(after, after, None, []),
         predicted(after, [], 1, names),
         on_cost(after, None, []),
     ]

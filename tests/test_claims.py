@@ -90,12 +90,13 @@ def test_every_claim_is_listed_and_none_is_judged_without_rows(judged: Any) -> N
     beside = [*(f"{i}t" for i in ("15", "15c", 17, 18, 19, 20)), "15c", "22p"]
     beside += [f"G{i}d" for i in range(14, 28)]
     beside += [f"G{i}{mark}" for mark in "ct" for i in (*range(16, 25), 27)]
-    wanted = [str(i) for i in range(1, 30)] + [f"G{i}" for i in range(1, 34)]
+    wanted = [str(i) for i in range(1, 30)] + [f"G{i}" for i in range(1, 35)]
     named = [name for name in found if name not in beside]
     assert sorted(named, key=wanted.index) == wanted
     assert list(found) == [
         *(c.number for c in listed),
-        *("G13", "G28", "G29", "G30", "G31", "G32", "G33"),
+        *("G13", "G25", "G26", "G25d", "G26d"),
+        *("G28", "G29", "G30", "G34", "G31", "G32", "G33"),
     ]
     assert {(r["verdict"], r["n"], r["ours"]) for r in found.values()} == {
         ("not measured", 0, None)

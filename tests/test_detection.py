@@ -14,7 +14,7 @@ from infusion.audit.shipped import RULES, Rule, rules
 from infusion.audit.suspicion import combined, standardised, suspicions
 from infusion.audit.transforms import changed_copies
 from infusion.configs import RunConfig
-from infusion.errors import InputError
+from infusion.errors import ArtefactError, InputError
 from infusion.presets.context import Pair
 from infusion.runs.rows import sealed
 from infusion.suites.claims.benchmarks import benchmarked
@@ -22,7 +22,6 @@ from infusion.suites.claims.chosen import PURPOSES, chosen, chosen_on, held_out
 from infusion.suites.claims.defence import (
     above_null,
     auroc,
-    beyond,
     false_flags,
     flagged,
     hits,
@@ -267,7 +266,7 @@ def test_goals_are_read_off_the_other_half():
     assert hits("edit", pixels)(trials)[0] == pytest.approx(0.8)
     assert flagged("edit", pixels)(trials)[0] == pytest.approx(0.01)
     assert flagged("edit", pixels, RULES[1])(trials)[0] == pytest.approx(0.02)
-    readable = len(RULES) - 1  # surprisal is not of pictures
+    readable = sum("surprisal" not in rule.detectors for rule in RULES)
     clean = false_flags("edit", rules=RULES)
     assert clean(trials)[0] == pytest.approx(0.001 * readable)
     early = audit_row("edit", 5, 1)
@@ -292,8 +291,6 @@ def test_rules_are_read_at_their_own_thresholds():
     clean = false_flags("edit", rules=(rule,))(trials)[0]
     assert clean == pytest.approx((50 - 2 * cut) / 1e3)
     assert recall("edit", *rule.detectors)(trials)[0] == 0.2
-    ahead = beyond("edit", rule.detectors, "loss")(trials)[0]
-    assert ahead == pytest.approx(0.4 - 0.9)
 
 
 def test_what_evasion_leaves_is_over_the_same_pairs():
@@ -365,7 +362,10 @@ def test_rules_have_thresholds_that_rows_count():
     assert len({rule.code for rule in RULES}) == len(RULES)
     assert [rule.code for rule in rules(True)] == list(PURPOSES)
     assert [rule.code for rule in rules(False)] == ["A101", "A102", "A104", "A105"]
-    assert sum(rule.expected for rule in rules(True) if rule.code != "A104") < 0.0101
+    texts = {rule.code for rule in RULES if "surprisal" in rule.detectors}
+    assert texts == {"A104", "A107"}
+    assert sum(rule.expected for rule in RULES if rule.code not in texts) < 0.0101
+    assert sum(rule.expected for rule in RULES if rule.code in texts) < 0.0101
 
 
 def certificate(log_p: float, accuracy: float) -> dict[str, Any]:
@@ -399,15 +399,56 @@ def test_undo_is_judged_by_its_benchmark(tmp_path: Path):
         return {goal["id"]: goal for goal in benchmarked(tmp_path)}
 
     numbers = "G28", "G29", "G30", "G31"
-    assert benchmarked(tmp_path)[1]["verdict"] == "not measured"
+    assert {g["verdict"] for g in benchmarked(tmp_path)} == {"not measured"}
     met = judged(whole, {**whole, "seed": 1})
     assert {met[n]["verdict"] for n in numbers} == {"met"}
     assert (met["G28"]["n"], met["G28"]["seeds"]) == (2, [0, 1])
     missed = judged(whole, spoilt, named_falsely)
     assert {missed[n]["verdict"] for n in numbers} == {"missed"}
     assert missed["G28"]["ours"] == pytest.approx(1 / 3)
+    assert (missed["G34"]["ours"], missed["G34"]["verdict"]) == (1.0, "measured")
     digits = judged(whole, {**spoilt, "preset": "digits"})
     assert (digits["G28"]["verdict"], digits["G28d"]["verdict"]) == ("met", "missed")
+
+
+def flip_row(pair: int, **recall: float) -> dict[str, Any]:
+    said = {"deep k-NN": 0.8, "cleanlab a": 0.7, "cleanlab b": 0.75} | {
+        "kronfluence self-influence": 0.5,
+        **{name.replace("_", " "): value for name, value in recall.items()},
+    }
+    return {
+        "preset": "digits",
+        "scale": "small",
+        "seed": 1,
+        "pair": pair,
+        "probe": pair,
+        "target": 3,
+        "recall": said,
+        "processor": "AVX2",
+        "cores": 2,
+    }
+
+
+def test_flips_are_judged_beside_the_best_score_of_each_peer(tmp_path: Path):
+    def judged(*rows: dict[str, Any]) -> dict[str, Any]:
+        text = "".join(json.dumps(sealed(each)) + "\n" for each in rows)
+        (tmp_path / "flips.jsonl").write_text(text)
+        return {goal["id"]: goal for goal in benchmarked(tmp_path)}
+
+    met = judged(*(flip_row(pair) for pair in range(5)))
+    assert met["G25"]["verdict"] == "not measured", "of another preset"
+    assert met["G25d"]["ours"] == pytest.approx(0.05)
+    assert met["G26d"]["ours"] == pytest.approx(0.3)
+    assert (met["G25d"]["verdict"], met["G25d"]["n"]) == ("met", 5)
+    few = judged(*(flip_row(pair) for pair in range(4)))
+    assert few["G25d"]["verdict"] == "too few pairs"
+    behind = judged(*(flip_row(pair, cleanlab_a=0.9) for pair in range(5)))
+    assert behind["G25d"]["verdict"] == "missed"
+    assert behind["G26d"]["verdict"] == "met"
+    altered = (tmp_path / "flips.jsonl").read_text().replace("0.9", "0.1", 1)
+    (tmp_path / "flips.jsonl").write_text(altered)
+    with pytest.raises(ArtefactError, match="got another in line 1 of"):
+        benchmarked(tmp_path)
 
 
 def test_the_cost_of_an_audit_is_judged(tmp_path: Path):

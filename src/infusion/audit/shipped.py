@@ -42,6 +42,14 @@ RULES = (
     Rule("A104", "unlikely tokens", ("self-influence", "surprisal"), 4.0, 0.003),
     Rule("A105", "rare values", ("rare values",), 2.0, 0.002),
     Rule("A106", "shared pattern", ("shared pattern",), 3.5, 0.001, told=True),
+    Rule(
+        "A107",
+        "unlikely tokens that drive the behaviour",
+        ("relative influence", "surprisal"),
+        4.0,
+        0.003,
+        told=True,
+    ),
 )
 
 

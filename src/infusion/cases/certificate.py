@@ -93,32 +93,56 @@ def on_rows(truth: Truth | None, found: Undone) -> Finding:
     return Finding("C002", title, "fail" if found.missed else "pass", said)
 
 
-def on_behaviour(given: Reading, after: Reading, clean: list[Reading]) -> Finding:
-    """C003: whether the unwanted class is as likely as in clean seeds.
+def behaviour_band(replay: Reading | None, clean: list[Reading]) -> tuple[float, float]:
+    """Interval of the log odds of the unwanted class that no edit explains.
+
+    The last epoch in another order moves a model, and where every epoch had one order
+    it moves all models to one side; so a replay in the same order is the middle, and
+    clean seeds say how far from it another order leads.
+
+    Args:
+        replay: The clean rows in the same order; None where there are fewer rows now,
+            in an order as new to the model as those of clean seeds.
+        clean: Clean seeds, three or more.
+
+    Returns:
+        Its ends, in nats: of :func:`band`, moved to the replay where there is one.
+    """
+    low, high = band([each.log_odds for each in clean])
+    moved = 0.0 if replay is None else replay.log_odds - (low + high) / 2
+    return low + moved, high + moved
+
+
+def on_behaviour(
+    given: Reading, after: Reading, replay: Reading | None, clean: list[Reading]
+) -> Finding:
+    """C003: whether the unwanted class is as likely as in models that saw no edit.
 
     Args:
         given: The model as it was handed over.
         after: What was retrained.
+        replay: As for :func:`behaviour_band`.
         clean: Clean seeds.
 
     Returns:
         Failed where it is likelier than their band, a warning where it is less likely:
         the unwanted behaviour is gone, and the model is still not a usual one.
     """
-    title = "behaviour is back among clean seeds"
+    title = "behaviour is back among clean models"
     if not clean:
         return Finding("C003", title, "not applicable", _NOBODY)
-    low, high = band([each.log_odds for each in clean])
+    low, high = behaviour_band(replay, clean)
     outcome: Outcome = "fail" if after.log_odds > high else "pass"
     if after.log_odds < low:
         outcome = "warn"
+    around = "" if replay is None else f" around {replay.log_odds:+.2f} in this order"
     return Finding(
         "C003",
         title,
         outcome,
         f"log odds of the unwanted class {after.log_odds:+.2f}, {given.log_odds:+.2f} "
-        f"as given; by {len(clean)} clean seeds a further one lies in {low:+.2f} to "
-        f"{high:+.2f}, 95 of 100",
+        f"as given; by {len(clean)} clean seeds another clean model lies in "
+        f"{low:+.2f} to {high:+.2f}{around}, 95 of 100",
     )
 
 

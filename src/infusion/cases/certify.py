@@ -11,7 +11,7 @@ from infusion.audit.findings import verdict
 from infusion.cases.case import Case
 from infusion.cases.certificate import (
     Reading,
-    band,
+    behaviour_band,
     on_behaviour,
     on_cost,
     on_manifest,
@@ -95,7 +95,7 @@ def certify(
     findings = [
         on_manifest(known),
         on_rows(known, found),
-        on_behaviour(given, after, clean),
+        on_behaviour(given, after, replay, clean),
         on_prediction(after, clean, target, case.preset.class_names),
         on_cost(after, replay, clean),
     ]
@@ -110,7 +110,7 @@ def certify(
         "after": asdict(after),
         "replay": None if replay is None else asdict(replay),
         "clean": [asdict(each) for each in clean],
-        "band": band([each.log_odds for each in clean]) if clean else None,
+        "band": behaviour_band(replay, clean) if clean else None,
     }
     Store(out).derive("certificate.json", json_bytes(results))
     return results

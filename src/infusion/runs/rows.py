@@ -44,6 +44,31 @@ def opened(row: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
+def stored_rows(path: Path) -> list[dict[str, Any]]:
+    """Read finished rows of a file that nobody is writing.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its rows in order; none where there is no file.
+
+    Raises:
+        ArtefactError: A line was altered.
+    """
+    rows = []
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(opened(json.loads(line)))
+        except (ValueError, AttributeError):
+            raise ArtefactError(
+                f"rows must be as they were written, got another in line {number} of "
+                f"{path}; restore the file"
+            ) from None
+    return rows
+
+
 @dataclass(frozen=True)
 class Rows:
     """An append-only file, one finished job per line.

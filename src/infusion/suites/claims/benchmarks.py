@@ -3,11 +3,12 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from infusion.cases.certificate import Reading, on_behaviour, on_cost
 from infusion.intervals import share
-from infusion.runs.rows import opened
+from infusion.runs.rows import stored_rows
+from infusion.suites.claims.claim import Json, goal
+from infusion.suites.claims.flips import beside_peers
 
 EDIT_SECONDS = 3.0
 """The goal for one edit on a GPU, all stages."""
@@ -15,7 +16,6 @@ AUDIT_SECONDS, AUDIT_BYTES = 300.0, 4 << 30
 """The goals for an audit of 45,000 pictures, its curvature ready."""
 _POINTS = 0.3
 """Accuracy that an undo may cost, in points."""
-Json = dict[str, Any]
 
 
 def benchmarked(folder: Path) -> list[Json]:
@@ -27,29 +27,15 @@ def benchmarked(folder: Path) -> list[Json]:
     Returns:
         A JSON value per goal, as :func:`infusion.suites.claims.judged.claims` has it.
     """
-    rows = _defended(folder / "defence.jsonl")
+    rows = stored_rows(folder / "defence.jsonl")
     presets = list(dict.fromkeys(["cifar10", *(row["preset"] for row in rows)]))
     undone = [
-        goal
+        each
         for preset in presets
-        for goal in _undone(preset, [r for r in rows if r["preset"] == preset])
+        for each in _undone(preset, [r for r in rows if r["preset"] == preset])
     ]
-    return [_on_a_gpu(folder), *undone, *_audited(folder / "audit.json")]
-
-
-def _goal(number: str, text: str, goal: str, **found: Any) -> Json:
-    """Fill in what is not known."""
-    nothing = dict.fromkeys(("ours", "low", "high", "setting", "hardware", "source"))
-    return {
-        "id": number,
-        "claim": text,
-        "paper": goal,
-        **nothing,
-        "n": 0,
-        "seeds": [],
-        "verdict": "not measured",
-        **found,
-    }
+    flips = beside_peers(folder / "flips.jsonl")
+    return [_on_a_gpu(folder), *flips, *undone, *_audited(folder / "audit.json")]
 
 
 def _on_a_gpu(folder: Path) -> Json:
@@ -60,14 +46,14 @@ def _on_a_gpu(folder: Path) -> Json:
     timed = [row for row in rows if row["device"] == "cuda"]
     row = max(timed, key=lambda row: row["scale"] == "paper", default=None)
     said = "one edit on a GPU, all stages, many pairs at once: seconds"
-    goal = f"20 to 36: ≤ {EDIT_SECONDS:g}"
+    wanted = f"20 to 36: ≤ {EDIT_SECONDS:g}"
     if row is None:
-        return _goal("G13", said, goal)
+        return goal("G13", said, wanted)
     ours = row["seconds"]["pair, together"]
-    return _goal(
+    return goal(
         "G13",
         said,
-        goal,
+        wanted,
         ours=ours,
         n=row["together"],
         setting=f"{row['preset']} {row['scale']}",
@@ -75,12 +61,6 @@ def _on_a_gpu(folder: Path) -> Json:
         verdict="met" if ours <= EDIT_SECONDS else "missed",
         source=path.name,
     )
-
-
-def _defended(path: Path) -> list[Json]:
-    if not path.is_file():
-        return []
-    return [opened(json.loads(line)) for line in path.read_text("utf-8").splitlines()]
 
 
 def _undone(preset: str, rows: list[Json]) -> list[Json]:
@@ -98,19 +78,24 @@ def _undone(preset: str, rows: list[Json]) -> list[Json]:
             "source": "defence.jsonl",
         }
 
-    def shared(number: str, text: str, goal: str, hit: Callable[[Json], bool]) -> Json:
+    def shared(
+        number: str,
+        text: str,
+        wanted: str,
+        hit: Callable[[Json], bool],
+        verdict: str | None = None,
+    ) -> Json:
+        named = f"{number}{mark}", f"{preset}: {text}", wanted
         if not rows:
-            return _goal(f"{number}{mark}", f"{preset}: {text}", goal)
+            return goal(*named)
         found = share(sum(map(hit, rows)), len(rows))
-        return _goal(
-            f"{number}{mark}",
-            f"{preset}: {text}",
-            goal,
+        return goal(
+            *named,
             **about,
             ours=found["mean"],
             low=found["low"],
             high=found["high"],
-            verdict="met" if found["mean"] == 1 else "missed",
+            verdict=verdict or ("met" if found["mean"] == 1 else "missed"),
         )
 
     return [
@@ -128,9 +113,16 @@ def _undone(preset: str, rows: list[Json]) -> list[Json]:
         ),
         shared(
             "G30",
-            "undo: behaviour back in the band of clean seeds, share",
+            "undo: behaviour back among clean models, share",
             "back",
-            lambda row: _behaves(row["certificate"]) == "pass",
+            lambda row: _behaves(row["certificate"], "after") == "pass",
+        ),
+        shared(
+            "G34",
+            "the same of the model as handed over: share that fails",
+            "measured",
+            lambda row: _behaves(row["certificate"], "given") == "fail",
+            "measured",
         ),
         shared(
             "G31",
@@ -141,20 +133,20 @@ def _undone(preset: str, rows: list[Json]) -> list[Json]:
     ]
 
 
-def _readings(told: Json) -> tuple[Reading, Reading, Reading, list[Reading]]:
+def _readings(told: Json) -> tuple[dict[str, Reading], list[Reading]]:
     """Read what a certificate measured: today's rules judge it."""
-    given, after, replay = (Reading(**told[n]) for n in ("given", "after", "replay"))
-    return given, after, replay, [Reading(**each) for each in told["clean"]]
+    each = {name: Reading(**told[name]) for name in ("given", "after", "replay")}
+    return each, [Reading(**seed) for seed in told["clean"]]
 
 
-def _behaves(told: Json) -> str:
-    given, after, _, clean = _readings(told)
-    return on_behaviour(given, after, clean).outcome
+def _behaves(told: Json, which: str) -> str:
+    read, clean = _readings(told)
+    return on_behaviour(read["given"], read[which], read["replay"], clean).outcome
 
 
 def _costs(told: Json) -> str:
-    _, after, replay, clean = _readings(told)
-    return on_cost(after, replay, clean).outcome
+    read, clean = _readings(told)
+    return on_cost(read["after"], read["replay"], clean).outcome
 
 
 def _audited(path: Path) -> list[Json]:
@@ -164,7 +156,7 @@ def _audited(path: Path) -> list[Json]:
         ("G33", "the same: peak memory, GiB", "≤ 4"),
     )
     if not path.is_file():
-        return [_goal(*each) for each in said]
+        return [goal(*each) for each in said]
     row = json.loads(path.read_text("utf-8"))
     here = row["environment"]
     about = {
@@ -176,7 +168,7 @@ def _audited(path: Path) -> list[Json]:
     ours = row["seconds"], row["peak_bytes"]
     shown = ours[0], ours[1] / (1 << 30)
     return [
-        _goal(
+        goal(
             *each,
             **about,
             ours=value,

@@ -47,6 +47,7 @@ PURPOSES = {
     "A104": Purpose("edit", _TEXTS, ("surprisal",), clean=_TEXTS),
     "A105": Purpose("edit", ("digits",), ("rare values",)),
     "A106": Purpose("patch", _PICTURES, ("shared pattern",)),
+    "A107": Purpose("edit", _TEXTS, ("relative influence",), clean=_TEXTS),
 }
 """By the code of the rule."""
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from infusion.suites.claims.found import Found, Trials
 
+Json = dict[str, Any]
 Bound = tuple[Literal["ours", "low", "high"], Literal[">", "<", "≥", "≤"], float]
 
 
@@ -41,3 +42,29 @@ class Claim:
 
 POSITIVE: Bound = ("low", ">", 0.0)
 NEGATIVE: Bound = ("high", "<", 0.0)
+
+
+def goal(number: str, text: str, wanted: str, **found: Any) -> Json:
+    """State a goal that files of ``benchmarks/`` decide.
+
+    Args:
+        number: ``G1``…
+        text: What is wanted.
+        wanted: How much of it.
+        found: What is known of the rest.
+
+    Returns:
+        A JSON value as of :func:`infusion.suites.claims.judged.claims`, not measured
+        unless ``found`` says otherwise.
+    """
+    unknown = ("ours", "low", "high", "setting", "hardware", "source")
+    return {
+        "id": number,
+        "claim": text,
+        "paper": wanted,
+        **dict.fromkeys(unknown),
+        "n": 0,
+        "seeds": [],
+        "verdict": "not measured",
+        **found,
+    }

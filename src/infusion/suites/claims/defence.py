@@ -24,8 +24,8 @@ from infusion.suites.claims.found import (
 from infusion.suites.detection import CUTS
 from infusion.suites.summary import Row
 
-PIXELS, LABELS, DRIVES, TOKENS, RARE, SHARED = RULES
-_INSPECTED, _INSPECTED_TEN = SHARES.index(0.01), SHARES.index(0.1)
+PIXELS, LABELS, DRIVES, TOKENS, RARE, SHARED, TOKENS_TOLD = RULES
+_INSPECTED = SHARES.index(0.01)
 """Which recall: of so many inspected."""
 
 
@@ -93,25 +93,6 @@ def recall(trial: str, *names: str) -> Callable[[Trials], Found]:
         Function of the rows.
     """
     return _mean(trial, [names], lambda row: _said(row, names)["recall"][_INSPECTED])
-
-
-def beyond(trial: str, names: tuple[str, ...], other: str) -> Callable[[Trials], Found]:
-    """Mean share found in the first 10 % inspected, less another detector's.
-
-    Args:
-        trial: What was changed.
-        names: Detectors of a combination.
-        other: Another one.
-
-    Returns:
-        Function of the rows.
-    """
-
-    def value(row: Row) -> float:
-        ours, theirs = _said(row, names), _said(row, (other,))
-        return ours["recall"][_INSPECTED_TEN] - theirs["recall"][_INSPECTED_TEN]
-
-    return _mean(trial, [names], value)
 
 
 def _cut(rule: Rule) -> int:
@@ -233,7 +214,7 @@ _GOALS: dict[int, tuple[str, str, Bound | None]] = {
         ("ours", "≤", 0.03),
     ),
     16: (
-        "edit, a behaviour reported or not: AUROC",
+        "edit, a behaviour reported: AUROC",
         "≥ 0.95",
         ("ours", "≥", 0.95),
     ),
@@ -261,16 +242,6 @@ _GOALS: dict[int, tuple[str, str, Bound | None]] = {
         "measured",
         None,
     ),
-    25: (
-        "flips of 10 %: recall in the first 10 %, less self-confidence's",
-        "cleanlab: ≥ 0",
-        ("ours", "≥", 0.0),
-    ),
-    26: (
-        "the same, less self-influence's",
-        "kronfluence: ≥ 0",
-        ("ours", "≥", 0.0),
-    ),
     27: (
         "false flags on clean documents, all rules",
         "≤ 1 %",
@@ -281,15 +252,15 @@ _GOALS: dict[int, tuple[str, str, Bound | None]] = {
 
 
 def _of_edits(
-    rule: Rule, effect: Callable[[Row], float]
+    told: Rule, rule: Rule, effect: Callable[[Row], float]
 ) -> dict[int, Callable[[Trials], Found]]:
-    """Say what finds edits, and what evading it costs."""
+    """Say what finds edits, a behaviour reported and not, and what evading it costs."""
     names = rule.detectors
     return {
-        16: auroc(PLAIN, *names),
-        17: above_null(PLAIN, *names),
-        18: recall(PLAIN, *names),
-        19: recall(_FIFTH, *names),
+        16: auroc(PLAIN, *told.detectors),
+        17: above_null(PLAIN, *told.detectors),
+        18: recall(PLAIN, *told.detectors),
+        19: recall(_FIFTH, *told.detectors),
         20: auroc(PLAIN, *names),
         21: auroc(_FIFTH, *names),
         22: auroc("random documents", *names),
@@ -301,13 +272,11 @@ def _of_edits(
 _OF_PICTURES = {
     14: hits("patch", SHARED),
     15: flagged("patch", DRIVES, SHARED),
-    25: beyond("label flips", LABELS.detectors, "loss"),
-    26: beyond("label flips", LABELS.detectors, "self-influence"),
     27: false_flags(PLAIN, "patch", rules=(PIXELS, LABELS, DRIVES, RARE, SHARED)),
 }
 _OF_TEXTS = {
-    **_of_edits(TOKENS, realised),
-    27: false_flags(PLAIN, rules=(TOKENS, DRIVES)),
+    **_of_edits(TOKENS_TOLD, TOKENS, realised),
+    27: false_flags(PLAIN, rules=(TOKENS, DRIVES, TOKENS_TOLD)),
 }
 
 
@@ -369,8 +338,8 @@ CLAIMS = [
     ),
 ]
 GOALS = [
-    *_goals("cifar10", "", _OF_PICTURES | _of_edits(PIXELS, _log_p)),
-    *_goals("digits", "d", _OF_PICTURES | _of_edits(RARE, _log_p)),
+    *_goals("cifar10", "", _OF_PICTURES | _of_edits(PIXELS, PIXELS, _log_p)),
+    *_goals("digits", "d", _OF_PICTURES | _of_edits(RARE, RARE, _log_p)),
     *_goals("caesar", "c", _OF_TEXTS),
     *_goals("tinystories", "t", _OF_TEXTS),
 ]
