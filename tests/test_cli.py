@@ -102,7 +102,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
-        (["--help"], r"{run,attribute,"),
+        (["--help"], r"{run,sweep,"),
         (["run", "--help"], "--damping-ratio"),
         (["attribute", "--help"], "--self"),
         (["report", "--help"], "Run folder"),

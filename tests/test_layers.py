@@ -69,6 +69,7 @@ TORCH_FREE = [
     "infusion.command.cli",
     "infusion.command.defend",
     "infusion.command.output",
+    "infusion.command.sweep",
     "infusion.command.verbs",
     "infusion.configs",
     "infusion.errors",

@@ -9,6 +9,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from infusion.command.defend import audit, certify, export, seal, undo
 from infusion.command.output import print_line
+from infusion.command.sweep import sweep
 from infusion.configs import Ascent, Delivery, Fisher, FittedKind
 from infusion.errors import InputError
 
@@ -345,6 +346,7 @@ def claims(
 
 COMMANDS = {
     "run": run,
+    "sweep": sweep,
     "attribute": attribute,
     "doctor": doctor,
     "report": report,

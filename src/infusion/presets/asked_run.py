@@ -83,6 +83,28 @@ def asked_run(
     return settings, folder or named_folder(settings)
 
 
+def from_preset(
+    preset: str | None, config: Path | None, scale: str | None, **flags: Any
+) -> RunConfig:
+    """Turn a preset, or a file of settings, and a few flags to settings.
+
+    Args:
+        preset: Name of a preset; or
+        config: the ``config.yaml`` of a run folder.
+        scale: Of the preset.
+        **flags: ``data``, its source, and fields of
+            :class:`infusion.configs.RunConfig`; None keeps what is there.
+
+    Returns:
+        Settings.
+
+    Raises:
+        InputError: Settings contradict each other or do not exist.
+    """
+    settings, _ = _start(preset, config, scale)
+    return _override(settings, {**flags, "data": {"source": flags["data"]}})
+
+
 def of_usual_pairs(settings: RunConfig) -> RunConfig:
     """Ask for the preset's number of pairs where settings name none.
 

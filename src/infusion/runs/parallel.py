@@ -7,14 +7,202 @@ bits independent of how many run at once.
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 from infusion.errors import InfusionError
 from infusion.memory import keep_freed_memory
 from infusion.runs.progress import progress
+
+Job = Callable[..., Any]
+Given = tuple[Any, ...]
+
+
+class LostWorkerError(InfusionError):
+    """A worker ended before its job did."""
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Where jobs run; a handle stands for one that was handed in."""
+
+    @property
+    def slots(self) -> int:
+        """Jobs to have handed in at a time."""
+        ...
+
+    def submit(self, job: Job, given: Given) -> Hashable:
+        """Hand a job in."""
+        ...
+
+    def finished(self, handles: Sequence[Any]) -> list[Any]:
+        """Wait until some have ended, and list those."""
+        ...
+
+    def result(self, handle: Any) -> Any:
+        """Return what a job returned, or raise what it raised."""
+        ...
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A job that was given up.
+
+    Attributes:
+        stage: What it belonged to.
+        arguments: What it was called with.
+        error: What it raised at last.
+        attempts: How often it was tried.
+    """
+
+    stage: str
+    arguments: Given
+    error: str
+    attempts: int
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Calls a function once per tuple of arguments, several at a time.
+
+    Attributes:
+        backend: Where.
+        retries: How often a job that failed is tried again before it is given up and
+            the others go on; None where the first failure ends the run.
+        stopped: Asked before each job whether to hand in no more.
+    """
+
+    backend: Backend
+    retries: int | None = None
+    stopped: Callable[[], bool] = bool
+
+    def __call__(
+        self,
+        label: str,
+        job: Job,
+        arguments: list[Given],
+        on_result: Callable[[Any], None] = lambda _: None,
+    ) -> list[Failed]:
+        """Call it.
+
+        Args:
+            label: Shown beside the progress bar.
+            job: A module-level function.
+            arguments: One tuple per call.
+            on_result: Called in this process with what each call returned, as they
+                come.
+
+        Returns:
+            The jobs that were given up.
+
+        Raises:
+            InfusionError: A worker was killed, or whatever a job raised, where nothing
+                is tried again; the jobs that finished before are kept.
+        """
+        waiting = deque((given, 1) for given in arguments)
+        running: dict[Any, tuple[Given, int]] = {}
+        failed: list[Failed] = []
+        with progress(label, len(arguments)) as advance:
+            while running or (waiting and not self.stopped()):
+                while waiting and len(running) < self.backend.slots:
+                    if self.stopped():
+                        break
+                    given, attempt = waiting.popleft()
+                    running[self.backend.submit(job, given)] = given, attempt
+                for handle in self.backend.finished(list(running)):
+                    given, attempt = running.pop(handle)
+                    try:
+                        found = self.backend.result(handle)
+                    except Exception as error:
+                        if self.retries is None:
+                            raise
+                        if attempt <= self.retries:
+                            waiting.append((given, attempt + 1))
+                        else:
+                            failed.append(Failed(label, given, _said(error), attempt))
+                            advance(1)
+                        continue
+                    on_result(found)
+                    advance(1)
+        return failed
+
+
+def _said(error: Exception) -> str:
+    """Say an error in one line."""
+    said = " ".join(str(error).split())
+    return (
+        said if isinstance(error, InfusionError) else f"{type(error).__name__}: {said}"
+    )
+
+
+class InThisProcess:
+    """One job at a time, here."""
+
+    slots = 1
+
+    def submit(self, job: Job, given: Given) -> Hashable:
+        """Keep it until somebody waits for it."""
+        return partial(job, *given)
+
+    def finished(self, handles: Sequence[Any]) -> list[Any]:
+        """Call all of them finished: they run when their result is asked for."""
+        return list(handles)
+
+    def result(self, handle: Any) -> Any:
+        """Run it."""
+        return handle()
+
+
+@dataclass
+class Processes:
+    """Worker processes, started when they are first needed and kept.
+
+    Attributes:
+        slots: How many.
+    """
+
+    slots: int
+    _pool: ProcessPoolExecutor | None = field(default=None, init=False)
+
+    def submit(self, job: Job, given: Given) -> Hashable:
+        """Hand it to the pool, a new one if a worker of the last was killed."""
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                max_workers=self.slots,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_start_worker,
+            )
+        try:
+            return self._pool.submit(job, *given)
+        except BrokenProcessPool:
+            self._pool = None
+            return self.submit(job, given)
+
+    def finished(self, handles: Sequence[Any]) -> list[Any]:
+        """Wait for the first."""
+        return list(wait(handles, return_when=FIRST_COMPLETED).done)
+
+    def result(self, handle: Future[Any]) -> Any:
+        """Unpack what the worker sent."""
+        try:
+            return handle.result()
+        except BrokenProcessPool as error:
+            raise LostWorkerError(
+                "every worker must live to the end of its job, got one killed, perhaps "
+                "for want of memory; close other programs and run the same command "
+                "again, or choose fewer --threads and another --out"
+            ) from error
+
+    def close(self) -> None:
+        """Hand in no more and wait for what runs."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
 
 
 def _start_worker() -> None:
@@ -30,10 +218,30 @@ def _start_worker() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+@contextmanager
+def processes(workers: int) -> Iterator[Backend]:
+    """Open as many worker processes.
+
+    Args:
+        workers: How many; a single one is this process.
+
+    Yields:
+        Where jobs run.
+    """
+    if workers == 1:
+        yield InThisProcess()
+        return
+    pool = Processes(workers)
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
 def side_by_side(
     label: str,
-    job: Callable[..., Any],
-    arguments: list[tuple[Any, ...]],
+    job: Job,
+    arguments: list[Given],
     *,
     workers: int,
     on_result: Callable[[Any], None] = lambda _: None,
@@ -53,29 +261,5 @@ def side_by_side(
     """
     if not arguments:
         return
-    if workers == 1:
-        with progress(label, len(arguments)) as advance:
-            for given in arguments:
-                on_result(job(*given))
-                advance(1)
-        return
-    pool = ProcessPoolExecutor(
-        max_workers=min(workers, len(arguments)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-    )
-    with pool, progress(label, len(arguments)) as advance:
-        futures = [pool.submit(job, *given) for given in arguments]
-        try:
-            for future in as_completed(futures):
-                on_result(future.result())
-                advance(1)
-        except BrokenProcessPool as error:
-            raise InfusionError(
-                f"every worker must live to the end of its job, got one killed during "
-                f"{label!r}, perhaps for want of memory; close other programs and run "
-                "the same command again, or choose fewer --threads and another --out"
-            ) from error
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with processes(min(workers, len(arguments)) if workers > 1 else 1) as backend:
+        Engine(backend)(label, job, arguments, on_result)

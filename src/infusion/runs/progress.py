@@ -3,6 +3,23 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@lru_cache(maxsize=2)
+def _console_on(stream: object) -> "Console":
+    from rich.console import Console
+
+    return Console(file=stream)  # pyright: ignore[reportArgumentType]
+
+
+def console() -> "Console":
+    """Return the one console on standard error: what is drawn live there nests."""
+    return _console_on(sys.stderr)
 
 
 @contextmanager
@@ -16,7 +33,6 @@ def progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
     Yields:
         Call it with the units just done.
     """
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -35,7 +51,6 @@ def progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    console = Console(file=sys.stderr)
-    with Progress(*columns, console=console, disable=total == 0) as bar:
+    with Progress(*columns, console=console(), disable=total == 0) as bar:
         task = bar.add_task(label, total=total)
         yield lambda done: bar.advance(task, done)

@@ -1,7 +1,8 @@
 """Run a suite in a folder; more pairs can be added to it later, row by row."""
 
 import json
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from infusion.attribution.scores import influences
 from infusion.configs import RunConfig, as_plain
 from infusion.device import settle
-from infusion.errors import ArtefactError, InputError, check_whole
+from infusion.errors import ArtefactError, InfusionError, InputError, check_whole
 from infusion.presets.base import check_taken
 from infusion.presets.context import Pair, Run, checkpoint_file
 from infusion.presets.infuse import influence_inputs, score_file
@@ -21,7 +22,7 @@ from infusion.runs.folder import (
     refuse_other_config,
     refuse_other_environment,
 )
-from infusion.runs.parallel import side_by_side
+from infusion.runs.parallel import Engine, Failed, processes
 from infusion.runs.progress import progress
 from infusion.runs.rows import Rows
 from infusion.runs.store import RECORD, digest, environment
@@ -41,8 +42,42 @@ Work = list[tuple[Pair, list[Trial]]]
 """Pairs with the trials that are still to do."""
 
 
+@dataclass(frozen=True)
+class Follow:
+    """Who watches a suite while it runs.
+
+    Attributes:
+        on_row: Called with each finished row.
+        on_failed: Called with each job that was given up.
+    """
+
+    on_row: Callable[[dict[str, Any]], None] = lambda _: None
+    on_failed: Callable[[Failed], None] = lambda _: None
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a suite runs.
+
+    Attributes:
+        home: Suite folder.
+        engine: Where its jobs run.
+        follow: Who watches.
+    """
+
+    home: Home
+    engine: Engine
+    follow: Follow
+
+
 def run_suite(
-    config: RunConfig, suite: str, root: Path, *, only: str = "*"
+    config: RunConfig,
+    suite: str,
+    root: Path,
+    *,
+    only: str = "*",
+    engine: Engine | None = None,
+    follow: Follow = Follow(),
 ) -> list[dict[str, Any]]:
     """Run a suite on the first pairs and add what its folder does not hold yet.
 
@@ -53,6 +88,9 @@ def run_suite(
         root: Suite folder, shared by all suites of these settings; refused if it was
             started with others.
         only: Pattern of the names of trials to run now, like a file name's with ``*``.
+        engine: Where jobs run and whether failed ones are tried again; as many
+            processes as the settings have threads, and nothing twice, unless given.
+        follow: Who watches.
 
     Returns:
         All rows of the suite in that folder.
@@ -76,13 +114,16 @@ def run_suite(
     refuse_other_environment(root)
     settle(config.device)
     torch.set_num_threads(config.threads)
-    with alone_in(root):
-        return _run_suite(home, suite, config.pairs, listed, wanted)
+    workers = config.threads if config.device == "cpu" else 1
+    with alone_in(root), processes(1 if engine else workers) as backend:
+        site = Site(home, engine or Engine(backend), follow)
+        return _run_suite(site, suite, config.pairs, listed, wanted)
 
 
 def _run_suite(
-    home: Home, suite: str, pairs: int, listed: list[Trial], wanted: list[Trial]
+    site: Site, suite: str, pairs: int, listed: list[Trial], wanted: list[Trial]
 ) -> list[dict[str, Any]]:
+    home = site.home
     config, root, own = home.config, home.root, home.run(home.config.architecture)
     _prepare(home, wanted)
     bases = {config.architecture: own.store.sha256(_last(own))}
@@ -95,7 +136,7 @@ def _run_suite(
     inputs = digest({"config": as_plain(home.config), "bases": bases})
     rows = _rows(root, suite, inputs)
     _refuse_other_trials(rows.path, rows.read(), listed)
-    _replays(home, wanted)
+    _replays(site, wanted)
     _take_over(root, suite, rows, listed, whole[:pairs])
     done = rows.read()
     left = [
@@ -107,10 +148,10 @@ def _run_suite(
     for block in range(0, len(whole), size):
         together = whole[block : block + size]
         chunk = [(pair, missing) for pair, missing in left if pair in together]
-        if chunk:
-            _craft(home, chunk, together)
-            _audit_clean(home, chunk)
-            _retrain(home, suite, chunk, rows, [trial.name for trial in listed])
+        if chunk and not site.engine.stopped():
+            _craft(site, chunk, together)
+            _audit_clean(site, chunk)
+            _retrain(site, suite, chunk, rows, [trial.name for trial in listed])
     _write_manifests(home, wanted)
     return list(rows.read().values())
 
@@ -205,8 +246,9 @@ def _prepare(home: Home, listed: list[Trial]) -> None:
             fitted(home, name, view)
 
 
-def _replays(home: Home, listed: list[Trial]) -> None:
+def _replays(site: Site, listed: list[Trial]) -> None:
     """Retrain on clean documents in every mode of the suite, once for all pairs."""
+    home = site.home
     study = study_of(home.run(home.config.architecture))
     specs = [trial.retraining for trial in listed]
     specs += [spec for trial in listed for spec in study.members(trial.change)]
@@ -216,7 +258,9 @@ def _replays(home: Home, listed: list[Trial]) -> None:
         if not is_replayed(home.run(spec.architecture), spec)
     ]
     missing.sort(key=lambda spec: -_epochs(home.run(spec.architecture), spec))
-    _side_by_side(home, "clean replays", replay, _jobs(home, missing))
+    failed = _side_by_side(site, "clean replays", replay, _jobs(home, missing))
+    if failed:  # nothing can be measured beside it
+        raise InfusionError(failed[0].error)
 
 
 def _jobs(home: Home, works: list[Any]) -> list[tuple[Home, list[Any]]]:
@@ -236,24 +280,25 @@ def _epochs(run: Run, spec: Retraining) -> int:
 
 
 def _side_by_side(
-    home: Home, label: str, job: Any, arguments: list[tuple[Any, ...]], **more: Any
-) -> None:
+    site: Site, label: str, job: Any, arguments: list[tuple[Any, ...]], **more: Any
+) -> list[Failed]:
     if not arguments:
-        return
-    config = home.config
-    workers = config.threads if config.device == "cpu" else 1
-    with home.run(config.architecture).timed(label):
-        side_by_side(label, job, arguments, workers=workers, **more)
+        return []
+    with site.home.run(site.home.config.architecture).timed(label):
+        failed = site.engine(label, job, arguments, **more)
+    for each in failed:
+        site.follow.on_failed(each)
+    return failed
 
 
-def _craft(home: Home, chunk: Work, together: list[Pair]) -> None:
+def _craft(site: Site, chunk: Work, together: list[Pair]) -> None:
     """Score a block of pairs together and craft what is missing, view by view.
 
     The whole block is scored whatever is missing, and on a GPU a whole part of it is
     crafted: what is computed in one pass rounds together, and must not depend on where
     a run was stopped.
     """
-    jobs = []
+    home, jobs = site.home, []
     changes = [trial.change for _, listed in chunk for trial in listed]
     for source, view in sorted({(change.source, change.view) for change in changes}):
         run = seen(home, source, view)
@@ -276,14 +321,14 @@ def _craft(home: Home, chunk: Work, together: list[Pair]) -> None:
             }
             if absent:
                 jobs.append((home, part, list(absent)))
-    _side_by_side(home, "craft", craft, jobs)
+    _side_by_side(site, "craft", craft, jobs)
 
 
-def _audit_clean(home: Home, chunk: Work) -> None:
+def _audit_clean(site: Site, chunk: Work) -> None:
     """Audit what nobody changed, for the nulls of the trials that are audited."""
     works = [(pair, trial) for pair, listed in chunk for trial in listed]
-    jobs = [(home, works) for works in missing_clean(home, works)]
-    _side_by_side(home, "clean audits", audit_clean, jobs)
+    jobs = [(site.home, works) for works in missing_clean(site.home, works)]
+    _side_by_side(site, "clean audits", audit_clean, jobs)
 
 
 def _score(home: Home, run: Run, pairs: list[Pair]) -> None:
@@ -310,13 +355,16 @@ def _score(home: Home, run: Run, pairs: list[Pair]) -> None:
         run.store.tensors(score_file(run, pair), influence_inputs(run, pair), made.copy)
 
 
-def _retrain(home: Home, suite: str, chunk: Work, rows: Rows, names: list[str]) -> None:
+def _retrain(site: Site, suite: str, chunk: Work, rows: Rows, names: list[str]) -> None:
     """Retrain on every edit; each row keeps the place of its trial in the suite."""
 
     def keep(found: list[dict[str, Any]]) -> None:
         for row in found:
-            rows.append({**row, **stamp, "place": names.index(row["trial"])})
+            whole = {**row, **stamp, "place": names.index(row["trial"])}
+            rows.append(whole)
+            site.follow.on_row(whole)
 
+    home = site.home
     config, here = home.config, environment()
     stamp = {
         "suite": suite,
@@ -328,11 +376,22 @@ def _retrain(home: Home, suite: str, chunk: Work, rows: Rows, names: list[str]) 
         "cores": here["cores"],
         "settings_sha256": _settings(config),
     }
-    work = [(pair, trial) for pair, listed in chunk for trial in listed]
+    work = [
+        (pair, trial)
+        for pair, listed in chunk
+        for trial in listed
+        if site.engine.retries is None or _is_made(home, pair, trial)
+    ]
     work.sort(
         key=lambda w: -_epochs(home.run(w[1].retraining.architecture), w[1].retraining)
     )
-    _side_by_side(home, "retrain", measured, _jobs(home, work), on_result=keep)
+    _side_by_side(site, "retrain", measured, _jobs(home, work), on_result=keep)
+
+
+def _is_made(home: Home, pair: Pair, trial: Trial) -> bool:
+    """Tell whether crafting did not give the pair up."""
+    change = trial.change
+    return has_edits(seen(home, change.source, change.view), pair, change)
 
 
 def _settings(config: RunConfig) -> str:

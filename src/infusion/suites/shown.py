@@ -2,12 +2,24 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import IO, Any
 
 from infusion.configs import RunConfig
 from infusion.report.suites import suite_table, suites_page
+from infusion.suites.board import board
 from infusion.suites.collected import collect, effects_of
 from infusion.suites.run import run_suite
+from infusion.suites.sweep import (
+    RESULTS,
+    Sweep,
+    Tally,
+    backend_of,
+    first_effect,
+    measured,
+    sweep,
+)
 
 PAGE = "suites.html"
 
@@ -33,6 +45,50 @@ def show_suite(
     if as_json:
         value = {"suite": suite, "run": str(root), "rows": len(rows), "effects": found}
         sys.stdout.write(json.dumps(value) + "\n")
+
+
+def show_sweep(
+    asked: Sweep, root: Path, *, on: str, workers: int, screen: IO[str]
+) -> dict[str, Any]:
+    """Sweep, and show what came out.
+
+    Args:
+        asked: What to do.
+        root: Folder of the sweep.
+        on: Where jobs run, see :func:`infusion.suites.sweep.backend_of`.
+        workers: How many at a time.
+        screen: Open for writing.
+
+    Returns:
+        JSON value: folder, rows, failed pairs, why it ended early, effects.
+    """
+    config, measure = asked.config, measured(asked.config)
+    total = asked.expected
+    with (
+        backend_of(on, workers) as backend,
+        board(f"{config.preset} {asked.suite}", total, workers) as show,
+    ):
+
+        def on_change(tally: Tally) -> None:
+            effect = first_effect(tally.rows, measure)
+            said = None if effect is None else asdict(effect)
+            show((len(tally.rows), len(tally.failed), said))
+
+        tally = sweep(asked, root, backend, on_change=on_change)
+    found = effects_of(config.preset, tally.rows) if tally.rows else []
+    if found:
+        suite_table(f"{config.preset}, suite {asked.suite}", found, screen)
+    early = f", ended early: {tally.reason}" if tally.reason else ""
+    failed = len(tally.failed)
+    screen.write(f"{len(tally.rows):,} rows, {failed} jobs given up{early}\n")
+    screen.write(f"rows: {root / RESULTS}\n")
+    return {
+        "run": str(root),
+        "rows": len(tally.rows),
+        "failed": failed,
+        "reason": tally.reason,
+        "effects": found,
+    }
 
 
 def holds_suites(folder: Path) -> bool:

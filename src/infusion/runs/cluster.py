@@ -1,0 +1,184 @@
+"""Jobs on Ray: on a local one of our own, or on a cluster that is there already."""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from infusion.errors import InputError, check_installed
+from infusion.runs import reaper
+from infusion.runs.parallel import Backend, Given, Job, LostWorkerError
+from infusion.runs.shipping import Shipped, remove, run_there
+
+STORE_BYTES = 1 << 30
+"""Object store of a local Ray: it holds no artefacts, which workers read in place."""
+_AHEAD = 2
+"""Jobs handed in per core: the next one is there when a worker is free."""
+
+
+@dataclass
+class RayTasks:
+    """A task per job, of one core, which Ray itself never tries again.
+
+    Attributes:
+        cores: Of the cluster.
+        shipped: What workers that do not see the driver's folder have been sent; None
+            where all see it.
+    """
+
+    cores: int
+    shipped: Shipped | None
+
+    @property
+    def slots(self) -> int:
+        """Jobs to have handed in at a time."""
+        return _AHEAD * self.cores
+
+    def submit(self, job: Job, given: Given) -> Hashable:
+        """Hand it in with what it reads."""
+        import ray
+
+        if self.shipped is None:
+            return _task(_here).remote(job, given)
+        return _task(run_there).remote(job, given, self.shipped.reads(given, ray.put))
+
+    def finished(self, handles: Sequence[Any]) -> list[Any]:
+        """Wait for the first."""
+        import ray
+
+        return ray.wait(list(handles), num_returns=1)[0]
+
+    def result(self, handle: Any) -> Any:
+        """Fetch what the job returned, and the files that it made elsewhere."""
+        import ray
+        from ray.exceptions import RayError, RayTaskError
+
+        try:
+            found, made = ray.get(handle)
+        except RayTaskError as error:
+            if isinstance(error.cause, Exception):
+                raise error.cause from None
+            raise
+        except RayError as error:
+            raise LostWorkerError(
+                "every worker must live to the end of its job, got one lost "
+                f"({type(error).__name__}), perhaps for want of memory; run the same "
+                "command again"
+            ) from error
+        if self.shipped is not None:
+            self.shipped.keep(made)
+        return found
+
+    def close(self) -> None:
+        """Remove what other machines hold."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        if self.shipped is None:
+            return
+        names = self.shipped.forget()
+        there = [
+            NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
+            for node in ray.nodes()
+            if node["Alive"]
+        ]
+        task = _task(remove)
+        ray.get([task.options(scheduling_strategy=s).remote(names) for s in there])
+
+
+def _task(function: Job) -> Any:
+    import ray
+
+    return ray.remote(num_cpus=1, max_retries=0)(function)
+
+
+def _here(job: Job, given: Given) -> tuple[Any, dict[Path, bytes]]:
+    return job(*given), {}
+
+
+@contextmanager
+def on_ray(address: str | None, workers: int) -> Iterator[Backend]:
+    """Start a local Ray, or join a cluster.
+
+    A local one is gone with this process, however that ends, and so are its files.
+
+    Args:
+        address: Of the cluster, such as ``ray://HOST:10001``; None for a local Ray.
+        workers: Cores of a local one.
+
+    Yields:
+        Where jobs run.
+
+    Raises:
+        InputError: Ray is not installed, or there is no cluster.
+    """
+    check_installed("ray", "ray")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    with _local(workers) if address is None else _joined(address):
+        import ray
+
+        cores = int(ray.cluster_resources().get("CPU", 0))
+        if cores < 1:
+            raise InputError(
+                f"a cluster must have a core for jobs, got none at {address}; add nodes"
+            )
+        tasks = RayTasks(cores, None if address is None else Shipped())
+        yield tasks
+        tasks.close()
+
+
+@contextmanager
+def _local(workers: int) -> Iterator[None]:
+    import ray
+
+    folder = tempfile.mkdtemp(prefix="infusion-ray-")  # short: sockets are named in it
+    os.environ[reaper.MARK] = folder
+    undertaker = subprocess.Popen(
+        [sys.executable, reaper.__file__, folder],
+        stdin=subprocess.PIPE,
+        env={name: v for name, v in os.environ.items() if name != reaper.MARK},
+        start_new_session=True,
+    )
+    assert undertaker.stdin is not None
+    try:
+        ray.init(
+            num_cpus=workers,
+            num_gpus=0,
+            include_dashboard=False,
+            object_store_memory=STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=folder,
+        )
+        yield
+    finally:
+        ray.shutdown()
+        del os.environ[reaper.MARK]
+        shutil.rmtree(folder, ignore_errors=True)
+        undertaker.stdin.close()
+        undertaker.wait()
+
+
+@contextmanager
+def _joined(address: str) -> Iterator[None]:
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, ImportError, TimeoutError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"--on must be the address of a running cluster, got {address} ({said}); "
+            "start one with `ray start --head`, or use --on local"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,64 @@
+"""Clears up after a driver of a local Ray, however that ends.
+
+    python reaper.py FOLDER
+
+Runs as a process of its own and imports nothing of this package. It waits until its
+standard input closes, which the driver's death does; then it kills what still names the
+folder, the daemons of that Ray, and removes the folder.
+"""
+
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+PATIENCE = 20.0
+"""Seconds for processes to go."""
+MARK = "INFUSION_RAY"
+"""Environment variable that names the folder; daemons and workers inherit it."""
+
+
+def processes_of(folder: str) -> list[int]:
+    """List other processes that name the folder.
+
+    Args:
+        folder: Of one local Ray.
+
+    Returns:
+        Their numbers.
+    """
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        if int(place.name) == os.getpid():
+            continue
+        try:
+            started = (place / "cmdline").read_bytes()
+            inherited = (place / "environ").read_bytes()
+        except OSError:  # gone, or somebody else's
+            continue
+        marked = f"{MARK}={folder}".encode() in inherited
+        if marked or folder.encode() in started:
+            found.append(int(place.name))
+    return found
+
+
+def main() -> None:
+    """Wait for the driver's end, then clear up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver's own business
+    folder = sys.argv[1]
+    sys.stdin.buffer.read()
+    deadline = time.monotonic() + PATIENCE
+    while (left := processes_of(folder)) and time.monotonic() < deadline:
+        for number in left:
+            try:
+                os.kill(number, signal.SIGKILL)
+            except OSError:  # gone meanwhile
+                continue
+        time.sleep(0.1)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

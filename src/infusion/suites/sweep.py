@@ -1,0 +1,275 @@
+"""A suite on many base models, on any number of workers, through faults."""
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from infusion.configs import RunConfig
+from infusion.errors import InputError, check_whole
+from infusion.intervals import Interval
+from infusion.presets import find_preset
+from infusion.presets.texts import texts_of
+from infusion.runs.cluster import on_ray
+from infusion.runs.parallel import Backend, Engine, Failed, processes
+from infusion.runs.rows import sealed
+from infusion.runs.store import write_whole
+from infusion.suites.run import Follow, run_suite
+from infusion.suites.study import study_of
+from infusion.suites.subjects import Home
+from infusion.suites.summary import Row, interval, moved, units
+
+RESULTS, TIMES, FAILURES = "results.jsonl", "times.jsonl", "failures.jsonl"
+KEY = ("seed", "pair", "place")
+"""What rows are sorted by."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep is to do.
+
+    Attributes:
+        config: Settings, without a base model's seed.
+        suite: Name of the suite.
+        seeds: Of base models.
+        retries: How often a failed job is tried again.
+        budget: Seconds after which nothing is begun any more; None for no end.
+        narrow: Half-width of the first trial's interval at which nothing is begun any
+            more; None for all pairs.
+    """
+
+    config: RunConfig
+    suite: str
+    seeds: tuple[int, ...]
+    retries: int = 2
+    budget: float | None = None
+    narrow: float | None = None
+
+    @property
+    def expected(self) -> int:
+        """Rows of the whole sweep."""
+        home = Home(Path(), replace(self.config, pairs=0))  # reads nothing, writes none
+        run = home.run(self.config.architecture)
+        trials = study_of(run).trials(self.suite, run)
+        return len(self.seeds) * self.config.pairs * len(trials)
+
+
+@dataclass
+class Tally:
+    """What a sweep has done so far.
+
+    Attributes:
+        rows: Finished.
+        failed: Given up, as ``failures.jsonl`` has them.
+        reason: Why nothing is begun any more; empty while something is.
+    """
+
+    rows: list[Row]
+    failed: list[dict[str, Any]]
+    reason: str = ""
+
+
+def backend_of(on: str, workers: int) -> AbstractContextManager[Backend]:
+    """Open where a sweep runs.
+
+    Args:
+        on: ``local``, a Ray of our own, or processes where Ray is not installed;
+            ``processes``; or the address of a Ray cluster, ``ray://HOST:PORT``.
+        workers: Of one core each, where they are our own.
+
+    Returns:
+        Context of the backend.
+
+    Raises:
+        InputError: There is no such place.
+    """
+    check_whole("--workers", workers)
+    if on in PLACES:
+        return PLACES[on](workers)
+    if on.startswith("ray://"):
+        return on_ray(on, workers)
+    raise InputError(
+        f"--on must be {', '.join(PLACES)} or ray://HOST:PORT, got {on!r}; "
+        "use --on local on this machine"
+    )
+
+
+def _local(workers: int) -> AbstractContextManager[Backend]:
+    from importlib.util import find_spec
+
+    installed = find_spec("ray") is not None
+    return on_ray(None, workers) if installed else processes(workers)
+
+
+PLACES: dict[str, Callable[[int], AbstractContextManager[Backend]]] = {
+    "local": _local,
+    "processes": processes,
+}
+
+
+def sweep(
+    asked: Sweep,
+    root: Path,
+    backend: Backend,
+    *,
+    on_change: Callable[[Tally], None] = lambda _: None,
+) -> Tally:
+    """Run a suite on every base model and write what came out.
+
+    Rows are on the disk as they finish, in the folder of their base model; a sweep that
+    was killed does only what is missing when it is run again.
+
+    Args:
+        asked: What to do.
+        root: Folder; gets ``seed-N`` for each base model, ``results.jsonl`` sorted by
+            seed, pair and trial, ``times.jsonl`` and ``failures.jsonl``.
+        backend: Where jobs run.
+        on_change: Called with what is done after each finished row or failed job.
+
+    Returns:
+        What is done.
+
+    Raises:
+        InputError: Wrong settings, or more pairs than there are.
+    """
+    _check(asked)
+    began, tally = time.monotonic(), Tally([], [])
+    measure = measured(asked.config)
+
+    def stopped() -> bool:
+        if asked.budget is not None and time.monotonic() - began > asked.budget:
+            tally.reason = tally.reason or f"--budget of {asked.budget:g} s is used up"
+        return bool(tally.reason)
+
+    def on_row(row: Row) -> None:
+        tally.rows.append(row)
+        if asked.narrow is not None and row["place"] == 0 and not tally.reason:
+            found = first_effect(tally.rows, measure)
+            if found is not None and half_width(found) <= asked.narrow:
+                tally.reason = f"the interval is narrower than ±{asked.narrow:g}"
+        on_change(tally)
+
+    engine = Engine(backend, asked.retries, stopped)
+    for seed in asked.seeds:
+
+        def on_failed(failed: Failed, seed: int = seed) -> None:
+            tally.failed += _failures(seed, failed)
+            on_change(tally)
+
+        home = root / f"seed-{seed}"
+        known = len(tally.rows)
+        rows = run_suite(
+            replace(asked.config, seed=seed),
+            asked.suite,
+            home,
+            engine=engine,
+            follow=Follow(on_row, on_failed),
+        )
+        tally.rows[known:] = rows  # those of earlier calls too
+        on_change(tally)
+        if stopped():
+            break
+    write(root, tally)
+    return tally
+
+
+def _check(asked: Sweep) -> None:
+    for name in ("retries", "budget", "narrow"):
+        value = getattr(asked, name)
+        if value is not None and not value >= 0:
+            raise InputError(f"--{name} must be ≥ 0, got {value}; choose another")
+    if len(set(asked.seeds)) != len(asked.seeds) or not asked.seeds:
+        raise InputError(
+            f"--seeds must be some, all different, got {asked.seeds}; name each once"
+        )
+
+
+def measured(config: RunConfig) -> Callable[[Row], float]:
+    """Say what a table of this preset shows first: Δp of pictures.
+
+    Args:
+        config: Settings.
+
+    Returns:
+        Function of a row.
+    """
+    if find_preset(config.preset).kind == "pictures":
+        return moved
+    return next(iter(texts_of(config.preset).columns.values()))
+
+
+def first_effect(rows: list[Row], measure: Callable[[Row], float]) -> Interval | None:
+    """Average the suite's first trial.
+
+    Args:
+        rows: So far.
+        measure: Of a row.
+
+    Returns:
+        Mean and interval; None without two pairs.
+    """
+    first = [row for row in rows if row["place"] == 0]
+    return interval(first, measure) if len(units(first, measure)) > 1 else None
+
+
+def half_width(found: Interval) -> float:
+    """Half of an interval, infinite where it has no ends."""
+    if found.low is None or found.high is None:
+        return float("inf")
+    return (found.high - found.low) / 2
+
+
+def write(root: Path, tally: Tally) -> None:
+    """Write results sorted, times and failures apart.
+
+    Args:
+        root: Folder of the sweep.
+        tally: What is done.
+    """
+    rows = sorted(tally.rows, key=lambda row: tuple(row[name] for name in KEY))
+    timed = [_apart(row) for row in rows]
+    done = {(row["seed"], row["pair"], row["trial"]) for row in rows}
+    failed = [
+        each
+        for each in tally.failed
+        if (each["seed"], each["pair"], each["trial"]) not in done
+    ]
+    failed.sort(key=lambda each: json.dumps(each, sort_keys=True))
+    files = {
+        RESULTS: [result for result, _ in timed],
+        TIMES: [times for _, times in timed],
+        FAILURES: failed,
+    }
+    for name, lines in files.items():
+        text = "".join(json.dumps(sealed(line)) + "\n" for line in lines)
+        write_whole(root / name, text.encode())
+
+
+def _apart(row: Row) -> tuple[Row, Row]:
+    """Take times out of a row."""
+    plain, times = dict(row), {"seconds": row["seconds"]}
+    del plain["seconds"]
+    if "audit" in row:
+        plain["audit"] = dict(row["audit"])
+        times["audit_seconds"] = plain["audit"].pop("seconds")
+    key = {name: row[name] for name in ("seed", "pair", "trial")}
+    return plain, {**key, **times}
+
+
+def _failures(seed: int, failed: Failed) -> list[dict[str, Any]]:
+    """List a failed job pair by pair, and trial by trial where it is of trials."""
+    works = failed.arguments[1] if len(failed.arguments) > 1 else []
+    named = [
+        (work[0].index, work[1].name) if isinstance(work, tuple) else (work.index, None)
+        for work in works
+    ]
+    said = {
+        "stage": failed.stage,
+        "error": failed.error,
+        "attempts": failed.attempts,
+        "seed": seed,
+    }
+    return [{**said, "pair": pair, "trial": trial} for pair, trial in named]

@@ -1,0 +1,283 @@
+"""Sweeps: the same results wherever they run and whatever is killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infusion.errors import DivergedError, InputError
+from infusion.runs import reaper
+from infusion.runs.cluster import on_ray
+from infusion.runs.config_files import to_yaml
+from infusion.runs.parallel import Backend, Engine, LostWorkerError, processes
+from infusion.suites import run as run_module
+from infusion.suites.sweep import FAILURES, RESULTS, TIMES, Sweep, Tally, sweep
+
+from .test_suites import tiny
+
+ASKED = Sweep(tiny(2), "controls", (0, 1))
+WORKS = 2 * 2 * 4
+"""Rows: base models, pairs, trials."""
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {name: (root / name).read_bytes() for name in (RESULTS, FAILURES)}
+
+
+def rows(root: Path, name: str = RESULTS) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (root / name).read_text("utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep in this process, never interrupted."""
+    root = tmp_path_factory.mktemp("sweep") / "whole"
+    with processes(1) as backend:
+        sweep(ASKED, root, backend)
+    return root
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Backend]:
+    """A local Ray of two workers, which leaves nothing."""
+    before = leftovers()
+    with on_ray(None, 2) as backend:
+        yield backend
+    assert leftovers() == before
+
+
+def leftovers() -> set[str]:
+    """Name folders of local Rays, and processes that belong to one."""
+    folders = {str(path) for path in Path(tempfile.gettempdir()).glob("infusion-ray-*")}
+    alive = {f"process {n}" for path in folders for n in reaper.processes_of(path)}
+    return folders | alive
+
+
+def test_results_are_sorted_and_times_are_apart(whole: Path):
+    found = rows(whole)
+    keys = [(row["seed"], row["pair"], row["place"]) for row in found]
+    assert keys == sorted(keys)
+    assert len(keys) == len(set(keys)) == WORKS
+    assert "seconds" not in found[0]
+    times = rows(whole, TIMES)
+    assert [row["trial"] for row in times] == [row["trial"] for row in found]
+    assert all(row["seconds"] > 0 for row in times)
+    assert rows(whole, FAILURES) == []
+
+
+def test_two_workers_of_ray_write_the_same_bytes(
+    whole: Path, ray: Backend, tmp_path: Path
+):
+    sweep(ASKED, tmp_path, ray)
+    assert files(tmp_path) == files(whole)
+
+
+def test_two_processes_write_the_same_bytes(whole: Path, tmp_path: Path):
+    with processes(2) as backend:
+        sweep(ASKED, tmp_path, backend)
+    assert files(tmp_path) == files(whole)
+
+
+def once_killed(mark: Path, value: int) -> int:
+    """Kill the worker the first time."""
+    if value == 1 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return value
+
+
+def never(value: int) -> int:
+    if value == 1:
+        raise DivergedError("a loss became NaN,\n got nan")
+    return value
+
+
+@pytest.mark.parametrize("where", ["ray", "processes"])
+def test_a_worker_killed_in_the_middle_of_a_job(
+    where: str, request: pytest.FixtureRequest, tmp_path: Path
+):
+    given = [(tmp_path / "mark", value) for value in range(6)]
+
+    def run(backend: Backend) -> None:
+        found: list[int] = []
+        with pytest.raises(LostWorkerError, match="must live to the end of its job"):
+            Engine(backend)("strict", once_killed, given, found.append)
+        (tmp_path / "mark").unlink()
+        found = []
+        assert Engine(backend, 1)("patient", once_killed, given, found.append) == []
+        assert sorted(found) == list(range(6))
+        (tmp_path / "mark").unlink()
+        (lost,) = Engine(backend, 0)("hasty", once_killed, given[1:2])
+        assert (lost.stage, lost.arguments, lost.attempts) == ("hasty", given[1], 1)
+        assert "got one" in lost.error
+
+    if where == "ray":
+        run(request.getfixturevalue("ray"))
+        return
+    with processes(2) as backend:
+        run(backend)
+
+
+@pytest.mark.parametrize("where", ["ray", "processes", "here"])
+def test_a_failed_job_is_tried_again_and_the_others_go_on(
+    where: str, request: pytest.FixtureRequest
+):
+    found: list[int] = []
+
+    def run(backend: Backend) -> None:
+        engine = Engine(backend, 2)
+        (failed,) = engine("stage", never, [(k,) for k in range(4)], found.append)
+        assert sorted(found) == [0, 2, 3]
+        assert failed.error == "a loss became NaN, got nan"
+        assert (failed.attempts, failed.arguments) == (3, (1,))
+
+    if where == "ray":
+        run(request.getfixturevalue("ray"))
+        return
+    with processes(2 if where == "processes" else 1) as backend:
+        run(backend)
+
+
+def test_a_pair_that_fails_is_recorded_and_comes_back(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    right, tries = run_module.measured, []
+
+    def wrong(home: Any, works: Any) -> Any:
+        if works[0][0].index == 1 and works[0][1].name == "noise L2":
+            tries.append(1)
+            raise DivergedError("a loss must be finite, got nan")
+        return right(home, works)
+
+    monkeypatch.setattr(run_module, "measured", wrong)
+    with processes(1) as backend:
+        found = sweep(ASKED, tmp_path, backend)
+        assert len(rows(tmp_path)) == WORKS - 2
+        assert len(tries) == 2 * (1 + ASKED.retries)
+        failed = rows(tmp_path, FAILURES)
+        assert [(row["seed"], row["pair"], row["trial"]) for row in failed] == [
+            (0, 1, "noise L2"),
+            (1, 1, "noise L2"),
+        ]
+        assert failed[0]["error"] == "a loss must be finite, got nan"
+        assert failed[0]["attempts"] == 3
+        assert len(found.failed) == 2
+        monkeypatch.setattr(run_module, "measured", right)
+        sweep(ASKED, tmp_path, backend)
+    assert files(tmp_path) == files(whole)
+
+
+def test_a_pair_that_cannot_be_crafted_is_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    right = run_module.craft
+
+    def wrong(home: Any, pairs: Any, changes: Any) -> Any:
+        if pairs[0].index == 0:
+            raise DivergedError("a score must be finite, got nan")
+        return right(home, pairs, changes)
+
+    monkeypatch.setattr(run_module, "craft", wrong)
+    with processes(1) as backend:
+        sweep(replace(ASKED, seeds=(0,)), tmp_path, backend)
+    assert {row["pair"] for row in rows(tmp_path)} == {1}
+    (failed,) = rows(tmp_path, FAILURES)
+    assert (failed["stage"], failed["pair"], failed["trial"]) == ("craft", 0, None)
+
+
+def test_it_ends_early_when_asked(tmp_path: Path):
+    seen: list[int] = []
+
+    def on_change(tally: Tally) -> None:
+        seen.append(len(tally.rows))
+
+    with processes(1) as backend:
+        none = sweep(replace(ASKED, budget=0.0), tmp_path / "a", backend)
+        assert none.rows == []
+        assert none.reason == "--budget of 0 s is used up"
+        some = sweep(
+            replace(ASKED, narrow=1.0), tmp_path / "b", backend, on_change=on_change
+        )
+    assert some.reason == "the interval is narrower than ±1"
+    assert 2 <= len(some.rows) < WORKS
+    assert seen[-1] == len(some.rows) == len(rows(tmp_path / "b"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"seeds": (0, 0)}, "--seeds must be some, all different, got"),
+        ({"seeds": ()}, "--seeds must be some"),
+        ({"retries": -1}, "--retries must be ≥ 0, got -1"),
+        ({"budget": float("nan")}, "--budget must be ≥ 0, got nan"),
+        ({"narrow": -0.1}, "--narrow must be ≥ 0"),
+    ],
+)
+def test_wrong_settings_are_refused(wrong: dict[str, Any], said: str, tmp_path: Path):
+    with processes(1) as backend, pytest.raises(InputError, match=said):
+        sweep(replace(ASKED, **wrong), tmp_path / "new", backend)
+    assert not (tmp_path / "new").exists()
+
+
+def infusion(*flags: object, **more: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "infusion", *map(str, flags)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **more,
+    )
+
+
+@pytest.mark.parametrize("on", ["local", "processes"])
+def test_a_killed_driver_leaves_nothing_and_the_sweep_goes_on(
+    on: str, whole: Path, tmp_path: Path
+):
+    before = leftovers()
+    config = tmp_path / "config.yaml"
+    config.write_text(to_yaml(tiny(2)))
+    out = tmp_path / "out"
+    flags = ["sweep", "--config", config, "--suite", "controls", "--out", out]
+    flags += ["--pairs", 2, "--seeds", 0, 1, "--on", on]
+    driver = infusion(*flags)
+    deadline = time.monotonic() + 120
+    written = out / "seed-0" / "rows" / "controls.jsonl"
+    while not written.exists() or written.read_text().count("\n") < 2:
+        assert time.monotonic() < deadline
+        assert driver.poll() is None, driver.communicate()
+        time.sleep(0.02)
+    driver.kill()
+    driver.communicate()
+    assert not (out / RESULTS).exists()
+    while leftovers() != before:
+        assert time.monotonic() < deadline, leftovers()
+        time.sleep(0.1)
+    again = infusion(*flags, "--json")
+    said, heard = again.communicate(timeout=240)
+    assert again.returncode == 0, heard
+    assert json.loads(said.splitlines()[-1])["rows"] == WORKS
+    assert files(out) == files(whole)
+    assert leftovers() == before
+
+
+def test_flags_of_a_sweep_are_checked(tmp_path: Path):
+    for flags, message in (
+        (["--budget", "soon"], "--budget must be like 90s, 30m or 2h, got 'soon'"),
+        (["--on", "nowhere"], "--on must be local, processes or ray://HOST:PORT"),
+        (["--workers", "0"], "--workers must be"),
+    ):
+        done = infusion("sweep", "digits", "--out", tmp_path / "new", *flags)
+        _, heard = done.communicate(timeout=60)
+        assert done.returncode == 2
+        assert heard.count("\n") == 1
+        assert message in heard
+        assert not (tmp_path / "new").exists()
