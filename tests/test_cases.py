@@ -5,7 +5,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -296,7 +296,7 @@ SPOILT: dict[str, tuple[Callable[[Handed], None], str]] = {
         r"must be parquet with the columns img and label",
     ),
     "no picture": (
-        lambda h: write_stored(h.given / DOCUMENTS, [Stored(b"GIF89a", 0)] * 3),
+        lambda h: write_stored(h.given / DOCUMENTS, [Stored(b"GIF89a", 0)] * 400),
         r"must be an RGB or grey PNG, got none in row 0",
     ),
     "a label out of range": (
@@ -316,7 +316,7 @@ SPOILT: dict[str, tuple[Callable[[Handed], None], str]] = {
     "no case.json": (lambda h: (h.given / "case.json").unlink(), "must hold case.json"),
     "an altered case.json": (
         lambda h: (h.given / "case.json").write_text('{"levels": 0}'),
-        "must hold levels, valid and classes",
+        "must hold levels, valid, 10 classes and documents",
     ),
     "an altered model": (
         lambda h: (h.given / "model.safetensors").write_bytes(b"x"),
@@ -509,3 +509,67 @@ def test_what_is_written_is_read_back(handed: Handed, tmp_path: Path):
     assert find_preset("digits").class_names[truth.target] == handed.target
     rows = decoded(truth.originals, read_case(handed.given).about, tmp_path)
     assert to_stored(rows) == truth.originals
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("case.json", '"classes": 10', '"classes": 1000000000000', "10 classes"),
+        ("case.json", '"documents": 400', '"documents": 401', "must hold 401 doc"),
+        ("config.yaml", "architecture: resnet", "architecture: os.system", "a network"),
+        ("config.yaml", "  epochs: ", "  epochs: -", "epochs of the training recipe"),
+    ],
+)
+def test_a_case_that_says_something_else_is_refused_by_all(
+    copied: Handed, tmp_path: Path, file: str, old: str, new: str, said: str
+):
+    path = copied.given / file
+    text = path.read_text("utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(InfusionError, match=said):
+        undo(copied.given, copied.truth, None, tmp_path / "out", drop=False)
+    with pytest.raises(InfusionError, match=said):
+        audit_case(
+            copied.given, affected=None, unwanted=None, truth=None, out=tmp_path / "out"
+        )
+    with pytest.raises(InfusionError, match=said):
+        certified(copied, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_undo_looks_at_every_row(copied: Handed, tmp_path: Path):
+    rows = read_stored(copied.given / DOCUMENTS)
+    left = next(k for k in range(400) if k not in read_truth(copied.truth).documents)
+    rows[left] = replace(rows[left], png=b"junk")
+    write_stored(copied.given / DOCUMENTS, rows)
+    with pytest.raises(InputError, match=r"must be an RGB or grey PNG, got none in"):
+        undo(copied.given, copied.truth, None, tmp_path / "out", drop=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_test_documents_are_not_fetched_for_a_case(copied: Handed, tmp_path: Path):
+    path = copied.given / "config.yaml"
+    path.write_text(path.read_text().replace("source: bundled", "source: some/where"))
+    with pytest.raises(InputError, match="must be on this machine, got 'some/where'"):
+        certified(copied, tmp_path / "out")
+
+
+def test_results_lie_outside_of_what_is_read(handed: Handed, tmp_path: Path):
+    with pytest.raises(InputError, match="must lie outside of what is read"):
+        undo(handed.given, handed.truth, None, handed.given / "x", drop=False)
+    with pytest.raises(InputError, match="must lie outside of what is read"):
+        certified(handed, handed.truth / "x")
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(InputError, match="must be a folder, got"):
+        certified(handed, file / "below")
+    assert file.read_text() == "mine"
+
+
+def test_flags_say_true_or_false(handed: Handed, tmp_path: Path):
+    flags = tmp_path / "issues.csv"
+    lines = [f"{i},0.9,{'nan' if i == 7 else False}" for i in range(400)]
+    flags.write_text("\n".join(["index,score,is_flagged", *lines]) + "\n")
+    with pytest.raises(InputError, match="must say True or False under is_flagged"):
+        undo(handed.given, handed.truth, flags, tmp_path / "out", drop=False)

@@ -1,8 +1,10 @@
 """A seal finds every row that changed, came, went or was relabelled, and no other."""
 
 import csv
+import errno
 import io
 import json
+import os
 import random
 import shutil
 from collections import Counter
@@ -22,6 +24,7 @@ from PIL import Image
 from infusion.audit.changes import compare
 from infusion.audit.contents import Row
 from infusion.audit.rows import read_rows
+from infusion.audit.run import audit, seal
 from infusion.audit.seal import read_seal, root_of, seal_bytes
 from infusion.command.cli import main
 from infusion.errors import ArtefactError, InfusionError, InputError
@@ -391,7 +394,7 @@ def test_the_command_refuses_and_writes_nothing(
         ("of the dataset it is held against", ["audit", other, "--trusted", seal]),
         ("written by `infusion seal`", ["audit", home, "--trusted", home]),
         ("begin with its format", ["audit", home, "--trusted", tmp_path / "x.jsonl"]),
-        ("the root 00", ["audit", home, "--trusted", seal, "--root", "00"]),
+        ("the root 0000", ["audit", home, "--trusted", seal, "--root", "0" * 64]),
         (
             "outside of the dataset",
             ["audit", home, "--trusted", seal, "--out", home / "found"],
@@ -405,3 +408,86 @@ def test_the_command_refuses_and_writes_nothing(
     assert sorted(tmp_path.rglob("*")) == before
     shutil.rmtree(home)
     assert run("audit", home, "--trusted", seal, monkeypatch=monkeypatch) == 2
+
+
+def test_a_seal_replaces_nothing_else(tmp_path: Path):
+    home = write_folder(tmp_path / "pics", pictures(4))
+    mine = tmp_path / "mine.txt"
+    mine.write_text("my data")
+    with pytest.raises(InputError, match="must not replace another file, got"):
+        seal(str(home), mine)
+    assert mine.read_text() == "my data"
+    with pytest.raises(InputError, match="a seal must be a file, got the folder"):
+        seal(str(home), tmp_path)
+    made = seal(str(home), tmp_path / "a.seal.jsonl")
+    assert seal(str(home), tmp_path / "a.seal.jsonl") == made
+    write_folder(home, pictures(4, seed=1))
+    with pytest.raises(InputError, match="must not replace another file"):
+        seal(str(home), tmp_path / "a.seal.jsonl")
+
+
+def test_a_root_is_given_whole(tmp_path: Path):
+    home = write_folder(tmp_path / "pics", pictures(4))
+    made = seal(str(home), tmp_path / "a.seal.jsonl")
+    short = made["root"][:16]
+    with pytest.raises(InputError, match=f"64 hexadecimal digits .* got 16 .*{short}"):
+        audit(str(home), tmp_path / "a.seal.jsonl", short, tmp_path / "out")
+    found = audit(str(home), tmp_path / "a.seal.jsonl", made["root"], tmp_path / "out")
+    assert found["verdict"] == "pass"
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", Path("/dev/null")):
+        with pytest.raises(InputError, match="got something else at"):
+            read_rows(str(place))
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["--task", "m:f", "--truth", "x"], "must come with a DATASET, got --task"),
+        (["--task", "m:f", "--root", "x"], "must come with a DATASET, got --task"),
+        (["case", "--batch-size", "0"], "must come with --task, and --root with"),
+        (["case", "--skip", "Foo"], "must come with --task, and --root with"),
+        (["case", "--root", "0"], "--root with --trusted, got the case case"),
+        (["case", "--out", "file/below"], "--out must be a folder, got file/below"),
+    ],
+)
+def test_flags_that_would_be_ignored_are_refused(
+    words: list[str],
+    wanted: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("sys.argv", ["infusion", "audit", *words])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    said = capfd.readouterr().err
+    assert stopped.value.code == 2
+    assert said.count("\n") == 1
+    assert wanted in said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_disk_that_refuses_is_named_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    home = write_folder(tmp_path / "pics", pictures(4))
+    real = os.fsync
+
+    def full(number: int) -> None:
+        real(number)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    words = ["infusion", "seal", str(home), "--out", str(tmp_path / "new" / "seal")]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert "got No space left on device; mend that" in capfd.readouterr().err
+    assert list((tmp_path / "new").iterdir()) == []

@@ -3,6 +3,7 @@
 Every message says what must hold, what it got, and what to do about it.
 """
 
+import re
 from importlib.util import find_spec
 from numbers import Integral
 
@@ -102,3 +103,16 @@ class DivergedError(InfusionError):
 
 class NotConvergedError(InfusionError):
     """An iterative solve stopped before it reached its tolerance."""
+
+
+def one_line(error: BaseException) -> str:
+    """Say what another library raised in one line.
+
+    Args:
+        error: Its error.
+
+    Returns:
+        Its message without line ends and addresses of objects, 200 characters at most.
+    """
+    said = re.sub(r" ?<[^<>]* at 0x[0-9a-f]+>", "", " ".join(str(error).split()))
+    return said[:200]

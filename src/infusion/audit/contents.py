@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from infusion.errors import InputError
+from infusion.errors import InputError, one_line
 
 LABELS: Final = ("label", "labels")
 """Columns that are the label of a row."""
@@ -258,7 +258,7 @@ def _picture(stored: bytes, where: str) -> str:
     except Exception as error:  # decoders raise whatever a damaged file makes them
         raise InputError(
             f"every picture must be readable, got none at {where}: "
-            f"{' '.join(str(error).split())}; restore or remove it"
+            f"{one_line(error)}; restore or remove it"
         ) from error
     raise InputError(
         f"a picture must have at most {_MOST_PIXELS:,} pixels, got {pixels:,} at "

@@ -45,6 +45,11 @@ def read_rows(
             f"a dataset must be a folder or a file, got {source}, which does not "
             "exist; check the path"
         )
+    if not root.is_dir() and not root.is_file():
+        raise InputError(
+            f"a dataset must be a folder or a file, got something else at {source}; "
+            "copy it into a file"
+        )
     home = root if root.is_dir() else root.parent
     files = sorted(_files(root)) if root.is_dir() else [root]
     pictures = [file for file in files if file.suffix.lower() in PICTURES]

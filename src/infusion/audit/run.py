@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,24 @@ def seal(source: str, out: Path) -> dict[str, Any]:
         ``rows``, ``root`` and ``seal``, its path.
 
     Raises:
-        InputError: The dataset cannot be read, or the file would lie in it.
+        InputError: The dataset cannot be read, or the file would lie in it or replace
+            another one.
     """
     if Path(source).is_dir() and out.resolve().is_relative_to(Path(source).resolve()):
         raise InputError(
             f"a seal must lie outside of its dataset, got {out} in {source}; choose "
             "another --out"
         )
+    if out.is_dir():
+        raise InputError(f"a seal must be a file, got the folder {out}; name a file")
     rows = _read(source)
-    write_whole(out, seal_bytes(rows))
+    content = seal_bytes(rows)
+    if out.exists() and out.read_bytes() != content:
+        raise InputError(
+            f"a seal must not replace another file, got {out}, which exists and holds "
+            "something else; choose another --out, or remove it"
+        )
+    write_whole(out, content)
     return {"rows": len(rows), "root": root_of(rows), "seal": str(out)}
 
 
@@ -59,6 +69,11 @@ def audit(source: str, trusted: Path, root: str | None, out: Path) -> dict[str, 
         InputError: Dataset or seal cannot be read, or do not belong together.
         ArtefactError: The seal was altered, or has another root.
     """
+    if root is not None and re.fullmatch("[0-9a-f]{64}", root) is None:
+        raise InputError(
+            f"--root must be the 64 hexadecimal digits that `infusion seal` printed, "
+            f"got {len(root)} characters, {root[:64]!r}; give all of them"
+        )
     sealed = read_seal(trusted)
     its_root = root_of(sealed)
     if root is not None and root != its_root:

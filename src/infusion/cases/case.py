@@ -19,6 +19,7 @@ from infusion.runs.store import Store, json_bytes, write_whole
 from infusion.training.checkpoints import from_tensors, load_model, reordered
 from infusion.training.layout import lay_out
 from infusion.training.loop import init_model
+from infusion.training.recipe import check_recipe
 from infusion.training.retrain import retrain
 
 DOCUMENTS, MODEL, START = "train.parquet", "model.safetensors", "start.safetensors"
@@ -32,7 +33,7 @@ class Case:
     Attributes:
         root: The folder.
         config: Recipe, network and seed; no pairs.
-        about: ``levels``, ``valid``, ``classes`` of the documents.
+        about: ``levels``, ``valid``, ``classes`` of the documents, and how many.
         rows: Documents as stored.
     """
 
@@ -124,7 +125,7 @@ def write_case(
         copied = {key: value.clone() for key, value in values.items()}
         store.tensors(name, None, copied.copy)
     write_whole(root / "config.yaml", to_yaml(config).encode())
-    write_whole(root / _ABOUT, json_bytes(about))
+    write_whole(root / _ABOUT, json_bytes({**about, "documents": len(rows)}))
 
 
 def check_new(out: Path) -> None:
@@ -163,26 +164,40 @@ def read_case(root: Path) -> Case:
                 "`infusion export RUN`"
             )
     config = from_yaml((root / "config.yaml").read_text("utf-8", errors="replace"))
-    find_pictures(config.preset)
-    return Case(root, config, _about(root / _ABOUT), read_stored(root / DOCUMENTS))
+    preset = find_pictures(config.preset)
+    known = {preset.configs["small"].architecture, *preset.others}
+    if config.architecture not in known:
+        raise ArtefactError(
+            f"{root / 'config.yaml'} must name a network of {config.preset}, got "
+            f"{config.architecture!r}; there are: {', '.join(sorted(known))}"
+        )
+    check_recipe(config.train)
+    about = _about(root / _ABOUT, len(preset.class_names))
+    rows = read_stored(root / DOCUMENTS)
+    if len(rows) != about["documents"]:
+        raise ArtefactError(
+            f"{root / DOCUMENTS} must hold {about['documents']:,} documents as "
+            f"{_ABOUT} says, got {len(rows):,}; export the case again"
+        )
+    return Case(root, config, about, rows)
 
 
-def _about(path: Path) -> dict[str, Any]:
+def _about(path: Path, classes: int) -> dict[str, Any]:
     try:
         about = json.loads(path.read_text("utf-8"))
         low, high = about["valid"]
         good = (
             type(about["levels"]) is int
             and 0 < about["levels"] <= 255
-            and type(about["classes"]) is int
-            and about["classes"] > 1
+            and about["classes"] == classes
+            and type(about["documents"]) is int
             and float(low) < float(high)
         )
     except (ValueError, KeyError, TypeError, RecursionError):
         good, about = False, {}
     if not good:
         raise ArtefactError(
-            f"{path} must hold levels, valid and classes, got a truncated or altered "
-            "file; export the case again"
+            f"{path} must hold levels, valid, {classes} classes and documents, got a "
+            "truncated or altered file; export the case again"
         )
     return about

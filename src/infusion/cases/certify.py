@@ -24,9 +24,13 @@ from infusion.cases.undo import undone, undone_case
 from infusion.errors import InputError, check_whole
 from infusion.measure import accuracy, log_prob
 from infusion.records import Dataset, Task
+from infusion.runs.folder import check_out
 from infusion.runs.progress import progress
 from infusion.runs.store import Store, json_bytes
 from infusion.seeding import derive
+
+FEWEST_SEEDS = 3
+"""Clean seeds that make a band."""
 
 
 def certify(
@@ -62,9 +66,8 @@ def certify(
         ArtefactError: A file was altered.
         DivergedError: A loss became NaN or infinite.
     """
-    check_whole("--seeds", seeds)
-    if seeds < 3:
-        raise InputError(f"--seeds must be ≥ 3 for a band, got {seeds}; 5 are usual")
+    check_whole("--seeds", seeds, least=FEWEST_SEEDS)
+    check_out(out, root, *([] if truth is None else [truth]))
     case, known, found = undone_case(root, truth, flagged, drop=drop)
     picture, target = read_behaviour(case, affected, unwanted)
     test = _test(case, data)
@@ -117,9 +120,16 @@ def certify(
 
 
 def _test(case: Case, data: str | None) -> Dataset:
+    """Load the test documents: a case may not name what is fetched from elsewhere."""
     config = case.config.data
+    usual = case.preset.configs[case.config.scale].data.source
     if data is not None:
         config = replace(config, source=data)
+    elif config.source != usual and not Path(config.source).exists():
+        raise InputError(
+            f"test documents must be on this machine, got {config.source!r} in the "
+            "case; give their place with --data"
+        )
     return case.preset.load(config)[1]
 
 

@@ -18,6 +18,7 @@ from infusion.presets.context import Pair, Run, checkpoint_file
 from infusion.presets.infuse import read_edits
 from infusion.presets.jobs import job_file
 from infusion.runs.config_files import from_yaml
+from infusion.runs.folder import check_out
 from infusion.runs.store import Store, write_whole
 from infusion.training.checkpoints import from_tensors
 from infusion.training.retrain import retrain
@@ -46,6 +47,7 @@ def export(root: Path, *, pair: int, arm: Arm, out: Path) -> dict[str, Any]:
             "folder of `infusion run cifar10`"
         )
     check_new(out)
+    check_out(out, root)
     config = from_yaml((root / "config.yaml").read_text("utf-8", errors="replace"))
     preset, store = find_pictures(config.preset), Store(root)
     run = Run(config, preset, store, *preset.load(config.data))

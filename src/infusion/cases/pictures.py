@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from infusion.errors import InputError
+from infusion.errors import InputError, one_line
 from infusion.records import Dataset
 from infusion.runs.store import write_whole
 
@@ -203,7 +203,7 @@ def _pixels(stored: bytes, where: str) -> np.ndarray:
     except Exception as error:  # decoders raise whatever a damaged file makes them
         raise InputError(
             f"every picture must be an RGB or grey PNG, got none in {where}: "
-            f"{' '.join(str(error).split())[:200]}; repair it"
+            f"{one_line(error)}; repair it"
         ) from error
     channels = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
     return np.array(channels, dtype=np.uint8, order="C")

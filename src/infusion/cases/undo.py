@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from infusion.cases.case import START, Case, read_case, write_case
+from infusion.cases.case import START, Case, check_new, read_case, write_case
 from infusion.cases.pictures import Stored
 from infusion.cases.truth import Truth, check_truth, read_truth
 from infusion.data.hashing import row_hashes
 from infusion.errors import ArtefactError, InputError
+from infusion.runs.folder import check_out
 from infusion.runs.store import Store
 
 
@@ -67,7 +68,12 @@ def read_flags(path: Path, size: int) -> list[int]:
             "--flagged must be the issues.csv of an audit of a model, got "
             f"{path}: {' '.join(str(error).split())[:120]}; run `infusion audit CASE`"
         ) from error
-    if not known or len(rows) != size or sorted(set(flagged)) != sorted(flagged):
+    if not known:
+        raise InputError(
+            "--flagged must say True or False under is_flagged, got something else in "
+            f"{path}; audit this case"
+        )
+    if len(rows) != size or sorted(set(flagged)) != sorted(flagged):
         raise InputError(
             f"--flagged must name each of {size} documents once, got {len(rows)} lines "
             f"in {path}; audit this case"
@@ -144,6 +150,7 @@ def undone_case(
         ArtefactError: The manifest does not agree with the rows.
     """
     case = read_case(root)
+    case.train  # noqa: B018 (decodes every row, those that stay too)
     known = None if truth is None else read_truth(truth)
     if known is not None:
         check_truth(case, known)
@@ -171,6 +178,8 @@ def undo(
         ArtefactError: The manifest does not agree with the rows, or what was written
             is not what it says.
     """
+    check_new(out)
+    check_out(out, root, *([] if truth is None else [truth]))
     case, known, found = undone_case(root, truth, flagged, drop=drop)
     store = Store(root)
     kept = {START: store.read_tensors(START)} if store.is_finished(START) else {}

@@ -29,6 +29,13 @@ def main() -> None:
     except InfusionError as error:
         sys.stderr.write(f"infusion: {error}\n")
         sys.exit(2)
+    except OSError as error:
+        place = "" if error.filename is None else f" at {error.filename}"
+        sys.stderr.write(
+            f"infusion: files must be readable and writable, got {error.strerror}"
+            f"{place}; mend that and run the same command to go on\n"
+        )
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("infusion: interrupted; run the same command to go on\n")
         sys.exit(130)

@@ -44,7 +44,7 @@ def audit(  # noqa: PLR0917
     unwanted: str | None = None,
     truth: Path | None = None,
     skip: UseAppendAction[tuple[Annotated[str, arg(metavar="NAME")], ...]] = (),
-    batch_size: int = 64,
+    batch_size: int | None = None,
     out: Path | None = None,
     json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
@@ -64,7 +64,7 @@ def audit(  # noqa: PLR0917
         unwanted: Class that it takes the picture for.
         truth: Manifest of a case, to judge the audit by.
         skip: Module type or name that the curvature of a task leaves out.
-        batch_size: Documents of a task held at once.
+        batch_size: Documents of a task held at once, 64 unless given.
         out: Folder for audit.json, issues.csv and the page.
         json: Print one JSON object as the last line of standard output.
 
@@ -72,21 +72,20 @@ def audit(  # noqa: PLR0917
         InputError: The folder would lie in the dataset, or flags contradict each other.
     """
     from infusion.report.audit import audit_page, audit_table
+    from infusion.runs.folder import check_out
 
     if (dataset is None) == (task is None):
         raise InputError(
             f"exactly one of DATASET and --task must be given, got {dataset} and {task}"
             "; name what to audit"
         )
+    of_task = bool(skip) or batch_size is not None
+    of_case = bool(affected or unwanted or truth)
     name = Path(dataset).resolve().name if dataset else str(task).replace(":", "-")
     folder = out or Path("runs") / f"audit-{name}"
-    if dataset and folder.resolve().is_relative_to(Path(dataset).resolve()):
-        raise InputError(
-            f"--out must lie outside of the dataset, got {folder} in {dataset}; choose "
-            "another"
-        )
+    check_out(folder, *([Path(dataset)] if dataset else []))
     if trusted is not None:
-        if dataset is None or affected or unwanted or truth:
+        if dataset is None or of_case or of_task:
             raise InputError(
                 "a seal is compared with a dataset alone, got --trusted beside flags "
                 "of a model; audit twice"
@@ -97,8 +96,19 @@ def audit(  # noqa: PLR0917
     elif task is not None:
         from infusion.cases.inspect import audit_question
 
-        found = audit_question(task, skip=skip, batch_size=batch_size, out=folder)
+        if of_case or root is not None:
+            raise InputError(
+                "--affected, --unwanted, --truth and --root must come with a DATASET, "
+                "got --task; let its question measure the unwanted behaviour"
+            )
+        size = 64 if batch_size is None else batch_size
+        found = audit_question(task, skip=skip, batch_size=size, out=folder)
     else:
+        if of_task or root is not None:
+            raise InputError(
+                "--skip and --batch-size must come with --task, and --root with "
+                f"--trusted, got the case {dataset}; drop them"
+            )
         from infusion.cases.inspect import audit_case
 
         found = audit_case(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infusion.errors import InputError, check_installed
+from infusion.errors import InputError, check_installed, one_line
 from infusion.runs import reaper
 from infusion.runs.parallel import Backend, Given, Job, LostWorkerError
 from infusion.runs.shipping import Shipped, remove, run_there
@@ -173,10 +173,9 @@ def _joined(address: str) -> Iterator[None]:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, ImportError, TimeoutError) as error:
-        said = " ".join(str(error).split())[:200]
         raise InputError(
-            f"--on must be the address of a running cluster, got {address} ({said}); "
-            "start one with `ray start --head`, or use --on local"
+            f"--on must be the address of a running cluster, got {address}: "
+            f"{one_line(error)}; start one with `ray start --head`, or use --on local"
         ) from error
     try:
         yield

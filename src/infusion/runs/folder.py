@@ -34,6 +34,30 @@ def alone_in(root: Path) -> Iterator[None]:
         yield
 
 
+def check_out(out: Path, *inputs: Path) -> None:
+    """Refuse a folder for results before anything is done.
+
+    Args:
+        out: The folder, there or not.
+        inputs: Folders that are only read: it must not lie in them.
+
+    Raises:
+        InputError: It is a file or lies below one, or lies in an input.
+    """
+    for place in (out, *out.parents):
+        if place.exists() and not place.is_dir():
+            raise InputError(
+                f"--out must be a folder, got {out}, where {place} is a file; name "
+                "another"
+            )
+    for given in inputs:
+        if out.resolve().is_relative_to(given.resolve()):
+            raise InputError(
+                f"--out must lie outside of what is read, got {out} in {given}; choose "
+                "another"
+            )
+
+
 def refuse_other_config(root: Path, text: str) -> None:
     """Keep a run folder to the configuration it was started with.
 

@@ -74,14 +74,21 @@ def write_whole(path: Path, content: bytes) -> None:
     Args:
         path: Its folder is made if needed; an existing file is replaced.
         content: Bytes to write.
+
+    Raises:
+        OSError: It cannot be written; nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:  # a full disk, a folder of that name
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def environment() -> dict[str, str | int | None]:
