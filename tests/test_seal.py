@@ -396,7 +396,7 @@ def test_the_command_refuses_and_writes_nothing(
         ("begin with its format", ["audit", home, "--trusted", tmp_path / "x.jsonl"]),
         ("the root 0000", ["audit", home, "--trusted", seal, "--root", "0" * 64]),
         (
-            "outside of the dataset",
+            "outside of what is read",
             ["audit", home, "--trusted", seal, "--out", home / "found"],
         ),
     ]
