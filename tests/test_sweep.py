@@ -269,6 +269,36 @@ def test_a_killed_driver_leaves_nothing_and_the_sweep_goes_on(
     assert leftovers() == before
 
 
+def test_a_killed_cluster_ends_the_sweep_and_it_goes_on(whole: Path, tmp_path: Path):
+    before = leftovers()
+    config, out = tmp_path / "config.yaml", tmp_path / "out"
+    config.write_text(to_yaml(tiny(2)))
+    flags = ["sweep", "--config", config, "--suite", "controls", "--out", out]
+    flags += ["--pairs", 2, "--seeds", 0, 1, "--on", "local"]
+    driver = infusion(*flags)
+    deadline = time.monotonic() + 120
+    written = out / "seed-0" / "rows" / "controls.jsonl"
+    while not written.exists() or written.read_text().count("\n") < 1:
+        assert time.monotonic() < deadline
+        assert driver.poll() is None, driver.communicate()
+        time.sleep(0.02)
+    (folder,) = [place for place in leftovers() - before if place.startswith("/")]
+    killed = reaper.daemons_of(folder)
+    assert len(killed) == 2
+    for number in killed:
+        os.kill(number, signal.SIGKILL)
+    _, heard = driver.communicate(timeout=60)
+    assert driver.returncode == 2, heard
+    assert "must live to their end, got it killed" in heard.splitlines()[-1]
+    while leftovers() != before:
+        assert time.monotonic() < deadline, leftovers()
+        time.sleep(0.1)
+    again = infusion(*flags)
+    _, heard = again.communicate(timeout=240)
+    assert again.returncode == 0, heard
+    assert files(out) == files(whole)
+
+
 def test_flags_of_a_sweep_are_checked(tmp_path: Path):
     for flags, message in (
         (["--budget", "soon"], "--budget must be like 90s, 30m or 2h, got 'soon'"),

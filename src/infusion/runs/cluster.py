@@ -6,19 +6,35 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Hashable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from infusion.errors import InputError, check_installed, one_line
 from infusion.runs import reaper
-from infusion.runs.parallel import Backend, Given, Job, LostWorkerError
+from infusion.runs.parallel import (
+    Backend,
+    Given,
+    Job,
+    LostPlaceError,
+    LostWorkerError,
+)
 from infusion.runs.shipping import Shipped, remove, run_there
 
 STORE_BYTES = 1 << 30
 """Object store of a local Ray: it holds no artefacts, which workers read in place."""
+_GRACE = 5.0
+"""Seconds for this process to end by itself without Ray."""
+_PATIENCE = 2.0
+"""Seconds between two looks at whether Ray is there."""
+_GONE = (
+    "the Ray that jobs run on must live to their end, got it killed; run the same "
+    "command to go on"
+)
 _AHEAD = 2
 """Jobs handed in per core: the next one is there when a worker is free."""
 
@@ -31,10 +47,12 @@ class RayTasks:
         cores: Of the cluster.
         shipped: What workers that do not see the driver's folder have been sent; None
             where all see it.
+        alive: Tells whether there still is a cluster.
     """
 
     cores: int
     shipped: Shipped | None
+    alive: Callable[[], bool]
 
     @property
     def slots(self) -> int:
@@ -45,15 +63,24 @@ class RayTasks:
         """Hand it in with what it reads."""
         import ray
 
+        self._check()
         if self.shipped is None:
             return _task(_here).remote(job, given)
         return _task(run_there).remote(job, given, self.shipped.reads(given, ray.put))
 
+    def _check(self) -> None:
+        if not self.alive():
+            raise LostPlaceError(_GONE)
+
     def finished(self, handles: Sequence[Any]) -> list[Any]:
-        """Wait for the first."""
+        """Wait for the first, for as long as there is a cluster."""
         import ray
 
-        return ray.wait(list(handles), num_returns=1)[0]
+        done: list[Any] = []
+        while not done:
+            self._check()
+            done = ray.wait(list(handles), num_returns=1, timeout=_PATIENCE)[0]
+        return done
 
     def result(self, handle: Any) -> Any:
         """Fetch what the job returned, and the files that it made elsewhere."""
@@ -93,7 +120,9 @@ class RayTasks:
         ray.get([task.options(scheduling_strategy=s).remote(names) for s in there])
 
 
+@cache
 def _task(function: Job) -> Any:
+    """Make a task of a function, which goes to the cluster once."""
     import ray
 
     return ray.remote(num_cpus=1, max_retries=0)(function)
@@ -121,7 +150,7 @@ def on_ray(address: str | None, workers: int) -> Iterator[Backend]:
     """
     check_installed("ray", "ray")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    with _local(workers) if address is None else _joined(address):
+    with _local(workers) if address is None else _joined(address) as alive:
         import ray
 
         cores = int(ray.cluster_resources().get("CPU", 0))
@@ -129,13 +158,13 @@ def on_ray(address: str | None, workers: int) -> Iterator[Backend]:
             raise InputError(
                 f"a cluster must have a core for jobs, got none at {address}; add nodes"
             )
-        tasks = RayTasks(cores, None if address is None else Shipped())
+        tasks = RayTasks(cores, None if address is None else Shipped(), alive)
         yield tasks
         tasks.close()
 
 
 @contextmanager
-def _local(workers: int) -> Iterator[None]:
+def _local(workers: int) -> Iterator[Callable[[], bool]]:
     import ray
 
     folder = tempfile.mkdtemp(prefix="infusion-ray-")  # short: sockets are named in it
@@ -147,6 +176,7 @@ def _local(workers: int) -> Iterator[None]:
         start_new_session=True,
     )
     assert undertaker.stdin is not None
+    over = threading.Event()
     try:
         ray.init(
             num_cpus=workers,
@@ -157,17 +187,36 @@ def _local(workers: int) -> Iterator[None]:
             logging_level=logging.ERROR,
             _temp_dir=folder,
         )
-        yield
+        begun = len(reaper.daemons_of(folder))
+
+        def alive() -> bool:
+            return len(reaper.daemons_of(folder)) >= begun
+
+        threading.Thread(target=_watch, args=(alive, over), daemon=True).start()
+        yield alive
     finally:
         ray.shutdown()
+        over.set()
+        _task.cache_clear()
         del os.environ[reaper.MARK]
         shutil.rmtree(folder, ignore_errors=True)
         undertaker.stdin.close()
         undertaker.wait()
 
 
+def _watch(alive: Callable[[], bool], over: threading.Event) -> None:
+    """End this process where Ray is gone and the main thread waits for it in vain."""
+    while not over.wait(_PATIENCE):
+        if not alive():
+            if not over.wait(_GRACE):
+                sys.stderr.write(f"infusion: {_GONE}\n")
+                sys.stderr.flush()
+                os._exit(2)
+            return
+
+
 @contextmanager
-def _joined(address: str) -> Iterator[None]:
+def _joined(address: str) -> Iterator[Callable[[], bool]]:
     import ray
 
     try:
@@ -178,6 +227,7 @@ def _joined(address: str) -> Iterator[None]:
             f"{one_line(error)}; start one with `ray start --head`, or use --on local"
         ) from error
     try:
-        yield
+        yield ray.is_initialized
     finally:
         ray.shutdown()
+        _task.cache_clear()

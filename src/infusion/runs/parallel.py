@@ -28,6 +28,10 @@ class LostWorkerError(InfusionError):
     """A worker ended before its job did."""
 
 
+class LostPlaceError(InfusionError):
+    """Where jobs run is gone: nothing can be tried again there."""
+
+
 @runtime_checkable
 class Backend(Protocol):
     """Where jobs run; a handle stands for one that was handed in."""
@@ -102,6 +106,7 @@ class Engine:
             The jobs that were given up.
 
         Raises:
+            LostPlaceError: There is nowhere left to run.
             InfusionError: A worker was killed, or whatever a job raised, where nothing
                 is tried again; the jobs that finished before are kept.
         """
@@ -120,7 +125,7 @@ class Engine:
                     try:
                         found = self.backend.result(handle)
                     except Exception as error:
-                        if self.retries is None:
+                        if self.retries is None or isinstance(error, LostPlaceError):
                             raise
                         if attempt <= self.retries:
                             waiting.append((given, attempt + 1))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 PATIENCE = 20.0
 """Seconds for processes to go."""
+DAEMONS = ("raylet", "gcs_server")
 MARK = "INFUSION_RAY"
 """Environment variable that names the folder; daemons and workers inherit it."""
 
@@ -40,6 +41,28 @@ def processes_of(folder: str) -> list[int]:
             continue
         marked = f"{MARK}={folder}".encode() in inherited
         if marked or folder.encode() in started:
+            found.append(int(place.name))
+    return found
+
+
+def daemons_of(folder: str) -> list[int]:
+    """List what keeps a local Ray going.
+
+    Args:
+        folder: Of one local Ray.
+
+    Returns:
+        Numbers of its node manager and its store of what is where.
+    """
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (place / "cmdline").read_bytes().split(b"\0")
+            state = (place / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        named = Path(words[0].decode(errors="replace")).name in DAEMONS
+        if named and state != "Z" and folder.encode() in b" ".join(words):
             found.append(int(place.name))
     return found
 
