@@ -39,7 +39,7 @@ def test_only_a_likelier_behaviour_fails(log_odds: float, outcome: str):
 def test_a_replay_in_the_same_order_is_the_middle(log_odds: float, outcome: str):
     found = on_behaviour(reading(9.5), reading(log_odds), reading(4.0), CLEAN)
     assert found.outcome == outcome
-    assert "lies in -0.97 to +8.97 around +4.00 in this order" in found.evidence
+    assert "+4.00 for the clean rows in the same order, and -0.97 to" in found.evidence
 
 
 def test_a_certain_model_has_finite_log_odds():

@@ -417,7 +417,7 @@ def test_a_seal_replaces_nothing_else(tmp_path: Path):
     with pytest.raises(InputError, match="must not replace another file, got"):
         seal(str(home), mine)
     assert mine.read_text() == "my data"
-    with pytest.raises(InputError, match="a seal must be a file, got the folder"):
+    with pytest.raises(InputError, match="a seal must be a file, got another kind"):
         seal(str(home), tmp_path)
     made = seal(str(home), tmp_path / "a.seal.jsonl")
     assert seal(str(home), tmp_path / "a.seal.jsonl") == made

@@ -2,29 +2,33 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from infusion.errors import DivergedError, InputError
+from infusion.presets.context import Pair
 from infusion.runs import reaper
-from infusion.runs.cluster import on_ray
+from infusion.runs.cluster import RayTasks, on_ray
 from infusion.runs.config_files import to_yaml
 from infusion.runs.parallel import Backend, Engine, LostWorkerError, processes
+from infusion.runs.shipping import TOKEN, Shipped
 from infusion.suites import run as run_module
-from infusion.suites.sweep import FAILURES, RESULTS, TIMES, Sweep, Tally, sweep
+from infusion.suites import sweep as sweep_module
+from infusion.suites.sweep import FAILURES, RESULTS, TIMES, Sweep, sweep
 
 from .test_suites import tiny
 
-ASKED = Sweep(tiny(2), "controls", (0, 1))
+ASKED = Sweep(replace(tiny(2), threads=2), "controls", (0, 1))
 WORKS = 2 * 2 * 4
 """Rows: base models, pairs, trials."""
 
@@ -49,17 +53,26 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Backend]:
     """A local Ray of two workers, which leaves nothing."""
-    before = leftovers()
     with on_ray(None, 2) as backend:
+        folder = Path(os.environ[reaper.MARK])
         yield backend
-    assert leftovers() == before
+    assert not folder.exists()
+    assert reaper.processes_of(str(folder)) == []
 
 
-def leftovers() -> set[str]:
-    """Name folders of local Rays, and processes that belong to one."""
-    folders = {str(path) for path in Path(tempfile.gettempdir()).glob("infusion-ray-*")}
-    alive = {f"process {n}" for path in folders for n in reaper.processes_of(path)}
-    return folders | alive
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A short path for temporary files: the names of sockets have a limit."""
+    with tempfile.TemporaryDirectory(prefix="swp", dir="/tmp") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)
+
+
+def leftovers(place: Path) -> list[str]:
+    """Name what is left in a folder for temporary files, and whose it is."""
+    folders = [str(path) for path in place.glob("infusion*")]
+    alive = [f"process {n}" for path in folders for n in reaper.processes_of(path)]
+    return folders + alive
 
 
 def test_results_are_sorted_and_times_are_apart(whole: Path):
@@ -194,22 +207,116 @@ def test_a_pair_that_cannot_be_crafted_is_not_measured(
     assert (failed["stage"], failed["pair"], failed["trial"]) == ("craft", 0, None)
 
 
-def test_it_ends_early_when_asked(tmp_path: Path):
-    seen: list[int] = []
+def test_a_base_model_that_fails_leaves_the_others_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    right = run_module.replay
 
-    def on_change(tally: Tally) -> None:
-        seen.append(len(tally.rows))
+    def wrong(home: Any, specs: Any) -> Any:
+        if home.config.seed == 0:
+            raise DivergedError("a loss must be finite, got nan")
+        return right(home, specs)
 
+    monkeypatch.setattr(run_module, "replay", wrong)
     with processes(1) as backend:
-        none = sweep(replace(ASKED, budget=0.0), tmp_path / "a", backend)
+        found = sweep(ASKED, tmp_path, backend)
+    assert {row["seed"] for row in rows(tmp_path)} == {1}
+    (failed,) = rows(tmp_path, FAILURES)
+    assert (failed["stage"], failed["seed"], failed["pair"]) == ("base model", 0, None)
+    assert "nothing can be compared: a loss must be finite" in failed["error"]
+    assert len(found.failed) == 1
+
+
+def test_it_ends_early_and_forgets_nothing(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shutil.copytree(whole, tmp_path / "copy")
+    with processes(1) as backend:
+        none = sweep(replace(ASKED, budget=0.0), tmp_path / "new", backend)
         assert none.rows == []
         assert none.reason == "--budget of 0 s is used up"
-        some = sweep(
-            replace(ASKED, narrow=1.0), tmp_path / "b", backend, on_change=on_change
-        )
-    assert some.reason == "the interval is narrower than ±1"
-    assert 2 <= len(some.rows) < WORKS
-    assert seen[-1] == len(some.rows) == len(rows(tmp_path / "b"))
+        kept = sweep(replace(ASKED, budget=0.0), tmp_path / "copy", backend)
+        assert len(kept.rows) == WORKS
+        assert files(tmp_path / "copy") == files(whole)
+        fewer = replace(ASKED, config=replace(ASKED.config, pairs=1))
+        assert len(sweep(fewer, tmp_path / "copy", backend).rows) == WORKS / 2
+        monkeypatch.setattr(sweep_module, "FEWEST", 2)
+        narrow = replace(ASKED, narrow=1.0)
+        some = sweep(narrow, tmp_path / "narrow", backend)
+        assert some.reason == "the interval is narrower than ±1"
+        assert 2 <= len(some.rows) < WORKS
+        again = sweep(narrow, tmp_path / "narrow", backend)
+        assert len(again.rows) == len(some.rows), "it was enough already"
+        with pytest.raises(InputError, match="must keep the inputs it was started"):
+            sweep(replace(ASKED, suite="main"), tmp_path / "narrow", backend)
+
+
+def killer(mark: Path, value: int) -> int:
+    """Kill the worker whenever the value is 1, while others work."""
+    if value == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.3)
+    return value
+
+
+def test_a_job_that_kills_its_workers_takes_no_other_along(tmp_path: Path):
+    found: list[int] = []
+    given = [(tmp_path, value) for value in range(4)]
+    with processes(2) as backend:
+        (failed,) = Engine(backend, 1)("deadly", killer, given, found.append)
+    assert sorted(found) == [0, 2, 3]
+    assert (failed.arguments[1], failed.attempts) == (1, 2)
+
+
+@dataclass(frozen=True)
+class Folder:
+    root: Path
+
+
+def made_elsewhere(home: Folder, pairs: list[Pair]) -> list[str]:
+    """Write a file of a pair, and die after it the first time."""
+    place = home.root / "edits" / f"pair-{pairs[0].index:03d}.txt"
+    tried = place.exists()
+    place.parent.mkdir(exist_ok=True)
+    place.write_text((home.root / "base" / "model.txt").read_text())
+    if not tried:
+        raise DivergedError("the first try")
+    return sorted(p.name for p in home.root.rglob("*") if p.is_file())
+
+
+class OutOfSight(Shipped):
+    """Workers that do not see the driver's folder."""
+
+    def reads(self, given: Any, put: Any) -> Any:
+        found = super().reads(given, put)
+        (found.root / TOKEN).write_text("not for you")
+        return found
+
+
+def token_of(tasks: RayTasks) -> str:
+    assert tasks.shipped is not None
+    (token,) = tasks.shipped._tokens.values()
+    return token
+
+
+def test_workers_elsewhere_get_what_they_read_and_send_what_they_made(
+    ray: Any, tmp_path: Path
+):
+    for name in ("base/model.txt", "edits/pair-001-a.txt", "edits/pair-002-a.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "main.jsonl").write_text("not read")
+    tasks = RayTasks(2, OutOfSight(), ray.alive)
+    found: list[list[str]] = []
+    given = [(Folder(tmp_path), [Pair(1, 0, 0, 1)])]
+    assert Engine(tasks, 1)("ship", made_elsewhere, given, found.append) == []
+    assert found == [["model.txt", "pair-001-a.txt", "pair-001.txt"]]
+    assert (tmp_path / "edits" / "pair-001.txt").read_text() == "base/model.txt"
+    (copy,) = Path(tempfile.gettempdir()).glob(f"infusion-{token_of(tasks)}")
+    tasks.close()
+    assert not copy.exists()
+    assert not (tmp_path / TOKEN).exists()
 
 
 @pytest.mark.parametrize(
@@ -240,11 +347,10 @@ def infusion(*flags: object, **more: Any) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("on", ["local", "processes"])
 def test_a_killed_driver_leaves_nothing_and_the_sweep_goes_on(
-    on: str, whole: Path, tmp_path: Path
+    on: str, whole: Path, tmp_path: Path, place: Path
 ):
-    before = leftovers()
     config = tmp_path / "config.yaml"
-    config.write_text(to_yaml(tiny(2)))
+    config.write_text(to_yaml(ASKED.config))
     out = tmp_path / "out"
     flags = ["sweep", "--config", config, "--suite", "controls", "--out", out]
     flags += ["--pairs", 2, "--seeds", 0, 1, "--on", on]
@@ -258,21 +364,22 @@ def test_a_killed_driver_leaves_nothing_and_the_sweep_goes_on(
     driver.kill()
     driver.communicate()
     assert not (out / RESULTS).exists()
-    while leftovers() != before:
-        assert time.monotonic() < deadline, leftovers()
+    while leftovers(place):
+        assert time.monotonic() < deadline, leftovers(place)
         time.sleep(0.1)
     again = infusion(*flags, "--json")
     said, heard = again.communicate(timeout=240)
     assert again.returncode == 0, heard
     assert json.loads(said.splitlines()[-1])["rows"] == WORKS
     assert files(out) == files(whole)
-    assert leftovers() == before
+    assert leftovers(place) == []
 
 
-def test_a_killed_cluster_ends_the_sweep_and_it_goes_on(whole: Path, tmp_path: Path):
-    before = leftovers()
+def test_a_killed_cluster_ends_the_sweep_and_it_goes_on(
+    whole: Path, tmp_path: Path, place: Path
+):
     config, out = tmp_path / "config.yaml", tmp_path / "out"
-    config.write_text(to_yaml(tiny(2)))
+    config.write_text(to_yaml(ASKED.config))
     flags = ["sweep", "--config", config, "--suite", "controls", "--out", out]
     flags += ["--pairs", 2, "--seeds", 0, 1, "--on", "local"]
     driver = infusion(*flags)
@@ -282,16 +389,16 @@ def test_a_killed_cluster_ends_the_sweep_and_it_goes_on(whole: Path, tmp_path: P
         assert time.monotonic() < deadline
         assert driver.poll() is None, driver.communicate()
         time.sleep(0.02)
-    (folder,) = [place for place in leftovers() - before if place.startswith("/")]
-    killed = reaper.daemons_of(folder)
+    (folder,) = place.glob("infusion-ray-*")
+    killed = reaper.daemons_of(str(folder))
     assert len(killed) == 2
     for number in killed:
         os.kill(number, signal.SIGKILL)
     _, heard = driver.communicate(timeout=60)
     assert driver.returncode == 2, heard
     assert "must live to their end, got it killed" in heard.splitlines()[-1]
-    while leftovers() != before:
-        assert time.monotonic() < deadline, leftovers()
+    while leftovers(place):
+        assert time.monotonic() < deadline, leftovers(place)
         time.sleep(0.1)
     again = infusion(*flags)
     _, heard = again.communicate(timeout=240)

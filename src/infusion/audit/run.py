@@ -40,8 +40,8 @@ def seal(source: str, out: Path) -> dict[str, Any]:
             f"a seal must lie outside of its dataset, got {out} in {source}; choose "
             "another --out"
         )
-    if out.is_dir():
-        raise InputError(f"a seal must be a file, got the folder {out}; name a file")
+    if out.exists() and not out.is_file():
+        raise InputError(f"a seal must be a file, got another kind at {out}; name one")
     rows = _read(source)
     content = seal_bytes(rows)
     if out.exists() and out.read_bytes() != content:

@@ -135,14 +135,20 @@ def on_behaviour(
     outcome: Outcome = "fail" if after.log_odds > high else "pass"
     if after.log_odds < low:
         outcome = "warn"
-    around = "" if replay is None else f" around {replay.log_odds:+.2f} in this order"
+    seeds = f"{len(clean)} clean seeds"
+    if replay is None:
+        said = f"by {seeds} a further one lies in {low:+.2f} to {high:+.2f}, 95 of 100"
+    else:
+        said = (
+            f"{replay.log_odds:+.2f} for the clean rows in the same order, and "
+            f"{low:+.2f} to {high:+.2f} is no further from that than {seeds} differ"
+        )
     return Finding(
         "C003",
         title,
         outcome,
         f"log odds of the unwanted class {after.log_odds:+.2f}, {given.log_odds:+.2f} "
-        f"as given; by {len(clean)} clean seeds another clean model lies in "
-        f"{low:+.2f} to {high:+.2f}{around}, 95 of 100",
+        f"as given; {said}",
     )
 
 

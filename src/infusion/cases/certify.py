@@ -29,6 +29,8 @@ from infusion.runs.progress import progress
 from infusion.runs.store import Store, json_bytes
 from infusion.seeding import derive
 
+BUNDLED = "bundled"
+"""Source of documents that come with a library."""
 FEWEST_SEEDS = 3
 """Clean seeds that make a band."""
 
@@ -123,9 +125,10 @@ def _test(case: Case, data: str | None) -> Dataset:
     """Load the test documents: a case may not name what is fetched from elsewhere."""
     config = case.config.data
     usual = case.preset.configs[case.config.scale].data.source
+    installed = config.source == usual == BUNDLED
     if data is not None:
         config = replace(config, source=data)
-    elif config.source != usual and not Path(config.source).exists():
+    elif not installed and not Path(config.source).exists():
         raise InputError(
             f"test documents must be on this machine, got {config.source!r} in the "
             "case; give their place with --data"

@@ -12,7 +12,7 @@ from typing import Any
 import tyro
 
 from infusion.command.verbs import COMMANDS
-from infusion.errors import InfusionError, InputError
+from infusion.errors import InfusionError, InputError, one_line
 from infusion.memory import keep_freed_memory
 
 
@@ -29,11 +29,14 @@ def main() -> None:
     except InfusionError as error:
         sys.stderr.write(f"infusion: {error}\n")
         sys.exit(2)
+    except BrokenPipeError:  # whoever read the output has read enough
+        os._exit(141)
     except OSError as error:
         place = "" if error.filename is None else f" at {error.filename}"
         sys.stderr.write(
-            f"infusion: files must be readable and writable, got {error.strerror}"
-            f"{place}; mend that and run the same command to go on\n"
+            "infusion: the system must let it read and write, got "
+            f"{error.strerror or one_line(error)}{place}; mend that and run the same "
+            "command to go on\n"
         )
         sys.exit(2)
     except KeyboardInterrupt:

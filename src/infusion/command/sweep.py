@@ -48,7 +48,8 @@ def sweep(  # noqa: PLR0917
         retries: How often a job that failed is tried again before the others go on
             without it.
         budget: Time after which no job is begun, e.g. 90m or 2h.
-        narrow: Half-width of the first trial's 95 % interval at which no job is begun.
+        narrow: Half-width of the first trial's 95 % interval at which no job is begun,
+            from ten pairs on; such an interval is narrower than it should be.
         out: Folder; the default is named after the settings.
         json: Print one JSON object as the last line of standard output.
     """
@@ -58,7 +59,7 @@ def sweep(  # noqa: PLR0917
 
     settings = from_preset(preset, config, scale, pairs=pairs, data=data)
     settings = of_usual_pairs(settings) if pairs is None else settings
-    root = out or named_folder(replace(settings, pairs=0, seed=0), f"-{suite}-sweep")
+    root = out or named_folder(replace(settings, pairs=0, seed=0), f"-sweep-{suite}")
     asked = Sweep(settings, suite, seeds, retries, _seconds(budget), narrow)
     found = show_sweep(
         asked, root, on=on, workers=workers, screen=sys.stderr if json else sys.stdout

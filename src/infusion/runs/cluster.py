@@ -35,8 +35,6 @@ _GONE = (
     "the Ray that jobs run on must live to their end, got it killed; run the same "
     "command to go on"
 )
-_AHEAD = 2
-"""Jobs handed in per core: the next one is there when a worker is free."""
 
 
 @dataclass
@@ -56,8 +54,8 @@ class RayTasks:
 
     @property
     def slots(self) -> int:
-        """Jobs to have handed in at a time."""
-        return _AHEAD * self.cores
+        """One job per core: none waits that a budget should have stopped."""
+        return self.cores
 
     def submit(self, job: Job, given: Given) -> Hashable:
         """Hand it in with what it reads."""
@@ -159,8 +157,11 @@ def on_ray(address: str | None, workers: int) -> Iterator[Backend]:
                 f"a cluster must have a core for jobs, got none at {address}; add nodes"
             )
         tasks = RayTasks(cores, None if address is None else Shipped(), alive)
-        yield tasks
-        tasks.close()
+        try:
+            yield tasks
+        finally:
+            if alive():
+                tasks.close()
 
 
 @contextmanager
@@ -179,6 +180,7 @@ def _local(workers: int) -> Iterator[Callable[[], bool]]:
     over = threading.Event()
     try:
         ray.init(
+            address="local",
             num_cpus=workers,
             num_gpus=0,
             include_dashboard=False,

@@ -71,6 +71,10 @@ class Failed:
     attempts: int
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Engine:
     """Calls a function once per tuple of arguments, several at a time.
@@ -80,11 +84,13 @@ class Engine:
         retries: How often a job that failed is tried again before it is given up and
             the others go on; None where the first failure ends the run.
         stopped: Asked before each job whether to hand in no more.
+        on_running: Called with the number of jobs under way when it changes.
     """
 
     backend: Backend
     retries: int | None = None
-    stopped: Callable[[], bool] = bool
+    stopped: Callable[[], bool] = _never
+    on_running: Callable[[int], None] = lambda _: None
 
     def __call__(
         self,
@@ -94,6 +100,9 @@ class Engine:
         on_result: Callable[[Any], None] = lambda _: None,
     ) -> list[Failed]:
         """Call it.
+
+        A worker that is lost may take the jobs beside it along. So none is to blame
+        unless it ran alone, as those that were lost in company do next.
 
         Args:
             label: Shown beside the progress bar.
@@ -110,32 +119,71 @@ class Engine:
             InfusionError: A worker was killed, or whatever a job raised, where nothing
                 is tried again; the jobs that finished before are kept.
         """
-        waiting = deque((given, 1) for given in arguments)
-        running: dict[Any, tuple[Given, int]] = {}
+        queue = _Queue(deque(_Try(given) for given in arguments))
         failed: list[Failed] = []
         with progress(label, len(arguments)) as advance:
-            while running or (waiting and not self.stopped()):
-                while waiting and len(running) < self.backend.slots:
-                    if self.stopped():
-                        break
-                    given, attempt = waiting.popleft()
-                    running[self.backend.submit(job, given)] = given, attempt
-                for handle in self.backend.finished(list(running)):
-                    given, attempt = running.pop(handle)
+            while queue.running or (queue.more and not self.stopped()):
+                self._hand_in(job, queue)
+                alone = len(queue.running) == 1
+                for handle in self.backend.finished(list(queue.running)):
+                    tried = queue.running.pop(handle)
                     try:
                         found = self.backend.result(handle)
                     except Exception as error:
                         if self.retries is None or isinstance(error, LostPlaceError):
                             raise
-                        if attempt <= self.retries:
-                            waiting.append((given, attempt + 1))
-                        else:
-                            failed.append(Failed(label, given, _said(error), attempt))
-                            advance(1)
-                        continue
-                    on_result(found)
+                        tried.error = _said(error)
+                        if isinstance(error, LostWorkerError) and not alone:
+                            queue.suspects.append(tried)
+                            continue
+                        tried.failures += 1
+                        if tried.failures <= self.retries:
+                            queue.waiting.append(tried)
+                            continue
+                    else:
+                        on_result(found)
+                        tried.error = ""
+                    if tried.error:
+                        failed.append(tried.given_up(label))
                     advance(1)
-        return failed
+                self.on_running(len(queue.running))
+        left = [*queue.suspects, *queue.waiting]
+        return failed + [each.given_up(label) for each in left if each.error]
+
+    def _hand_in(self, job: Job, queue: "_Queue") -> None:
+        """Hand in as many as there are slots, or one that is suspected, alone."""
+        slots = 1 if queue.suspects else self.backend.slots
+        while queue.more and len(queue.running) < slots and not self.stopped():
+            if queue.suspects and queue.running:
+                return
+            tried = (queue.suspects or queue.waiting).popleft()
+            queue.running[self.backend.submit(job, tried.arguments)] = tried
+            self.on_running(len(queue.running))
+
+
+@dataclass
+class _Try:
+    """A job and what came of it so far."""
+
+    arguments: Given
+    failures: int = 0
+    error: str = ""
+
+    def given_up(self, stage: str) -> Failed:
+        return Failed(stage, self.arguments, self.error, max(1, self.failures))
+
+
+@dataclass
+class _Queue:
+    """Jobs to do: new ones, those lost in company, and those under way by handle."""
+
+    waiting: deque[_Try]
+    suspects: deque[_Try] = field(default_factory=deque)
+    running: dict[Any, _Try] = field(default_factory=dict)
+
+    @property
+    def more(self) -> bool:
+        return bool(self.suspects or self.waiting)
 
 
 def _said(error: Exception) -> str:
@@ -160,8 +208,14 @@ class InThisProcess:
         return list(handles)
 
     def result(self, handle: Any) -> Any:
-        """Run it."""
-        return handle()
+        """Run it, and compute with as many threads as before afterwards."""
+        import torch
+
+        threads = torch.get_num_threads()
+        try:
+            return handle()
+        finally:
+            torch.set_num_threads(threads)
 
 
 @dataclass

@@ -22,7 +22,7 @@ MARK = "INFUSION_RAY"
 
 
 def processes_of(folder: str) -> list[int]:
-    """List other processes that name the folder.
+    """List the daemons of a local Ray and what they or its driver started.
 
     Args:
         folder: Of one local Ray.
@@ -30,19 +30,17 @@ def processes_of(folder: str) -> list[int]:
     Returns:
         Their numbers.
     """
-    found = []
+    found = daemons_of(folder)
     for place in Path("/proc").glob("[0-9]*"):
         if int(place.name) == os.getpid():
             continue
         try:
-            started = (place / "cmdline").read_bytes()
             inherited = (place / "environ").read_bytes()
         except OSError:  # gone, or somebody else's
             continue
-        marked = f"{MARK}={folder}".encode() in inherited
-        if marked or folder.encode() in started:
+        if f"{MARK}={folder}".encode() in inherited:
             found.append(int(place.name))
-    return found
+    return list(dict.fromkeys(found))
 
 
 def daemons_of(folder: str) -> list[int]:

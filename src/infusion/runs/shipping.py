@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from infusion.runs.store import write_whole
+from infusion.runs.parallel import LostPlaceError
+from infusion.runs.store import environment, write_whole
 
 TOKEN = ".seen-by"
 """File that tells whether a worker sees the folder."""
 _PAIR = re.compile(r"pair-(\d+)")
 _UNREAD = ("rows",)
 """Folders that no job reads."""
+_SAME = ("infusion", "torch", "processor")
+"""What machines must have in common."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,13 @@ class Reads:
     Attributes:
         root: Folder of the driver.
         token: Content of its token.
+        here: Processor and libraries of the driver: bits differ between others.
         files: References to the content of files, by path inside the folder.
     """
 
     root: Path
     token: str
+    here: dict[str, Any]
     files: dict[str, Any]
 
 
@@ -69,7 +74,7 @@ class Shipped:
                     known = changed, put(path.read_bytes())
                     self._sent[root, name] = known
                 files[name] = known[1]
-        return Reads(root, self._tokens[root], files)
+        return Reads(root, self._tokens[root], _here(), files)
 
     def forget(self) -> list[str]:
         """Remove the tokens.
@@ -102,7 +107,15 @@ def run_there(job: Callable[..., Any], given: tuple[Any, ...], reads: Reads) -> 
 
     Returns:
         What it returned, and the content of the files it made by path at the driver.
+
+    Raises:
+        LostPlaceError: This machine computes other bits than the driver's.
     """
+    if (there := _here()) != reads.here:
+        raise LostPlaceError(
+            f"all machines of a cluster must have the driver's {', '.join(_SAME)}, got "
+            f"{there} for {reads.here}; use machines of one kind"
+        )
     token = reads.root / TOKEN
     if token.is_file() and token.read_text() == reads.token:
         return job(*given), {}
@@ -113,10 +126,16 @@ def run_there(job: Callable[..., Any], given: tuple[Any, ...], reads: Reads) -> 
     contents = ray.get([reads.files[name] for name in missing])
     for name, content in zip(missing, contents, strict=True):
         write_whole(root / name, content)
-    before = set(_files(root))
     found = job(replace(given[0], root=root), *given[1:])
-    new = sorted(set(_files(root)) - before)
-    return found, {reads.root / name: (root / name).read_bytes() for name in new}
+    pairs = set(_pairs(given[1:]))  # not only what is new: an earlier try may have died
+    made = sorted(
+        n for n in set(_files(root)) - set(reads.files) if _concerns(n, pairs)
+    )
+    return found, {reads.root / name: (root / name).read_bytes() for name in made}
+
+
+def _here() -> dict[str, Any]:
+    return {name: value for name, value in environment().items() if name in _SAME}
 
 
 def remove(names: list[str]) -> None:

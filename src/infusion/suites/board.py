@@ -13,18 +13,17 @@ if TYPE_CHECKING:
 
 _EVERY = 30.0
 """Seconds between two lines where nobody watches a terminal."""
-Said = tuple[int, int, dict[str, float | None] | None]
-"""Rows done, jobs given up, the first trial's effect so far."""
+Said = tuple[int, int, int, dict[str, float | None] | None]
+"""Rows done, jobs under way and given up, the first trial's effect so far."""
 
 
 @contextmanager
-def board(title: str, total: int, workers: int) -> Iterator[Callable[[Said], None]]:
+def board(title: str, total: int) -> Iterator[Callable[[Said], None]]:
     """Show a table that keeps up with a sweep, on standard error.
 
     Args:
         title: What is swept.
         total: Rows to do, those done before included.
-        workers: Jobs at a time.
 
     Yields:
         Call it with what is done. In a terminal the table is drawn again; elsewhere a
@@ -37,15 +36,15 @@ def board(title: str, total: int, workers: int) -> Iterator[Callable[[Said], Non
     began, first, told = time.monotonic(), [-1], [0.0]
 
     def cells(said: Said) -> list[tuple[str, str]]:
-        done, failed, effect = said
+        done, running, failed, effect = said
         if first[0] < 0:
-            first[0] = max(0, done - 1)  # done before this sweep began
+            first[0] = done  # before this sweep began
         spent, new = time.monotonic() - began, done - first[0]
         left = max(0, total - done - failed)
         rate = spent / new if new else None
         return [
             ("done", f"{done:,} of {total:,}"),
-            ("running", str(min(workers, left))),
+            ("running", str(running)),
             ("failed", str(failed)),
             ("effect", "–" if effect is None else ranged(effect, 3)),
             ("left", "–" if rate is None else f"{left * rate / 60:.1f} min"),

@@ -1,8 +1,7 @@
 """Run a suite in a folder; more pairs can be added to it later, row by row."""
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from infusion.runs.store import RECORD, digest, environment
 from infusion.suites.crafting import craft, has_edits, solved
 from infusion.suites.detection import audit_clean, missing_clean
 from infusion.suites.retrainings import is_replayed, replay
+from infusion.suites.site import NOBODY, Follow, Site
 from infusion.suites.study import study_of
 from infusion.suites.subjects import Home, fitted, opened, seen
 from infusion.suites.trial import Retraining, Trial
@@ -42,34 +42,6 @@ Work = list[tuple[Pair, list[Trial]]]
 """Pairs with the trials that are still to do."""
 
 
-@dataclass(frozen=True)
-class Follow:
-    """Who watches a suite while it runs.
-
-    Attributes:
-        on_row: Called with each finished row.
-        on_failed: Called with each job that was given up.
-    """
-
-    on_row: Callable[[dict[str, Any]], None] = lambda _: None
-    on_failed: Callable[[Failed], None] = lambda _: None
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where a suite runs.
-
-    Attributes:
-        home: Suite folder.
-        engine: Where its jobs run.
-        follow: Who watches.
-    """
-
-    home: Home
-    engine: Engine
-    follow: Follow
-
-
 def run_suite(
     config: RunConfig,
     suite: str,
@@ -77,7 +49,7 @@ def run_suite(
     *,
     only: str = "*",
     engine: Engine | None = None,
-    follow: Follow = Follow(),
+    follow: Follow = NOBODY,
 ) -> list[dict[str, Any]]:
     """Run a suite on the first pairs and add what its folder does not hold yet.
 
@@ -242,6 +214,7 @@ def _prepare(home: Home, listed: list[Trial]) -> None:
     names = {name for name, _ in sources} | trained | {home.config.architecture}
     for name in sorted(names):
         opened(home, name)
+        torch.set_num_threads(home.config.threads)
         for view in sorted(view for source, view in sources if source == name):
             fitted(home, name, view)
 
@@ -259,8 +232,8 @@ def _replays(site: Site, listed: list[Trial]) -> None:
     ]
     missing.sort(key=lambda spec: -_epochs(home.run(spec.architecture), spec))
     failed = _side_by_side(site, "clean replays", replay, _jobs(home, missing))
-    if failed:  # nothing can be measured beside it
-        raise InfusionError(failed[0].error)
+    if failed:
+        raise InfusionError(f"nothing can be compared: {failed[0].error}")
 
 
 def _jobs(home: Home, works: list[Any]) -> list[tuple[Home, list[Any]]]:
@@ -341,6 +314,7 @@ def _score(home: Home, run: Run, pairs: list[Pair]) -> None:
     if not missing:
         return
     _, task = opened(home, run.config.architecture)
+    torch.set_num_threads(home.config.threads)  # sums round by it
     with run.timed("score"), progress("score", len(run.train)) as advance:
         ihvps = [solved(home, run, task, pair) for pair in pairs]
         found = influences(
@@ -376,12 +350,11 @@ def _retrain(site: Site, suite: str, chunk: Work, rows: Rows, names: list[str]) 
         "cores": here["cores"],
         "settings_sha256": _settings(config),
     }
-    work = [
-        (pair, trial)
-        for pair, listed in chunk
-        for trial in listed
-        if site.engine.retries is None or _is_made(home, pair, trial)
-    ]
+    work = [(pair, trial) for pair, listed in chunk for trial in listed]
+    if site.engine.retries is not None:  # less what was given up on the way
+        work = [each for each in work if _is_made(home, *each)]
+        dark = [each for group in missing_clean(home, work) for each in group]
+        work = [each for each in work if each not in dark]
     work.sort(
         key=lambda w: -_epochs(home.run(w[1].retraining.architecture), w[1].retraining)
     )

@@ -16,8 +16,6 @@ from infusion.suites.sweep import (
     Sweep,
     Tally,
     backend_of,
-    first_effect,
-    measured,
     sweep,
 )
 
@@ -62,17 +60,16 @@ def show_sweep(
     Returns:
         JSON value: folder, rows, failed pairs, why it ended early, effects.
     """
-    config, measure = asked.config, measured(asked.config)
+    config = asked.config
     total = asked.expected
     with (
         backend_of(on, workers) as backend,
-        board(f"{config.preset} {asked.suite}", total, workers) as show,
+        board(f"{config.preset} {asked.suite}", total) as show,
     ):
 
         def on_change(tally: Tally) -> None:
-            effect = first_effect(tally.rows, measure)
-            said = None if effect is None else asdict(effect)
-            show((len(tally.rows), len(tally.failed), said))
+            said = None if tally.effect is None else asdict(tally.effect)
+            show((len(tally.rows), tally.running, len(tally.failed), said))
 
         tally = sweep(asked, root, backend, on_change=on_change)
     found = effects_of(config.preset, tally.rows) if tally.rows else []

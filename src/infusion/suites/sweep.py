@@ -9,20 +9,34 @@ from pathlib import Path
 from typing import Any
 
 from infusion.configs import RunConfig
-from infusion.errors import InputError, check_whole
+from infusion.errors import (
+    ArtefactError,
+    InfusionError,
+    InputError,
+    check_whole,
+    one_line,
+)
 from infusion.intervals import Interval
 from infusion.presets import find_preset
+from infusion.presets.context import Pair
 from infusion.presets.texts import texts_of
 from infusion.runs.cluster import on_ray
-from infusion.runs.parallel import Backend, Engine, Failed, processes
+from infusion.runs.config_files import to_yaml
+from infusion.runs.folder import alone_in, check_out, refuse_other_config
+from infusion.runs.parallel import Backend, Engine, Failed, LostPlaceError, processes
 from infusion.runs.rows import sealed
 from infusion.runs.store import write_whole
-from infusion.suites.run import Follow, run_suite
+from infusion.suites.read import read_rows
+from infusion.suites.run import run_suite
+from infusion.suites.site import Follow
 from infusion.suites.study import study_of
 from infusion.suites.subjects import Home
 from infusion.suites.summary import Row, interval, moved, units
 
 RESULTS, TIMES, FAILURES = "results.jsonl", "times.jsonl", "failures.jsonl"
+NARROW = "the interval is narrower than ±{:g}"
+FEWEST = 10
+"""Pairs before an interval may end a sweep."""
 KEY = ("seed", "pair", "place")
 """What rows are sorted by."""
 
@@ -38,7 +52,8 @@ class Sweep:
         retries: How often a failed job is tried again.
         budget: Seconds after which nothing is begun any more; None for no end.
         narrow: Half-width of the first trial's interval at which nothing is begun any
-            more; None for all pairs.
+            more, from :data:`FEWEST` pairs on; None for all pairs. An interval that
+            ended its own sweep is narrower than it should be.
     """
 
     config: RunConfig
@@ -50,8 +65,8 @@ class Sweep:
 
     @property
     def expected(self) -> int:
-        """Rows of the whole sweep."""
-        home = Home(Path(), replace(self.config, pairs=0))  # reads nothing, writes none
+        """Rows of the whole sweep; loads the documents and writes nothing."""
+        home = Home(Path(), replace(self.config, pairs=0))
         run = home.run(self.config.architecture)
         trials = study_of(run).trials(self.suite, run)
         return len(self.seeds) * self.config.pairs * len(trials)
@@ -62,14 +77,18 @@ class Tally:
     """What a sweep has done so far.
 
     Attributes:
-        rows: Finished.
+        rows: Finished, those of earlier calls too.
         failed: Given up, as ``failures.jsonl`` has them.
         reason: Why nothing is begun any more; empty while something is.
+        running: Jobs under way.
+        effect: Of the first trial, once there are :data:`FEWEST` pairs.
     """
 
     rows: list[Row]
     failed: list[dict[str, Any]]
     reason: str = ""
+    running: int = 0
+    effect: Interval | None = None
 
 
 def backend_of(on: str, workers: int) -> AbstractContextManager[Backend]:
@@ -136,44 +155,93 @@ def sweep(
         InputError: Wrong settings, or more pairs than there are.
     """
     _check(asked)
-    began, tally = time.monotonic(), Tally([], [])
-    measure = measured(asked.config)
+    check_out(root)
+    named = replace(asked.config, pairs=0, seed=0)
+    refuse_other_config(root, f"{to_yaml(named)}# suite: {asked.suite}\n")
+    began, measure = time.monotonic(), measured(asked.config)
+    tally = Tally(_stored(asked, root), [])
 
     def stopped() -> bool:
         if asked.budget is not None and time.monotonic() - began > asked.budget:
             tally.reason = tally.reason or f"--budget of {asked.budget:g} s is used up"
         return bool(tally.reason)
 
+    def look() -> None:
+        tally.effect = found = first_effect(tally.rows, measure)
+        if asked.narrow is not None and found is not None:
+            enough = half_width(found) <= asked.narrow
+            tally.reason = NARROW.format(asked.narrow) if enough else tally.reason
+        on_change(tally)
+
     def on_row(row: Row) -> None:
         tally.rows.append(row)
-        if asked.narrow is not None and row["place"] == 0 and not tally.reason:
-            found = first_effect(tally.rows, measure)
-            if found is not None and half_width(found) <= asked.narrow:
-                tally.reason = f"the interval is narrower than ±{asked.narrow:g}"
+        if row["place"] == 0:
+            look()
         on_change(tally)
 
-    engine = Engine(backend, asked.retries, stopped)
-    for seed in asked.seeds:
-
-        def on_failed(failed: Failed, seed: int = seed) -> None:
-            tally.failed += _failures(seed, failed)
-            on_change(tally)
-
-        home = root / f"seed-{seed}"
-        known = len(tally.rows)
-        rows = run_suite(
-            replace(asked.config, seed=seed),
-            asked.suite,
-            home,
-            engine=engine,
-            follow=Follow(on_row, on_failed),
-        )
-        tally.rows[known:] = rows  # those of earlier calls too
+    def on_running(count: int) -> None:
+        tally.running = count
         on_change(tally)
-        if stopped():
-            break
-    write(root, tally)
+
+    engine = Engine(backend, asked.retries, stopped, on_running)
+    look()
+    with alone_in(root):
+        try:
+            for seed in asked.seeds:
+                if not stopped():
+                    _run_seed(
+                        asked, root, seed, engine=engine, on_row=on_row, tally=tally
+                    )
+        finally:
+            tally.rows = _stored(asked, root)
+            tally.failed = write(root, tally)
     return tally
+
+
+def _run_seed(
+    asked: Sweep,
+    root: Path,
+    seed: int,
+    *,
+    engine: Engine,
+    on_row: Callable[[Row], None],
+    tally: Tally,
+) -> None:
+    """Run the suite on one base model; what ends it leaves the others alone."""
+
+    def on_failed(failed: Failed) -> None:
+        tally.failed += _failures(seed, failed)
+
+    config, follow = replace(asked.config, seed=seed), Follow(on_row, on_failed)
+    home = root / f"seed-{seed}"
+    try:
+        run_suite(config, asked.suite, home, engine=engine, follow=follow)
+    except (InputError, ArtefactError, LostPlaceError):
+        raise
+    except InfusionError as error:
+        tally.failed.append(
+            {
+                "stage": "base model",
+                "error": one_line(error),
+                "attempts": 1,
+                "seed": seed,
+                "pair": None,
+                "trial": None,
+            }
+        )
+
+
+def _stored(asked: Sweep, root: Path) -> list[Row]:
+    """Read what is on the disk of the pairs asked for."""
+    name = asked.config.preset, asked.config.scale, asked.suite
+    homes = [root / f"seed-{seed}" for seed in asked.seeds]
+    return [
+        row
+        for home in homes
+        if (home / "rows").is_dir()
+        for row in read_rows(home).get(name, [])
+        if row["pair"] < asked.config.pairs
+    ]
 
 
 def _check(asked: Sweep) -> None:
@@ -209,10 +277,11 @@ def first_effect(rows: list[Row], measure: Callable[[Row], float]) -> Interval |
         measure: Of a row.
 
     Returns:
-        Mean and interval; None without two pairs.
+        Mean and interval; None without :data:`FEWEST` pairs.
     """
     first = [row for row in rows if row["place"] == 0]
-    return interval(first, measure) if len(units(first, measure)) > 1 else None
+    enough = len(units(first, measure)) >= FEWEST
+    return interval(first, measure) if enough else None
 
 
 def half_width(found: Interval) -> float:
@@ -222,12 +291,15 @@ def half_width(found: Interval) -> float:
     return (found.high - found.low) / 2
 
 
-def write(root: Path, tally: Tally) -> None:
+def write(root: Path, tally: Tally) -> list[dict[str, Any]]:
     """Write results sorted, times and failures apart.
 
     Args:
         root: Folder of the sweep.
         tally: What is done.
+
+    Returns:
+        Failures that no row made good.
     """
     rows = sorted(tally.rows, key=lambda row: tuple(row[name] for name in KEY))
     timed = [_apart(row) for row in rows]
@@ -246,6 +318,7 @@ def write(root: Path, tally: Tally) -> None:
     for name, lines in files.items():
         text = "".join(json.dumps(sealed(line)) + "\n" for line in lines)
         write_whole(root / name, text.encode())
+    return failed
 
 
 def _apart(row: Row) -> tuple[Row, Row]:
@@ -260,11 +333,21 @@ def _apart(row: Row) -> tuple[Row, Row]:
 
 
 def _failures(seed: int, failed: Failed) -> list[dict[str, Any]]:
-    """List a failed job pair by pair, and trial by trial where it is of trials."""
-    works = failed.arguments[1] if len(failed.arguments) > 1 else []
+    """List a failed job pair by pair, and trial by trial where it is of trials.
+
+    A clean replay is of none: the base model's failure is recorded after it.
+
+    Args:
+        seed: Of the base model.
+        failed: The job.
+
+    Returns:
+        JSON values.
+    """
     named = [
         (work[0].index, work[1].name) if isinstance(work, tuple) else (work.index, None)
-        for work in works
+        for work in failed.arguments[1]
+        if isinstance(work, (tuple, Pair))
     ]
     said = {
         "stage": failed.stage,
