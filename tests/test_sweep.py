@@ -251,6 +251,15 @@ def test_it_ends_early_and_forgets_nothing(
             sweep(replace(ASKED, suite="main"), tmp_path / "narrow", backend)
 
 
+def test_a_line_that_was_not_finished_is_done_again(whole: Path, tmp_path: Path):
+    shutil.copytree(whole, tmp_path / "copy")
+    path = tmp_path / "copy" / "seed-0" / "rows" / "controls.jsonl"
+    path.write_bytes(path.read_bytes()[:-100])
+    with processes(1) as backend:
+        sweep(ASKED, tmp_path / "copy", backend)
+    assert files(tmp_path / "copy") == files(whole)
+
+
 def killer(mark: Path, value: int) -> int:
     """Kill the worker whenever the value is 1, while others work."""
     if value == 1:

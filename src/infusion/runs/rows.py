@@ -44,6 +44,22 @@ def opened(row: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
+def cut_off_torn(path: Path) -> bytes:
+    """Cut off a last line that a killed process did not finish.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What is left.
+    """
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        os.truncate(path, len(whole))
+    return whole
+
+
 def stored_rows(path: Path) -> list[dict[str, Any]]:
     """Read finished rows of a file that nobody is writing.
 
@@ -94,10 +110,7 @@ class Rows:
         """
         if not self.path.exists():
             return {}
-        content = self.path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
-            os.truncate(self.path, len(whole))
+        whole = cut_off_torn(self.path)
         rows: dict[tuple[int | str, ...], dict[str, Any]] = {}
         for row in self._parsed(whole):
             key = tuple(row[name] for name in self.key)

@@ -24,7 +24,7 @@ from infusion.runs.cluster import on_ray
 from infusion.runs.config_files import to_yaml
 from infusion.runs.folder import alone_in, check_out, refuse_other_config
 from infusion.runs.parallel import Backend, Engine, Failed, LostPlaceError, processes
-from infusion.runs.rows import sealed
+from infusion.runs.rows import cut_off_torn, sealed
 from infusion.runs.store import write_whole
 from infusion.suites.read import read_rows
 from infusion.suites.run import run_suite
@@ -159,7 +159,7 @@ def sweep(
     named = replace(asked.config, pairs=0, seed=0)
     refuse_other_config(root, f"{to_yaml(named)}# suite: {asked.suite}\n")
     began, measure = time.monotonic(), measured(asked.config)
-    tally = Tally(_stored(asked, root), [])
+    tally = Tally([], [])
 
     def stopped() -> bool:
         if asked.budget is not None and time.monotonic() - began > asked.budget:
@@ -184,8 +184,9 @@ def sweep(
         on_change(tally)
 
     engine = Engine(backend, asked.retries, stopped, on_running)
-    look()
     with alone_in(root):
+        tally.rows = _stored(asked, root)
+        look()
         try:
             for seed in asked.seeds:
                 if not stopped():
@@ -234,12 +235,14 @@ def _run_seed(
 def _stored(asked: Sweep, root: Path) -> list[Row]:
     """Read what is on the disk of the pairs asked for."""
     name = asked.config.preset, asked.config.scale, asked.suite
-    homes = [root / f"seed-{seed}" for seed in asked.seeds]
+    found: list[Row] = []
+    for home in (root / f"seed-{seed}" for seed in asked.seeds):
+        for path in home.glob("rows/*.jsonl"):
+            cut_off_torn(path)
+        found += read_rows(home).get(name, [])
     return [
-        row
-        for home in homes
-        if (home / "rows").is_dir()
-        for row in read_rows(home).get(name, [])
+        {key: value for key, value in row.items() if key != "source"}
+        for row in found
         if row["pair"] < asked.config.pairs
     ]
 
