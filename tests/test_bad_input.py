@@ -99,7 +99,7 @@ def assert_one_line(printed: str, wanted: str):
         ("run digits --pairs many", r"--pairs: no type matching .* \['many'\]"),
         ("run digits --scale huge", "invalid choice 'huge' for argument '--scale'"),
         ("run digits --device tpu", "invalid choice 'tpu' for argument '--device'"),
-        ("", r"Expected one of \{run, attribute, .*report.*\}; try"),
+        ("", r"Expected one of \{run, sweep, attribute, .*report.*\}; try"),
         ("retrain digits", "Unrecognized options: .*retrain"),
         ("report", "Missing from infusion report"),
         ("run digits --k 0", "k must be a whole number in 1…1500, .*, got 0; choose"),

@@ -41,6 +41,12 @@ def rows(root: Path, name: str = RESULTS) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (root / name).read_text("utf-8").splitlines()]
 
 
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let worker processes import the jobs of this file."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent))
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep in this process, never interrupted."""
