@@ -7,7 +7,8 @@
 ``fidelity-*.json`` and ``flips-*.json`` those of ``infusion fidelity``,
 ``PRESET-SCALE/SUITE.jsonl`` are rows of ``infusion run --suite``,
 ``bench.json`` is that of ``infusion bench``; ``defence.jsonl``, ``ratios.json``,
-``pairs.json``, ``replay.json``, ``tokens.json``, ``vocabulary.json``, ``demo.json`` and
+``pairs.json``, ``replay.json``, ``tokens.json``, ``vocabulary.json``, ``demo.json``,
+``sweeps.json``, ``faults.jsonl``, ``growth.json``, ``predictions.json`` and
 ``run-*.json`` are what ``benchmarks/`` wrote.
 """
 
@@ -22,6 +23,14 @@ from audits import detectors, rules
 from costs import bench, commands, pairs, ratios, replay, tokens
 from judgements import defence, goals, of_the_paper
 from layout import HERE, markdown, read
+from scaling import (
+    faults,
+    growth,
+    growth_figures,
+    predictions,
+    scale,
+    sweeps,
+)
 
 from infusion.report.fidelity import (
     KINDS,
@@ -200,7 +209,7 @@ def collected() -> list[Any]:
     return found
 
 
-DOCS = ("audit.md", "measured.md", "suites.md")
+DOCS = ("audit.md", "measured.md", "scale.md", "suites.md")
 PAGES = (ROOT / "README.md", *(ROOT / "docs" / name for name in DOCS))
 SECTIONS = {
     "digits": lambda: effects("digits.json"),
@@ -221,6 +230,11 @@ SECTIONS = {
     "tokens": tokens,
     "rules": rules,
     "detectors": detectors,
+    "sweeps": sweeps,
+    "faults": faults,
+    "growth": growth,
+    "predictions": predictions,
+    "scale": scale,
 }
 
 
@@ -254,7 +268,11 @@ def pictures() -> dict[str, str]:
     }
     return {
         name: standing_alone(element)
-        for name, element in {"digits.svg": digits, **drawn}.items()
+        for name, element in {
+            "digits.svg": digits,
+            **drawn,
+            **growth_figures(),
+        }.items()
     }
 
 

@@ -1,4 +1,4 @@
-"""Fits and scores a small network in however many processes torchrun started."""
+"""Trains, fits and scores small networks in however many processes torchrun started."""
 
 import sys
 import weakref
@@ -25,15 +25,40 @@ def network() -> nn.Module:
     )
 
 
-def everything() -> dict[str, torch.Tensor]:
+def pictures() -> inf.Dataset:
     generator = torch.Generator().manual_seed(0)
-    data = inf.Dataset(
+    return inf.Dataset(
         torch.randint(0, 17, (29, 2, 6, 6), generator=generator).byte(),
         torch.randint(0, 3, (29,), generator=generator),
         levels=16,
         valid=(0.0, 1.0),
         num_classes=3,
     )
+
+
+def trained() -> dict[str, torch.Tensor]:
+    """Train with batch normalisation, drawn noise, clipping, and a last batch of 1."""
+    result: dict[str, torch.Tensor] = {}
+    for optimiser in ("sgd", "adam"):
+        recipe = inf.TrainConfig(
+            optimiser=optimiser,
+            epochs=2,
+            batch_size=7,
+            lr=0.05,
+            noise=0.1,
+            clip=0.5,
+        )
+        model = init_model(network, 0).double()
+        task = inf.classification(model)
+        inf.train(task, pictures(), recipe, seed=1)
+        for name, value in model.state_dict().items():
+            result[f"{optimiser}/{name}"] = value.double()
+    return result
+
+
+def everything() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    data = pictures()
     task = inf.classification(init_model(network, 0).double().eval())
     named = dict(task.model.named_parameters())
     vectors = [
@@ -66,7 +91,7 @@ def everything() -> dict[str, torch.Tensor]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    found = everything()
+    found = everything() | trained()
     if dist.get_rank() == 0:
         save_file({name: v.contiguous() for name, v in found.items()}, sys.argv[1])
     group = weakref.ref(dist.group.WORLD)

@@ -129,7 +129,7 @@ def trained(**recipe: Any) -> None:
         ),
         (
             lambda: inf.influences(make_task(), None, [{}]),  # pyright: ignore
-            "data must be an infusion.Dataset, got NoneType",
+            "data must be an infusion.Dataset or Stream, got NoneType",
         ),
         (
             lambda: inf.influences(

@@ -28,6 +28,7 @@ from infusion.runs.folder import alone_in
 from infusion.runs.rows import opened as opened_row
 from infusion.runs.rows import sealed
 from infusion.suites import run as run_module
+from infusion.suites import stages
 from infusion.suites.crafting import solved
 from infusion.suites.pictures import edits as edits_module
 from infusion.suites.pictures.editors import ENGINES, Subject
@@ -135,6 +136,7 @@ def test_edits_that_change_nothing_do_nothing_in_any_mode(
     [
         ("main", 2),
         ("copies", 8),
+        ("all-controls", 11),
         ("selection", 6),
         ("budget", 8),
         ("horizon", 5),
@@ -165,7 +167,9 @@ def test_every_suite_fills_its_rows(suite: str, count: int, home: Home) -> None:
 @pytest.fixture
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Deal out jobs as where trainings are recorded; counts pairs crafted together."""
-    monkeypatch.setattr(run_module, "_parts", lambda _, works: [works] if works else [])
+    together = lambda _, works: [works] if works else []  # noqa: E731
+    monkeypatch.setattr(stages, "parts", together)
+    monkeypatch.setattr(run_module, "parts", together)
     counted: list[int] = []
     real = edits_module.craft_together
 

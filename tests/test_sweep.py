@@ -20,9 +20,10 @@ from infusion.presets.context import Pair
 from infusion.runs import reaper
 from infusion.runs.cluster import RayTasks, on_ray
 from infusion.runs.config_files import to_yaml
-from infusion.runs.parallel import Backend, Engine, LostWorkerError, processes
+from infusion.runs.parallel import Backend, Engine, LostWorkerError, Work, processes
 from infusion.runs.shipping import TOKEN, Shipped
 from infusion.suites import run as run_module
+from infusion.suites import stages
 from infusion.suites import sweep as sweep_module
 from infusion.suites.sweep import FAILURES, RESULTS, TIMES, Sweep, sweep
 
@@ -106,6 +107,10 @@ def test_two_processes_write_the_same_bytes(whole: Path, tmp_path: Path):
     assert files(tmp_path) == files(whole)
 
 
+def calls(job: Any, given: Any, on_result: Any) -> list[Work]:
+    return [Work("stage", job, each, on_result) for each in given]
+
+
 def once_killed(mark: Path, value: int) -> int:
     """Kill the worker the first time."""
     if value == 1 and not mark.exists():
@@ -129,14 +134,18 @@ def test_a_worker_killed_in_the_middle_of_a_job(
     def run(backend: Backend) -> None:
         found: list[int] = []
         with pytest.raises(LostWorkerError, match="must live to the end of its job"):
-            Engine(backend)("strict", once_killed, given, found.append)
+            Engine(backend)("strict", calls(once_killed, given, found.append))
         (tmp_path / "mark").unlink()
         found = []
-        assert Engine(backend, 1)("patient", once_killed, given, found.append) == []
+        assert (
+            Engine(backend, 1)("patient", calls(once_killed, given, found.append)) == []
+        )
         assert sorted(found) == list(range(6))
         (tmp_path / "mark").unlink()
-        (lost,) = Engine(backend, 0)("hasty", once_killed, given[1:2])
-        assert (lost.stage, lost.arguments, lost.attempts) == ("hasty", given[1], 1)
+        (lost,) = Engine(backend, 0)(
+            "hasty", calls(once_killed, given[1:2], found.append)
+        )
+        assert (lost.stage, lost.arguments, lost.attempts) == ("stage", given[1], 1)
         assert "got one" in lost.error
 
     if where == "ray":
@@ -154,7 +163,7 @@ def test_a_failed_job_is_tried_again_and_the_others_go_on(
 
     def run(backend: Backend) -> None:
         engine = Engine(backend, 2)
-        (failed,) = engine("stage", never, [(k,) for k in range(4)], found.append)
+        (failed,) = engine("all", calls(never, [(k,) for k in range(4)], found.append))
         assert sorted(found) == [0, 2, 3]
         assert failed.error == "a loss became NaN, got nan"
         assert (failed.attempts, failed.arguments) == (3, (1,))
@@ -169,7 +178,7 @@ def test_a_failed_job_is_tried_again_and_the_others_go_on(
 def test_a_pair_that_fails_is_recorded_and_comes_back(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    right, tries = run_module.measured, []
+    right, tries = stages.measured, []
 
     def wrong(home: Any, works: Any) -> Any:
         if works[0][0].index == 1 and works[0][1].name == "noise L2":
@@ -177,7 +186,7 @@ def test_a_pair_that_fails_is_recorded_and_comes_back(
             raise DivergedError("a loss must be finite, got nan")
         return right(home, works)
 
-    monkeypatch.setattr(run_module, "measured", wrong)
+    monkeypatch.setattr(stages, "measured", wrong)
     with processes(1) as backend:
         found = sweep(ASKED, tmp_path, backend)
         assert len(rows(tmp_path)) == WORKS - 2
@@ -190,7 +199,7 @@ def test_a_pair_that_fails_is_recorded_and_comes_back(
         assert failed[0]["error"] == "a loss must be finite, got nan"
         assert failed[0]["attempts"] == 3
         assert len(found.failed) == 2
-        monkeypatch.setattr(run_module, "measured", right)
+        monkeypatch.setattr(stages, "measured", right)
         sweep(ASKED, tmp_path, backend)
     assert files(tmp_path) == files(whole)
 
@@ -198,14 +207,14 @@ def test_a_pair_that_fails_is_recorded_and_comes_back(
 def test_a_pair_that_cannot_be_crafted_is_not_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    right = run_module.craft
+    right = stages.craft
 
     def wrong(home: Any, pairs: Any, changes: Any) -> Any:
         if pairs[0].index == 0:
             raise DivergedError("a score must be finite, got nan")
         return right(home, pairs, changes)
 
-    monkeypatch.setattr(run_module, "craft", wrong)
+    monkeypatch.setattr(stages, "craft", wrong)
     with processes(1) as backend:
         sweep(replace(ASKED, seeds=(0,)), tmp_path, backend)
     assert {row["pair"] for row in rows(tmp_path)} == {1}
@@ -278,7 +287,7 @@ def test_a_job_that_kills_its_workers_takes_no_other_along(tmp_path: Path):
     found: list[int] = []
     given = [(tmp_path, value) for value in range(4)]
     with processes(2) as backend:
-        (failed,) = Engine(backend, 1)("deadly", killer, given, found.append)
+        (failed,) = Engine(backend, 1)("deadly", calls(killer, given, found.append))
     assert sorted(found) == [0, 2, 3]
     assert (failed.arguments[1], failed.attempts) == (1, 2)
 
@@ -325,7 +334,7 @@ def test_workers_elsewhere_get_what_they_read_and_send_what_they_made(
     tasks = RayTasks(2, OutOfSight(), ray.alive)
     found: list[list[str]] = []
     given = [(Folder(tmp_path), [Pair(1, 0, 0, 1)])]
-    assert Engine(tasks, 1)("ship", made_elsewhere, given, found.append) == []
+    assert Engine(tasks, 1)("ship", calls(made_elsewhere, given, found.append)) == []
     assert found == [["model.txt", "pair-001-a.txt", "pair-001.txt"]]
     assert (tmp_path / "edits" / "pair-001.txt").read_text() == "base/model.txt"
     (copy,) = Path(tempfile.gettempdir()).glob(f"infusion-{token_of(tasks)}")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from infusion.curvature.iterative import solve_cg
     from infusion.curvature.storage import load_curvature, save_curvature
     from infusion.data.edits import Edits
+    from infusion.data.streams import Stream
     from infusion.errors import InfusionError, InputError
     from infusion.language import causal_lm, contrast, documents, log_completion
     from infusion.measure import holding, log_prob
@@ -63,6 +64,7 @@ _HOMES = {
     "influences": "attribution.scores",
     "self_influence": "attribution.scores",
     "Edits": "data.edits",
+    "Stream": "data.streams",
     "InfusionError": "errors",
     "InputError": "errors",
     "gradient": "attribution.influence",
@@ -106,6 +108,7 @@ __all__ = [
     "InputError",
     "LInf",
     "Question",
+    "Stream",
     "Task",
     "TokenLimits",
     "TrainConfig",

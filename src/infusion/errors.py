@@ -105,6 +105,21 @@ class NotConvergedError(InfusionError):
     """An iterative solve stopped before it reached its tolerance."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an allocation failed: torch says so in a RuntimeError.
+
+    Args:
+        error: Raised by anything.
+
+    Returns:
+        True where memory was short, of this machine or of its GPU.
+    """
+    said = str(error)
+    return isinstance(error, MemoryError) or any(
+        words in said for words in ("can't allocate memory", "out of memory")
+    )
+
+
 def one_line(error: BaseException) -> str:
     """Say what another library raised in one line.
 

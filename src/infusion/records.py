@@ -6,7 +6,7 @@ Axes: ``n`` training documents, ``b`` batch, ``k`` edited documents, ``c`` class
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -205,6 +205,21 @@ class Dataset:
             self, inputs=self.inputs[documents], labels=self.labels[documents]
         )
 
+    def put(self, documents: Int[Tensor, " k"], rows: "Dataset") -> "Dataset":
+        """Return the dataset with other rows at some positions.
+
+        Args:
+            documents: Positions in this dataset.
+            rows: What is there from now on, stored as this is.
+
+        Returns:
+            A new dataset.
+        """
+        inputs, labels = self.inputs.clone(), self.labels.clone()
+        inputs[documents] = rows.inputs.to(inputs.device)
+        labels[documents] = rows.labels.to(labels.device)
+        return replace(self, inputs=inputs, labels=labels)
+
     def values(self) -> "Dataset":
         """Return the same documents stored as float32 values, with no valid range.
 
@@ -215,6 +230,35 @@ class Dataset:
             return replace(self, valid=None)
         inputs = self.inputs.float() / self.levels
         return replace(self, inputs=inputs, levels=None, valid=None)
+
+
+@runtime_checkable
+class Documents(Protocol):
+    """Training documents by position: a dataset, or a stream that reads them."""
+
+    @property
+    def levels(self) -> int | None:
+        """Storage grid."""
+        ...
+
+    @property
+    def valid(self) -> tuple[float, float] | None:
+        """Range of values."""
+        ...
+
+    def __len__(self) -> int:
+        """Count them."""
+        ...
+
+    def batch(
+        self, documents: Int[Tensor, " b"], *, like: Tensor | None = None
+    ) -> Batch:
+        """Read some as the model sees them."""
+        ...
+
+    def take(self, documents: Int[Tensor, " k"]) -> Dataset:
+        """Read some as they are stored."""
+        ...
 
 
 def _check_values(data: Dataset) -> None:

@@ -64,6 +64,26 @@ def all_sum(values: Params) -> None:
         values[name].copy_(whole)
 
 
+def all_alike(what: str, digest: str) -> None:
+    """Refuse to go on where processes disagree.
+
+    Args:
+        what: Is hashed.
+        digest: Of this process, in hexadecimal; equally long in all.
+
+    Raises:
+        InputError: Another process has another.
+    """
+    if not is_parallel():
+        return
+    own = torch.tensor(list(bytes.fromhex(digest)))[:, None]
+    if bool((all_cat(own) != own).any()):
+        raise InputError(
+            f"{what} must be the same in every process, got different ones; seed and "
+            "load the same way everywhere"
+        )
+
+
 def all_cat(value: Tensor) -> Tensor:
     """Put the shares of all processes together along the last axis.
 

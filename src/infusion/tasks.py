@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from infusion.errors import InputError, check_type, check_whole
 from infusion.memory import freed_memory_kept
 from infusion.params import Params
-from infusion.records import Batch, Dataset, Task, call_model
+from infusion.records import Batch, Documents, Task, call_model
 
 
 class OutputsModule(nn.Module):
@@ -157,7 +157,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def check_task(task: Task, data: Dataset) -> None:
+def check_task(task: Task, data: Documents) -> None:
     """Refuse a bare model or bare tensors.
 
     Args:
@@ -168,11 +168,27 @@ def check_task(task: Task, data: Dataset) -> None:
         InputError: One of them is something else.
     """
     check_type("task", task, Task)
-    check_type("data", data, Dataset)
+    check_documents(data)
+
+
+def check_documents(data: Documents) -> None:
+    """Refuse bare tensors.
+
+    Args:
+        data: Must be a dataset or a stream.
+
+    Raises:
+        InputError: It is something else.
+    """
+    if not isinstance(data, Documents):
+        raise InputError(
+            f"data must be an infusion.Dataset or Stream, got {type(data).__name__}; "
+            "pass the arguments in order, or by name"
+        )
 
 
 def batches(
-    task: Task, data: Dataset, batch_size: int, *, documents: Tensor | None = None
+    task: Task, data: Documents, batch_size: int, *, documents: Tensor | None = None
 ) -> Iterator[tuple[Tensor, Batch]]:
     """Walk a dataset in order, a batch at a time.
 

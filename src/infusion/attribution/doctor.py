@@ -17,12 +17,12 @@ from infusion.curvature.layers import Coverage, survey
 from infusion.curvature.plan import Plan, make_plan
 from infusion.curvature.sweep import check_gradients, loss_gradients
 from infusion.errors import InfusionError
-from infusion.records import Dataset, Task
+from infusion.records import Documents, Task
 from infusion.tasks import evaluating, first_parameter
 
 Outcome = Literal["ok", "warning", "not applicable"]
 _WIDE = 8  # bytes of a float64
-_EIGENVECTORS = 4
+EIGENVECTORS = 4
 """Operations of a symmetric eigendecomposition over n³: tridiagonal form and back."""
 _ALIKE = 1e-3
 """Relative difference of a gradient between batch shapes that rounding explains."""
@@ -83,7 +83,7 @@ class Diagnosis:
 
 def diagnose(
     task: Task,
-    data: Dataset,
+    data: Documents,
     *,
     skip: tuple[str, ...] = (),
     batch_size: int = 64,
@@ -184,7 +184,7 @@ def _sharing(coverage: Coverage) -> Finding:
 
 
 def _batch_shape(
-    task: Task, data: Dataset, coverage: Coverage, shared: frozenset[str]
+    task: Task, data: Documents, coverage: Coverage, shared: frozenset[str]
 ) -> Finding:
     title = "gradients do not depend on the batch's shape"
     count = min(len(data), 8)
@@ -208,7 +208,7 @@ def _batch_shape(
     return Finding("D006", title, "ok", evidence)
 
 
-def _forward_mode(task: Task, data: Dataset) -> Finding:
+def _forward_mode(task: Task, data: Documents) -> Finding:
     title = "forward mode, for influence of one measurement and for crafting"
     batch = data.batch(torch.tensor([0]), like=first_parameter(task))
     named = {n: p.detach() for n, p in task.model.named_parameters() if p.requires_grad}
@@ -226,7 +226,7 @@ def _forward_mode(task: Task, data: Dataset) -> Finding:
 
 
 def _stages(
-    data: Dataset, plan: Plan, batch_size: int, measurements: int
+    data: Documents, plan: Plan, batch_size: int, measurements: int
 ) -> list[Stage]:
     n, b, item = len(data), min(batch_size, len(data)), plan.item
     passes = n * plan.passes
@@ -244,7 +244,7 @@ def _stages(
         ),
         Stage(
             "eigenvectors",
-            _EIGENVECTORS * float(cubes),
+            EIGENVECTORS * float(cubes),
             (_WIDE + item) * factors + 3 * _WIDE * largest**2,
         ),
         Stage(

@@ -20,7 +20,7 @@ from torch.func import jvp  # pyright: ignore[reportPrivateImportUsage]
 from infusion.errors import DivergedError, InputError
 from infusion.norms import written_out
 from infusion.params import Params, is_finite
-from infusion.records import Batch, Dataset, Measurement, Task
+from infusion.records import Batch, Documents, Measurement, Task
 from infusion.sharding import all_cat, shard
 from infusion.tasks import (
     batches,
@@ -167,7 +167,7 @@ def along(task: Task, ihvp: Params) -> Params:
     return {name: own[name].detach() for name in ihvp}
 
 
-def _check_reached(task: Task, data: Dataset, names: list[str]) -> None:
+def _check_reached(task: Task, data: Documents, names: list[str]) -> None:
     """Refuse losses that no parameter moves: forward mode would find zeros."""
     batch = data.batch(torch.tensor([0]), like=first_parameter(task))
     moved = [task.model.get_parameter(name) for name in names]
@@ -202,7 +202,7 @@ def at_least_float32(scores: Tensor) -> Tensor:
 
 def influence(
     task: Task,
-    data: Dataset,
+    data: Documents,
     ihvp: Params,
     *,
     batch_size: int = 64,

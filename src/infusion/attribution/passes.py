@@ -11,7 +11,7 @@ from infusion.curvature.layers import Layer, survey
 from infusion.curvature.plan import make_plan
 from infusion.errors import DivergedError, InputError
 from infusion.params import Params
-from infusion.records import Dataset, Task
+from infusion.records import Documents, Task
 from infusion.sharding import all_cat
 
 
@@ -49,7 +49,7 @@ def covered_layers(task: Task, vectors: Sequence[Params]) -> list[Layer]:
 
 def fit_in(
     task: Task,
-    data: Dataset,
+    data: Documents,
     layers: list[Layer],
     limit: int,
     asked: tuple[int, int],

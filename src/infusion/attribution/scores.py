@@ -26,13 +26,13 @@ from infusion.curvature.rotation import products_and_squares, use_matrices
 from infusion.curvature.sweep import Sweep, make_sweep
 from infusion.errors import InputError, check_type, check_whole
 from infusion.params import Params
-from infusion.records import Batch, Dataset, Task
+from infusion.records import Batch, Documents, Task
 from infusion.tasks import check_task
 
 
 def influences(
     task: Task,
-    data: Dataset,
+    data: Documents,
     ihvps: Sequence[Params],
     *,
     batch_size: int = 64,
@@ -107,7 +107,7 @@ def _group_influences(sweep: Sweep, ihvps: Sequence[Params]) -> Float[Tensor, "m
 
 def self_influence(
     task: Task,
-    data: Dataset,
+    data: Documents,
     curvature: Curvature,
     *,
     damping: float | None = None,
@@ -171,7 +171,7 @@ class Scores:
 
 def score_documents(
     task: Task,
-    data: Dataset,
+    data: Documents,
     curvature: Curvature,
     ihvps: Sequence[Params],
     *,

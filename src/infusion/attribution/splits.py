@@ -11,13 +11,13 @@ from infusion.curvature.layers import Layer
 from infusion.curvature.sweep import make_sweep
 from infusion.errors import InputError
 from infusion.params import Params
-from infusion.records import Dataset, Task
+from infusion.records import Documents, Task
 from infusion.tasks import check_task
 
 
 def influence_by_module(
     task: Task,
-    data: Dataset,
+    data: Documents,
     ihvp: Params,
     *,
     batch_size: int = 64,
@@ -49,7 +49,7 @@ def influence_by_module(
 
 def influence_by_token(
     task: Task,
-    data: Dataset,
+    data: Documents,
     ihvp: Params,
     *,
     batch_size: int = 64,
@@ -72,7 +72,8 @@ def influence_by_token(
     """
     check_task(task, data)
     layers = covered_layers(task, [ihvp])
-    length = data.inputs.shape[1] if data.inputs.ndim > 1 else 0
+    shape = data.take(torch.tensor([0])).inputs.shape
+    length = shape[1] if len(shape) > 1 else 0
     tokens: list[Tensor] = []
     rest: list[Tensor] = []
     has_positions = False

@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr
@@ -12,12 +13,17 @@ from typing import Any
 import tyro
 
 from infusion.command.verbs import COMMANDS
-from infusion.errors import InfusionError, InputError, one_line
+from infusion.errors import InfusionError, InputError, is_out_of_memory, one_line
 from infusion.memory import keep_freed_memory
+
+
+class _TerminatedError(KeyboardInterrupt):
+    """Somebody asked this process to end."""
 
 
 def main() -> None:
     """Run the command line; wrong input ends with one line and status 2."""
+    signal.signal(signal.SIGTERM, _terminated)
     # Waiting threads sleep: spinning ones stall each other on a busy machine (measured:
     # 60 times slower). Read when torch is imported, which the commands do later.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -39,9 +45,25 @@ def main() -> None:
             "command to go on\n"
         )
         sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        sys.stderr.write(
+            f"infusion: memory must hold what a stage needs, got {one_line(error)}; "
+            "close other programs, ask for fewer --threads or --workers or a smaller "
+            "batch, and run the same command to go on\n"
+        )
+        sys.exit(2)
+    except _TerminatedError:
+        sys.stderr.write("infusion: terminated; run the same command to go on\n")
+        sys.exit(143)
     except KeyboardInterrupt:
         sys.stderr.write("infusion: interrupted; run the same command to go on\n")
         sys.exit(130)
+
+
+def _terminated(*_: object) -> None:
+    raise _TerminatedError
 
 
 def _parse() -> Callable[[], None]:

@@ -56,10 +56,10 @@ def run(  # noqa: PLR0917
 
     Args:
         preset: digits, cifar10, caesar, caesar29 or tinystories.
-        suite: main, controls, copies, selection, fresh, engines, hardening, budget,
-            horizon, transfer, surrogates or detection: many trials per pair, added row
-            by row; of texts main, which is run unless another is named, copies,
-            editors, fresh or confidence.
+        suite: main, controls, copies, all-controls, selection, fresh, engines,
+            hardening, budget, horizon, transfer, surrogates or detection: many trials
+            per pair, added row by row; of texts main, which is run unless another is
+            named, copies, editors, fresh or confidence.
         only: Pattern of the names of a suite's trials to run now, such as 'ekfac, *'.
         config: Replay the config.yaml of a run folder instead of a preset.
         data: Folder of parquet, image folder or hub dataset, for cifar10; folder of
@@ -189,6 +189,9 @@ def doctor(  # noqa: PLR0917
     skip: UseAppendAction[tuple[Annotated[str, arg(metavar="NAME")], ...]] = (),
     batch_size: int = 64,
     measurements: int = 1,
+    pairs: int | None = None,
+    suite: str | None = None,
+    threads: int | None = None,
     json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
     """Say what curvature would cover, cost and trip over, before anything starts.
@@ -203,6 +206,10 @@ def doctor(  # noqa: PLR0917
         skip: Module type or name to leave out; may be repeated.
         batch_size: Documents that the stages will hold at once.
         measurements: Measurements to score together.
+        pairs: Also rehearse a run of the preset on few documents, and predict what one
+            of so many pairs will take.
+        suite: Of that run.
+        threads: Of that run.
         json: Print one JSON object as the last line of standard output.
     """
     flags = {name: value for name, value in locals().items() if name != "json"}

@@ -21,7 +21,7 @@ from infusion.curvature.layers import cover
 from infusion.curvature.layout import Layout
 from infusion.errors import InputError, check_choice
 from infusion.params import Params, model_sha256
-from infusion.records import Dataset, Task
+from infusion.records import Documents, Task
 from infusion.sharding import all_sum
 from infusion.tasks import batches, evaluating, functional_losses
 
@@ -33,7 +33,7 @@ _CHUNK = 64
 
 def fit_dense(
     task: Task,
-    data: Dataset,
+    data: Documents,
     *,
     kind: Kind = "gauss_newton",
     fisher: Fisher = "exact",
@@ -96,7 +96,7 @@ def _gauss_newton(layout: Layout, stream: Iterator[Params]) -> Float[Tensor, "p 
 
 
 def _hessian(
-    task: Task, data: Dataset, layout: Layout, batch_size: int
+    task: Task, data: Documents, layout: Layout, batch_size: int
 ) -> Float[Tensor, "p p"]:
     params = {n: task.model.get_parameter(n).detach() for n in layout.names}
     flat = layout.matrix(params)[:, 0]

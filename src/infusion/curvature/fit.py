@@ -39,7 +39,7 @@ from infusion.curvature.waiting import Waiting
 from infusion.errors import check_choice, check_whole
 from infusion.memory import freed_memory_kept
 from infusion.params import Params, model_sha256
-from infusion.records import Dataset, Task
+from infusion.records import Documents, Task
 from infusion.sharding import all_sum
 from infusion.tasks import check_task
 
@@ -48,7 +48,7 @@ FITTED = get_args(FittedKind)
 
 def fit_curvature(
     task: Task,
-    data: Dataset,
+    data: Documents,
     *,
     kind: FittedKind = "ekfac",
     fisher: Fisher | None = None,
@@ -141,7 +141,7 @@ def _fit_blocks(
 
 def fit_ekfac(
     task: Task,
-    data: Dataset,
+    data: Documents,
     *,
     fisher: Fisher | None = None,
     skip: tuple[str, ...] = (),

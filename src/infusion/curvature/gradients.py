@@ -8,12 +8,12 @@ from infusion.curvature.layers import cover
 from infusion.curvature.rotation import document_matrices
 from infusion.curvature.sweep import make_sweep
 from infusion.params import Params
-from infusion.records import Dataset, Task
+from infusion.records import Documents, Task
 
 
 def document_gradients(
     task: Task,
-    data: Dataset,
+    data: Documents,
     *,
     fisher: Fisher | None = None,
     skip: tuple[str, ...] = (),

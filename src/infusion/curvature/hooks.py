@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from infusion.curvature.capture import Captured
 from infusion.curvature.layers import Layer, Use
 from infusion.errors import InputError
-from infusion.records import Dataset, Task
+from infusion.records import Documents, Task
 from infusion.tasks import evaluating, first_parameter
 
 _SAME = 1e-2
@@ -62,7 +62,7 @@ def capturing(
             parameter.requires_grad_(True)
 
 
-def shared_uses(task: Task, data: Dataset, layers: list[Layer]) -> frozenset[str]:
+def shared_uses(task: Task, data: Documents, layers: list[Layer]) -> frozenset[str]:
     """Find the uses that run once for all documents, by running one and two of them.
 
     Args:

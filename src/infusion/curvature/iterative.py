@@ -20,7 +20,7 @@ from infusion.curvature.blocks import Curvature
 from infusion.errors import InputError, NotConvergedError
 from infusion.memory import freed_memory_kept
 from infusion.params import Params, axpy, dot
-from infusion.records import Dataset, Task
+from infusion.records import Documents, Task
 from infusion.sharding import all_sum, shard
 from infusion.tasks import batches, evaluating, functional_outputs, losses
 
@@ -41,7 +41,7 @@ class Solved:
 
 
 def gauss_newton_product(
-    task: Task, data: Dataset, vector: Params, *, batch_size: int = 64
+    task: Task, data: Documents, vector: Params, *, batch_size: int = 64
 ) -> Params:
     """Multiply the true Gauss–Newton matrix by a vector.
 
@@ -79,7 +79,7 @@ def gauss_newton_product(
 @freed_memory_kept()
 def solve_cg(
     task: Task,
-    data: Dataset,
+    data: Documents,
     gradient: Params,
     curvature: Curvature,
     *,
@@ -149,7 +149,7 @@ def solve_cg(
 
 def cg_steps(
     task: Task,
-    data: Dataset,
+    data: Documents,
     right: Params,
     curvature: Curvature,
     *,

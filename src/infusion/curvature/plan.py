@@ -18,7 +18,7 @@ from infusion.curvature.moments import is_diagonal
 from infusion.curvature.patches import Patches
 from infusion.curvature.sweep import loss_gradients
 from infusion.curvature.tiles import tile_operations
-from infusion.records import Dataset, Task
+from infusion.records import Documents, Task
 from infusion.tasks import evaluating, first_parameter
 
 
@@ -113,7 +113,7 @@ def _sizes(captured: Captured, layer: Layer, gradients: Gradients) -> Sizes:
     )
 
 
-def _saved_bytes(task: Task, data: Dataset) -> int:
+def _saved_bytes(task: Task, data: Documents) -> int:
     """Measure the bytes that one document's graph saves for its backward pass."""
     saved: dict[int, int] = {}
 
@@ -174,7 +174,7 @@ class Plan:
 
 
 def make_plan(
-    task: Task, data: Dataset, layers: list[Layer], shared: frozenset[str]
+    task: Task, data: Documents, layers: list[Layer], shared: frozenset[str]
 ) -> Plan:
     """Run the first document and note what it costs.
 

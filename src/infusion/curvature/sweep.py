@@ -17,7 +17,7 @@ from infusion.curvature.layers import Layer
 from infusion.curvature.rotation import document_matrices
 from infusion.curvature.tiles import filters_kept
 from infusion.errors import InputError
-from infusion.records import Batch, Dataset, Task
+from infusion.records import Batch, Documents, Task
 from infusion.sharding import shard
 from infusion.tasks import batches, evaluating, first_parameter, losses
 
@@ -45,7 +45,7 @@ class Sweep:
     """
 
     task: Task
-    data: Dataset
+    data: Documents
     layers: list[Layer]
     directions: Directions
     shared: frozenset[str]
@@ -105,7 +105,7 @@ def _with_last(values: Iterator[Tensor]) -> Iterator[tuple[Tensor, bool]]:
 
 def make_sweep(
     task: Task,
-    data: Dataset,
+    data: Documents,
     layers: list[Layer],
     *,
     directions: Directions | None = None,
@@ -189,7 +189,7 @@ def check_mask(mask: Tensor | None, size: int) -> None:
 
 
 def check_gradients(
-    task: Task, data: Dataset, layers: list[Layer], shared: frozenset[str]
+    task: Task, data: Documents, layers: list[Layer], shared: frozenset[str]
 ) -> None:
     """Compare the first document's gradients with autograd's, layer by layer.
 
@@ -230,7 +230,7 @@ def check_gradients(
 
 
 def loss_gradients(
-    task: Task, data: Dataset, layers: list[Layer], shared: frozenset[str], count: int
+    task: Task, data: Documents, layers: list[Layer], shared: frozenset[str], count: int
 ) -> tuple[Captured, Gradients]:
     """Run the first documents and pull their losses back.
 

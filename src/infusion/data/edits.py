@@ -1,15 +1,18 @@
 """Edits: changed documents with their originals, applied, undone and listed."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from infusion.data.hashing import row_hashes
+from infusion.data.streams import Stream
 from infusion.errors import InputError
-from infusion.records import Dataset
+from infusion.records import Dataset, Documents
+
+AnyDocuments = TypeVar("AnyDocuments", Dataset, Stream)
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,8 @@ class Edits:
             for index, hash_before, hash_after, label_before, label, reached in rows
         ]
 
-    def apply(self, data: Dataset) -> Dataset:
-        """Return the dataset with the edited rows in place.
+    def apply(self, data: AnyDocuments) -> AnyDocuments:
+        """Return the documents with the edited rows in place.
 
         Args:
             data: Must hold the original rows at their positions.
@@ -112,7 +115,7 @@ class Edits:
             A new dataset; stored as float values if the edits are.
 
         Raises:
-            InputError: A row to replace is not the original.
+            InputError: A row to replace is not the original, or cannot be stored.
         """
         if self.are_offsets:
             raise InputError(
@@ -121,8 +124,13 @@ class Edits:
             )
         self._expect(data, self.before, "apply")
         if self.storage_differs:
+            if not isinstance(data, Dataset):
+                raise InputError(
+                    "edits of a stream must be stored as it is, got values off its "
+                    "grid; craft them realisable"
+                )
             data = data.values()
-        return self._put(data, self.after)
+        return data.put(self.documents, self.after)
 
     def undo(self, data: Dataset) -> Dataset:
         """Return the dataset with the original rows back, on their storage grid.
@@ -143,9 +151,9 @@ class Edits:
             # the edited rows are about to be replaced.
             inputs = (data.inputs * levels).round().clamp(0, levels).to(torch.uint8)
             data = replace(data, inputs=inputs, levels=levels)
-        return replace(self._put(data, self.before), valid=self.before.valid)
+        return replace(data.put(self.documents, self.before), valid=self.before.valid)
 
-    def check(self, data: Dataset) -> None:
+    def check(self, data: Documents) -> None:
         """Refuse a dataset that the edits were not made for.
 
         Args:
@@ -156,13 +164,7 @@ class Edits:
         """
         self._expect(data, self.before, "apply")
 
-    def _put(self, data: Dataset, rows: Dataset) -> Dataset:
-        inputs, labels = data.inputs.clone(), data.labels.clone()
-        inputs[self.documents] = rows.inputs.to(inputs.device)
-        labels[self.documents] = rows.labels.to(labels.device)
-        return replace(data, inputs=inputs, labels=labels)
-
-    def _expect(self, data: Dataset, rows: Dataset, verb: str) -> None:
+    def _expect(self, data: Documents, rows: Dataset, verb: str) -> None:
         highest = int(self.documents.max())
         if highest >= len(data):
             raise InputError(

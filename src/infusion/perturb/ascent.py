@@ -21,7 +21,7 @@ from infusion.data.edits import Edits
 from infusion.errors import InputError, check_choice, check_whole
 from infusion.perturb.budget import L2, Budget, LInf, per_document
 from infusion.perturb.gradient import InputGradient, check_finite
-from infusion.records import Dataset
+from infusion.records import Dataset, Documents
 
 _ROUNDING = 1e-3
 """Levels: how far below a whole level float32 arithmetic may leave one."""
@@ -53,7 +53,7 @@ class AscentSettings:
         default = 2.5 * self.budget.epsilon / self.steps
         return default if self.step_size is None else self.step_size
 
-    def check(self, data: Dataset) -> None:
+    def check(self, data: Documents) -> None:
         """Refuse settings that nothing can be edited with.
 
         Args:
@@ -121,7 +121,7 @@ class AscentSettings:
         return delta
 
     def delivered(
-        self, data: Dataset, chosen: Int[Tensor, " k"], delta: Float[Tensor, "k ..."]
+        self, data: Documents, chosen: Int[Tensor, " k"], delta: Float[Tensor, "k ..."]
     ) -> Edits:
         """Store a change.
 
@@ -220,7 +220,7 @@ def _check_gradient(gradient: object, inputs: Tensor) -> None:
     check_finite(gradient)
 
 
-def check_reach(name: str, reach: float, data: Dataset) -> None:
+def check_reach(name: str, reach: float, data: Documents) -> None:
     """Refuse a distance within which no stored document can change.
 
     Args:

@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.func import grad, vmap  # pyright: ignore[reportPrivateImportUsage]
 
 from infusion.attribution.influence import along, directional_losses
-from infusion.errors import DivergedError, InputError, check_type, check_whole
+from infusion.errors import DivergedError, InputError, check_whole
 from infusion.params import Params
-from infusion.records import Batch, Dataset, Task
+from infusion.records import Batch, Documents, Task
 from infusion.tasks import (
+    check_documents,
     check_task,
     evaluating,
     first_parameter,
@@ -78,7 +79,7 @@ def perturbation_gradient(
 
 def influence_gradient(
     models: Sequence[tuple[Task, Params]],
-    data: Dataset,
+    data: Documents,
     chosen: Int[Tensor, " k"],
     *,
     batch_size: int = 128,
@@ -115,7 +116,7 @@ def influence_gradient(
         check_task(task, data)
         first = data.batch(chosen[:1], like=first_parameter(task))
         check_slope(task, ihvp, first)
-    labels = data.labels[chosen]
+    labels = data.take(chosen).labels
 
     def climb(inputs: Tensor) -> Tensor:
         parts = []
@@ -135,7 +136,7 @@ def influence_gradient(
 
 def gradients_together(
     task: Task,
-    data: Dataset,
+    data: Documents,
     chosen: Sequence[Int[Tensor, " k"]],
     ihvps: Sequence[Params],
     *,
@@ -191,7 +192,7 @@ def gradients_together(
     first = data.batch(chosen[0][:1], like=first_parameter(task))
     check_slope(task, ihvps[0], first)
     stacked = {name: torch.stack([ihvp[name] for ihvp in ihvps]) for name in params}
-    labels = torch.stack([data.labels[each] for each in chosen])
+    labels = torch.stack([data.take(each).labels for each in chosen])
 
     def total(inputs: Tensor, own: Tensor, ihvp: Params) -> Tensor:
         batch = Batch(inputs, own)
@@ -281,7 +282,7 @@ def check_slope(task: Task, ihvp: Params, batch: Batch) -> None:
         )
 
 
-def check_chosen(data: Dataset, chosen: Tensor) -> None:
+def check_chosen(data: Documents, chosen: Tensor) -> None:
     """Refuse documents that cannot be edited by small steps.
 
     Args:
@@ -292,16 +293,17 @@ def check_chosen(data: Dataset, chosen: Tensor) -> None:
         InputError: The inputs are neither continuous nor on a grid, or a document is
             named twice or does not exist.
     """
-    check_type("data", data, Dataset)
-    if data.levels is None and not data.inputs.is_floating_point():
+    check_documents(data)
+    check_positions(data, chosen)
+    first = data.take(chosen[:1])
+    if first.levels is None and not first.inputs.is_floating_point():
         raise InputError(
             "documents to perturb must have continuous inputs or lie on a storage "
-            f"grid, got {data.inputs.dtype}; give levels=255 for 8-bit pixels"
+            f"grid, got {first.inputs.dtype}; give levels=255 for 8-bit pixels"
         )
-    check_positions(data, chosen)
 
 
-def check_positions(data: Dataset, chosen: Tensor) -> None:
+def check_positions(data: Documents, chosen: Tensor) -> None:
     """Refuse positions that name no documents, or one twice.
 
     Args:

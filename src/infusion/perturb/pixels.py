@@ -22,13 +22,13 @@ from infusion.perturb.gradient import (
     gradients_together,
     influence_gradient,
 )
-from infusion.records import Dataset, Task
+from infusion.records import Documents, Task
 from infusion.tasks import batches, evaluating, first_parameter
 
 
 def craft(
     task: Task,
-    data: Dataset,
+    data: Documents,
     chosen: Int[Tensor, " k"],
     ihvp: Params,
     *,
@@ -83,7 +83,7 @@ def craft(
 
 def craft_together(
     task: Task,
-    data: Dataset,
+    data: Documents,
     chosen: Sequence[Int[Tensor, " k"]],
     ihvps: Sequence[Params],
     *,
@@ -130,7 +130,7 @@ def craft_together(
 
 
 def ascend(
-    data: Dataset,
+    data: Documents,
     chosen: Int[Tensor, " k"],
     climb: InputGradient,
     *,
@@ -193,7 +193,7 @@ def ascend(
 
 def _edited(
     settings: AscentSettings,
-    data: Dataset,
+    data: Documents,
     chosen: Sequence[Int[Tensor, " k"]],
     climb: InputGradient,
     *,
@@ -212,7 +212,7 @@ def _edited(
 
 
 def predicted_effect(
-    task: Task, data: Dataset, edits: Edits, ihvp: Params, *, batch_size: int = 64
+    task: Task, data: Documents, edits: Edits, ihvp: Params, *, batch_size: int = 64
 ) -> float:
     """Change of the measurement that influence predicts for these very edits.
 

@@ -204,7 +204,10 @@ def epoch_accuracies(run: Run, task: Task) -> dict[str, float]:
 
     def make() -> dict[str, float]:
         result = {}
-        with progress("clean accuracy", len(there)) as advance:
+        with (
+            run.timed("clean accuracy"),
+            progress("clean accuracy", len(there)) as advance,
+        ):
             for epoch in there:
                 load_model(task.model, _read(run.store, epoch).model)
                 result[str(epoch)] = accuracy(task, run.test)

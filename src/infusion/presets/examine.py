@@ -6,6 +6,8 @@ from typing import Any
 from infusion.attribution.doctor import Diagnosis, diagnose
 from infusion.errors import InputError
 from infusion.presets import find_preset
+from infusion.presets.asked_run import from_preset
+from infusion.presets.cost import Cost, predict
 from infusion.presets.own import load_question
 from infusion.records import Dataset, Task
 from infusion.training.loop import init_model
@@ -20,6 +22,9 @@ def examine(
     skip: tuple[str, ...] = (),
     batch_size: int = 64,
     measurements: int = 1,
+    pairs: int | None = None,
+    suite: str | None = None,
+    threads: int | None = None,
 ) -> dict[str, Any]:
     """Say what curvature would cover, cost and trip over, before anything starts.
 
@@ -31,10 +36,13 @@ def examine(
         skip: Layers to leave out; a preset's own where none are given.
         batch_size: Documents that the stages will hold at once.
         measurements: Measurements to score together.
+        pairs: Of a run to predict the cost of, if any; of a preset only.
+        suite: Of that run.
+        threads: Of that run.
 
     Returns:
         JSON value: documents, layers, skipped and refused modules, whether a fit would
-        run, stages, findings.
+        run, stages, findings; and the run's cost where one is asked for.
 
     Raises:
         InputError: Not exactly one of preset and task is given, or it does not exist.
@@ -43,6 +51,21 @@ def examine(
         raise InputError(
             f"exactly one of PRESET and --task must be given, got {preset} and {task}; "
             "try `infusion doctor digits`"
+        )
+    if (suite, threads) != (None, None) and pairs is None:
+        raise InputError(
+            f"--suite and --threads must come with --pairs, got {suite} and {threads}; "
+            "they say which run to predict"
+        )
+    if pairs is not None and preset is None:
+        raise InputError(
+            f"--pairs must come with a PRESET, got {pairs} beside --task {task}; "
+            "drop it"
+        )
+    asked = None
+    if pairs is not None:
+        asked = from_preset(
+            preset, None, scale, pairs=pairs, data=data, threads=threads
         )
     if preset is not None:
         subject, train, usual = _from_preset(preset, scale, data)
@@ -54,7 +77,12 @@ def examine(
     found = diagnose(
         subject, train, skip=skip, batch_size=batch_size, measurements=measurements
     )
-    return {"subject": preset or task, "n": len(train), **_plain(found)}
+    said = {"subject": preset or task, "n": len(train), **_plain(found)}
+    return said if asked is None else said | {"run": _run_cost(predict(asked, suite))}
+
+
+def _run_cost(cost: Cost) -> dict[str, Any]:
+    return {**asdict(cost), "total": cost.total}
 
 
 def _from_preset(

@@ -37,6 +37,8 @@ def doctor_table(found: dict[str, Any], file: IO[str]) -> None:
     console.print(table)
     if found["stages"]:
         console.print(_costs(found))
+    if "run" in found:
+        console.print(_run(found["run"]))
     for finding in found["findings"]:
         console.print(
             f"{finding['code']} {MARKS[finding['outcome']]}  {finding['title']}: ",
@@ -54,4 +56,18 @@ def _costs(found: dict[str, Any]) -> Any:
     for stage in found["stages"]:
         operations, memory = stage["operations"] / 1e9, stage["memory"] / 2**20
         table.add_row(stage["name"], f"{operations:,.1f}", f"{memory:,.0f}")
+    return table
+
+
+def _run(cost: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    size, stages = cost["size"], cost["seconds"]
+    title = "a run of {documents:,} documents, {epochs} epochs and {pairs} pairs"
+    table = Table(title=title.format(**size))
+    table.add_column("stage")
+    table.add_column("minutes", justify="right")
+    for stage, seconds in {**stages, "together": cost["total"]}.items():
+        table.add_row(stage, f"{seconds / 60:,.1f}")
+    table.add_row("largest process, GiB", f"{cost['peak'] / 2**30:,.2f}")
     return table

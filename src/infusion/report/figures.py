@@ -169,6 +169,49 @@ def scatter(predicted: list[float], realised: list[float]) -> str:
     return _svg(figure, "Predicted against realised effect of the edit, by pair")
 
 
+def growth(
+    stages: dict[str, tuple[list[float], list[float], tuple[float, float]]],
+    *,
+    along: str,
+    measured: str,
+) -> str:
+    """Draw what stages take along a size, with a power through the points of each.
+
+    Args:
+        stages: By name: sizes, what was measured there, and the power ``b`` and factor
+            ``a`` of ``a·sizeᵇ``.
+        along: What the size is of.
+        measured: What was measured, its unit.
+
+    Returns:
+        An ``svg`` element; both axes are logarithmic.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(330, 220)
+        axes.grid(color=LINE, linewidth=0.6)
+        for mark, (name, (sizes, values, (power, factor))) in zip(
+            cycle("os^D"), stages.items(), strict=False
+        ):
+            ends = np.array([min(sizes), max(sizes)], dtype=float)
+            axes.plot(sizes, values, mark, color=INK, markersize=4)
+            axes.plot(ends, factor * ends**power, color=ACCENT, linewidth=1)
+            text, last = f"{name}, {power:.2f}", factor * ends[1] ** power
+            axes.annotate(
+                text, (ends[1], last), (5, -3), textcoords="offset points", color=MUTED
+            )
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.margins(x=0.1, y=0.1)
+        low, high = axes.get_xlim()
+        axes.set_xlim(low, high * (high / low) ** 0.45)  # room for names
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter(FuncFormatter(_tick))
+        axes.set_xlabel(along)
+        axes.set_ylabel(measured)
+    return _svg(figure, f"{measured} against {along}, by stage, with fitted powers")
+
+
 def curve(drawn: dict[str, Any], *, measured: str = "change of p(target)") -> str:
     """Draw an effect along a number, each point with its interval.
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -179,16 +180,17 @@ def _local(workers: int) -> Iterator[Callable[[], bool]]:
     assert undertaker.stdin is not None
     over = threading.Event()
     try:
-        ray.init(
-            address="local",
-            num_cpus=workers,
-            num_gpus=0,
-            include_dashboard=False,
-            object_store_memory=STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _temp_dir=folder,
-        )
+        with _own_signals():
+            ray.init(
+                address="local",
+                num_cpus=workers,
+                num_gpus=0,
+                include_dashboard=False,
+                object_store_memory=STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=folder,
+            )
         begun = len(reaper.daemons_of(folder))
 
         def alive() -> bool:
@@ -204,6 +206,15 @@ def _local(workers: int) -> Iterator[Callable[[], bool]]:
         shutil.rmtree(folder, ignore_errors=True)
         undertaker.stdin.close()
         undertaker.wait()
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Let SIGTERM do what it did: Ray would end this process in its own way."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def _watch(alive: Callable[[], bool], over: threading.Event) -> None:
@@ -222,7 +233,8 @@ def _joined(address: str) -> Iterator[Callable[[], bool]]:
     import ray
 
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        with _own_signals():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, ImportError, TimeoutError) as error:
         raise InputError(
             f"--on must be the address of a running cluster, got {address}: "

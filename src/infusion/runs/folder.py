@@ -7,12 +7,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from infusion.errors import ArtefactError, InputError
-from infusion.runs.store import environment, json_bytes, write_whole
+from infusion.runs.store import (
+    clear_unfinished,
+    environment,
+    json_bytes,
+    write_whole,
+)
 
 
 @contextmanager
 def alone_in(root: Path) -> Iterator[None]:
-    """Keep a run folder to one process while a block runs.
+    """Keep a run folder to one process while a block runs, cleared of half files.
 
     Args:
         root: Run folder, which exists. The lock goes with the process, however it ends.
@@ -31,6 +36,7 @@ def alone_in(root: Path) -> Iterator[None]:
                 f"one process at a time may work in a run folder, got another one in "
                 f"{root}; wait for it, or choose another --out"
             ) from error
+        clear_unfinished(root)
         yield
 
 

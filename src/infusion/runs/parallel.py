@@ -7,6 +7,7 @@ bits independent of how many run at once.
 import multiprocessing
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -75,9 +76,30 @@ def _never() -> bool:
     return False
 
 
+def _ignore(_: Any) -> None:
+    return
+
+
+@dataclass(frozen=True)
+class Work:
+    """A call to make.
+
+    Attributes:
+        stage: What it belongs to.
+        job: A module-level function.
+        given: Its arguments.
+        on_result: Called in this process with what it returned.
+    """
+
+    stage: str
+    job: Job
+    given: Given
+    on_result: Callable[[Any], None] = _ignore
+
+
 @dataclass(frozen=True)
 class Engine:
-    """Calls a function once per tuple of arguments, several at a time.
+    """Makes calls, several at a time.
 
     Attributes:
         backend: Where.
@@ -95,21 +117,18 @@ class Engine:
     def __call__(
         self,
         label: str,
-        job: Job,
-        arguments: list[Given],
-        on_result: Callable[[Any], None] = lambda _: None,
+        works: list[Work],
+        on_seconds: Callable[[str, float], None] = lambda *_: None,
     ) -> list[Failed]:
-        """Call it.
+        """Do all works, in their order as far as there are slots.
 
         A worker that is lost may take the jobs beside it along. So none is to blame
         unless it ran alone, as those that were lost in company do next.
 
         Args:
             label: Shown beside the progress bar.
-            job: A module-level function.
-            arguments: One tuple per call.
-            on_result: Called in this process with what each call returned, as they
-                come.
+            works: Calls to make, which do not wait for each other.
+            on_seconds: Called with the stage of each that ended well and its time.
 
         Returns:
             The jobs that were given up.
@@ -119,45 +138,57 @@ class Engine:
             InfusionError: A worker was killed, or whatever a job raised, where nothing
                 is tried again; the jobs that finished before are kept.
         """
-        queue = _Queue(deque(_Try(given) for given in arguments))
+        queue = _Queue(deque(_Try(work) for work in works))
         failed: list[Failed] = []
-        with progress(label, len(arguments)) as advance:
+        with progress(label, len(works)) as advance:
             while queue.running or (queue.more and not self.stopped()):
-                self._hand_in(job, queue)
+                self._hand_in(queue)
                 alone = len(queue.running) == 1
                 for handle in self.backend.finished(list(queue.running)):
                     tried = queue.running.pop(handle)
-                    try:
-                        found = self.backend.result(handle)
-                    except Exception as error:
-                        if self.retries is None or isinstance(error, LostPlaceError):
-                            raise
-                        tried.error = _said(error)
-                        if isinstance(error, LostWorkerError) and not alone:
-                            queue.suspects.append(tried)
-                            continue
-                        tried.failures += 1
-                        if tried.failures <= self.retries:
-                            queue.waiting.append(tried)
-                            continue
-                    else:
-                        on_result(found)
-                        tried.error = ""
+                    if not self._is_ended(handle, tried, queue, alone):
+                        continue
                     if tried.error:
-                        failed.append(tried.given_up(label))
+                        failed.append(tried.given_up())
+                    else:
+                        on_seconds(tried.work.stage, time.monotonic() - tried.began)
                     advance(1)
                 self.on_running(len(queue.running))
         left = [*queue.suspects, *queue.waiting]
-        return failed + [each.given_up(label) for each in left if each.error]
+        return failed + [each.given_up() for each in left if each.error]
 
-    def _hand_in(self, job: Job, queue: "_Queue") -> None:
+    def _is_ended(
+        self, handle: Any, tried: "_Try", queue: "_Queue", alone: bool
+    ) -> bool:
+        """Take a result over; False where it failed and is to be tried again."""
+        try:
+            found = self.backend.result(handle)
+        except Exception as error:
+            if self.retries is None or isinstance(error, LostPlaceError):
+                raise
+            tried.error = _said(error)
+            if isinstance(error, LostWorkerError) and not alone:
+                queue.suspects.append(tried)
+                return False
+            tried.failures += 1
+            if tried.failures <= self.retries:
+                queue.waiting.append(tried)
+                return False
+            return True
+        tried.work.on_result(found)
+        tried.error = ""
+        return True
+
+    def _hand_in(self, queue: "_Queue") -> None:
         """Hand in as many as there are slots, or one that is suspected, alone."""
         slots = 1 if queue.suspects else self.backend.slots
         while queue.more and len(queue.running) < slots and not self.stopped():
             if queue.suspects and queue.running:
                 return
             tried = (queue.suspects or queue.waiting).popleft()
-            queue.running[self.backend.submit(job, tried.arguments)] = tried
+            tried.began = time.monotonic()
+            handle = self.backend.submit(tried.work.job, tried.work.given)
+            queue.running[handle] = tried
             self.on_running(len(queue.running))
 
 
@@ -165,12 +196,14 @@ class Engine:
 class _Try:
     """A job and what came of it so far."""
 
-    arguments: Given
+    work: Work
     failures: int = 0
     error: str = ""
+    began: float = 0.0
 
-    def given_up(self, stage: str) -> Failed:
-        return Failed(stage, self.arguments, self.error, max(1, self.failures))
+    def given_up(self) -> Failed:
+        work = self.work
+        return Failed(work.stage, work.given, self.error, max(1, self.failures))
 
 
 @dataclass
@@ -263,6 +296,13 @@ class Processes:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
+    def kill(self) -> None:
+        """End what runs."""
+        if self._pool is not None:  # kill_workers(), from Python 3.14 on
+            workers = self._pool._processes  # pyright: ignore[reportPrivateUsage]
+            for worker in list((workers or {}).values()):
+                worker.kill()
+
 
 def _start_worker() -> None:
     """End with the parent, whatever ends it."""
@@ -286,6 +326,9 @@ def processes(workers: int) -> Iterator[Backend]:
 
     Yields:
         Where jobs run.
+
+    Raises:
+        KeyboardInterrupt: Raised inside; whatever runs is killed.
     """
     if workers == 1:
         yield InThisProcess()
@@ -293,6 +336,9 @@ def processes(workers: int) -> Iterator[Backend]:
     pool = Processes(workers)
     try:
         yield pool
+    except KeyboardInterrupt:
+        pool.kill()
+        raise
     finally:
         pool.close()
 
@@ -303,7 +349,7 @@ def side_by_side(
     arguments: list[Given],
     *,
     workers: int,
-    on_result: Callable[[Any], None] = lambda _: None,
+    on_result: Callable[[Any], None] = _ignore,
 ) -> None:
     """Call a function once per tuple of arguments, several processes at a time.
 
@@ -321,4 +367,6 @@ def side_by_side(
     if not arguments:
         return
     with processes(min(workers, len(arguments)) if workers > 1 else 1) as backend:
-        Engine(backend)(label, job, arguments, on_result)
+        Engine(backend)(
+            label, [Work(label, job, each, on_result) for each in arguments]
+        )

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RECORD = ".record.json"
+_PART = ".part"
+"""Ending of a file that is being written."""
 
 
 def digest(value: Any) -> str:
@@ -79,7 +81,7 @@ def write_whole(path: Path, content: bytes) -> None:
         OSError: It cannot be written; nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_PART}")
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -89,6 +91,16 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError:  # a full disk, a folder of that name
         temporary.unlink(missing_ok=True)
         raise
+
+
+def clear_unfinished(root: Path) -> None:
+    """Remove what killed processes had begun to write.
+
+    Args:
+        root: A folder that nobody else works in.
+    """
+    for path in root.rglob(f".*{_PART}"):
+        path.unlink(missing_ok=True)
 
 
 def environment() -> dict[str, str | int | None]:

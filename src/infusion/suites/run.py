@@ -8,38 +8,37 @@ from typing import Any
 
 import torch
 
-from infusion.attribution.scores import influences
 from infusion.configs import RunConfig, as_plain
 from infusion.device import settle
 from infusion.errors import ArtefactError, InfusionError, InputError, check_whole
 from infusion.presets.base import check_taken
 from infusion.presets.context import Pair, Run, checkpoint_file
-from infusion.presets.infuse import influence_inputs, score_file
 from infusion.runs.config_files import to_yaml
 from infusion.runs.folder import (
     alone_in,
     refuse_other_config,
     refuse_other_environment,
 )
-from infusion.runs.parallel import Engine, Failed, processes
-from infusion.runs.progress import progress
+from infusion.runs.parallel import Engine, Failed, Work, processes
 from infusion.runs.rows import Rows
-from infusion.runs.store import RECORD, digest, environment
-from infusion.suites.crafting import craft, has_edits, solved
-from infusion.suites.detection import audit_clean, missing_clean
+from infusion.runs.store import RECORD, digest
 from infusion.suites.retrainings import is_replayed, replay
 from infusion.suites.site import NOBODY, Follow, Site
+from infusion.suites.stages import (
+    TOGETHER,
+    Block,
+    Keep,
+    Todo,
+    clean_audits,
+    crafts,
+    epochs_of,
+    parts,
+    retrainings,
+    scores,
+)
 from infusion.suites.study import study_of
-from infusion.suites.subjects import Home, fitted, opened, seen
-from infusion.suites.trial import Retraining, Trial
-from infusion.suites.trial_rows import measured
-
-_TOGETHER = 8
-"""Pairs scored, crafted and retrained before the next ones start."""
-_AT_ONCE = 16
-"""Pairs that a job crafts for, and trainings of a job, where they run side by side."""
-Work = list[tuple[Pair, list[Trial]]]
-"""Pairs with the trials that are still to do."""
+from infusion.suites.subjects import Home, fitted, opened
+from infusion.suites.trial import Trial
 
 
 def run_suite(
@@ -116,16 +115,42 @@ def _run_suite(
         for pair in whole[:pairs]
     ]
     left = [(pair, missing) for pair, missing in left if missing]
-    size = 2 * _AT_ONCE if own.is_recorded else _TOGETHER
-    for block in range(0, len(whole), size):
-        together = whole[block : block + size]
-        chunk = [(pair, missing) for pair, missing in left if pair in together]
-        if chunk and not site.engine.stopped():
-            _craft(site, chunk, together)
-            _audit_clean(site, chunk)
-            _retrain(site, suite, chunk, rows, [trial.name for trial in listed])
+    keep = Keep(suite, rows, [trial.name for trial in listed], site.follow.on_row)
+    _pipeline(site, _blocks(home, whole, left), keep)
     _write_manifests(home, wanted)
     return list(rows.read().values())
+
+
+def _blocks(home: Home, whole: list[Pair], left: list[Todo]) -> list[Block]:
+    """Deal out pairs in blocks that do not depend on what is left to do."""
+    size = TOGETHER[home.run(home.config.architecture).is_recorded]
+    blocks = [
+        Block(whole[start : start + size], []) for start in range(0, len(whole), size)
+    ]
+    places = {pair: place for place, pair in enumerate(whole)}
+    for pair, missing in left:
+        blocks[places[pair] // size].left.append((pair, missing))
+    return [block for block in blocks if block.left]
+
+
+def _pipeline(site: Site, blocks: list[Block], keep: Keep) -> None:
+    """Score a block while the one before is crafted for and one more is retrained on.
+
+    So no worker waits for the last job of a stage.
+    """
+    for step in range(len(blocks) + 2):
+        if site.engine.stopped():
+            return
+        works = []
+        if step < len(blocks):
+            works += scores(site.home, blocks[step])
+        if 0 <= step - 1 < len(blocks):
+            works += clean_audits(site.home, blocks[step - 1])
+            works += crafts(site.home, blocks[step - 1])
+        if step >= 2:
+            gives_up = site.engine.retries is not None
+            works += retrainings(site.home, blocks[step - 2], keep, gives_up=gives_up)
+        _side_by_side(site, f"pairs {step + 1} of {len(blocks) + 2}", works)
 
 
 def _listed(home: Home, suite: str) -> list[Trial]:
@@ -230,147 +255,33 @@ def _replays(site: Site, listed: list[Trial]) -> None:
         for spec in dict.fromkeys(specs)
         if not is_replayed(home.run(spec.architecture), spec)
     ]
-    missing.sort(key=lambda spec: -_epochs(home.run(spec.architecture), spec))
-    failed = _side_by_side(site, "clean replays", replay, _jobs(home, missing))
+    missing.sort(key=lambda spec: -epochs_of(home.run(spec.architecture), spec))
+    works = [
+        Work("clean replays", replay, (home, part)) for part in parts(home, missing)
+    ]
+    failed = _side_by_side(site, "clean replays", works)
     if failed:
         raise InfusionError(f"nothing can be compared: {failed[0].error}")
 
 
-def _jobs(home: Home, works: list[Any]) -> list[tuple[Home, list[Any]]]:
-    """Deal out trainings: one per job, or as many as run side by side."""
-    return [(home, part) for part in _parts(home, works)]
-
-
-def _parts(home: Home, works: list[Any]) -> list[list[Any]]:
-    size = _AT_ONCE if home.run(home.config.architecture).is_recorded else 1
-    return [works[i : i + size] for i in range(0, len(works), size)]
-
-
-def _epochs(run: Run, spec: Retraining) -> int:
-    """Count the epochs of a retraining: the longest go first, none ends alone."""
-    whole = run.config.train.epochs
-    return (whole if spec.order == "scratch" else spec.epochs) + spec.further
-
-
-def _side_by_side(
-    site: Site, label: str, job: Any, arguments: list[tuple[Any, ...]], **more: Any
-) -> list[Failed]:
-    if not arguments:
+def _side_by_side(site: Site, label: str, works: list[Work]) -> list[Failed]:
+    """Do works; their stages' times are summed over workers."""
+    if not works:
         return []
-    with site.home.run(site.home.config.architecture).timed(label):
-        failed = site.engine(label, job, arguments, **more)
+    spent: dict[str, float] = {}
+
+    def on_seconds(stage: str, seconds: float) -> None:
+        spent[stage] = spent.get(stage, 0.0) + seconds
+
+    try:
+        failed = site.engine(label, works, on_seconds)
+    finally:
+        store = site.home.run(site.home.config.architecture).store
+        for stage, seconds in spent.items():
+            store.add_time(stage, seconds)
     for each in failed:
         site.follow.on_failed(each)
     return failed
-
-
-def _craft(site: Site, chunk: Work, together: list[Pair]) -> None:
-    """Score a block of pairs together and craft what is missing, view by view.
-
-    The whole block is scored whatever is missing, and on a GPU a whole part of it is
-    crafted: what is computed in one pass rounds together, and must not depend on where
-    a run was stopped.
-    """
-    home, jobs = site.home, []
-    changes = [trial.change for _, listed in chunk for trial in listed]
-    for source, view in sorted({(change.source, change.view) for change in changes}):
-        run = seen(home, source, view)
-        wanted = {
-            pair: [
-                t.change
-                for t in listed
-                if (t.change.source, t.change.view) == (source, view)
-            ]
-            for pair, listed in chunk
-        }
-        if any(wanted.values()):
-            _score(home, run, together)
-        for part in _parts(home, together):
-            absent = {
-                change: None
-                for pair in part
-                for change in wanted.get(pair, [])
-                if not has_edits(run, pair, change)
-            }
-            if absent:
-                jobs.append((home, part, list(absent)))
-    _side_by_side(site, "craft", craft, jobs)
-
-
-def _audit_clean(site: Site, chunk: Work) -> None:
-    """Audit what nobody changed, for the nulls of the trials that are audited."""
-    works = [(pair, trial) for pair, listed in chunk for trial in listed]
-    jobs = [(site.home, works) for works in missing_clean(site.home, works)]
-    _side_by_side(site, "clean audits", audit_clean, jobs)
-
-
-def _score(home: Home, run: Run, pairs: list[Pair]) -> None:
-    """Score all documents for several pairs in one pass over them."""
-    missing = [
-        pair
-        for pair in pairs
-        if not run.store.has(score_file(run, pair), influence_inputs(run, pair))
-    ]
-    if not missing:
-        return
-    _, task = opened(home, run.config.architecture)
-    torch.set_num_threads(home.config.threads)  # sums round by it
-    with run.timed("score"), progress("score", len(run.train)) as advance:
-        ihvps = [solved(home, run, task, pair) for pair in pairs]
-        found = influences(
-            task,
-            run.train,
-            ihvps,
-            batch_size=run.config.curvature.batch_size,
-            on_batch=advance,
-        )
-    for pair, scores in zip(pairs, found.unbind(), strict=True):
-        made = {"influence": scores.clone()}
-        run.store.tensors(score_file(run, pair), influence_inputs(run, pair), made.copy)
-
-
-def _retrain(site: Site, suite: str, chunk: Work, rows: Rows, names: list[str]) -> None:
-    """Retrain on every edit; each row keeps the place of its trial in the suite."""
-
-    def keep(found: list[dict[str, Any]]) -> None:
-        for row in found:
-            whole = {**row, **stamp, "place": names.index(row["trial"])}
-            rows.append(whole)
-            site.follow.on_row(whole)
-
-    home = site.home
-    config, here = home.config, environment()
-    stamp = {
-        "suite": suite,
-        "preset": config.preset,
-        "scale": config.scale,
-        "seed": config.seed,
-        "processor": here["processor"],
-        "gpu": here["gpu"],
-        "cores": here["cores"],
-        "settings_sha256": _settings(config),
-    }
-    work = [(pair, trial) for pair, listed in chunk for trial in listed]
-    if site.engine.retries is not None:  # less what was given up on the way
-        work = [each for each in work if _is_made(home, *each)]
-        dark = [each for group in missing_clean(home, work) for each in group]
-        work = [each for each in work if each not in dark]
-    work.sort(
-        key=lambda w: -_epochs(home.run(w[1].retraining.architecture), w[1].retraining)
-    )
-    _side_by_side(site, "retrain", measured, _jobs(home, work), on_result=keep)
-
-
-def _is_made(home: Home, pair: Pair, trial: Trial) -> bool:
-    """Tell whether crafting did not give the pair up."""
-    change = trial.change
-    return has_edits(seen(home, change.source, change.view), pair, change)
-
-
-def _settings(config: RunConfig) -> str:
-    """Hash what decides a trial beside its change: recipe, Fisher, damping."""
-    rounding = replace(config.curvature, batch_size=1)
-    return digest({"train": as_plain(config.train), "curvature": as_plain(rounding)})
 
 
 def _write_manifests(home: Home, listed: list[Trial]) -> None:

@@ -83,8 +83,9 @@ class Study:
 
 NAMES: dict[str, tuple[str, ...]] = {
     "pictures": (
-        "main", "controls", "copies", "selection", "fresh", "hardening", "engines",
-        "budget", "horizon", "transfer", "surrogates", "detection",
+        "main", "controls", "copies", "all-controls", "selection", "fresh",
+        "hardening", "engines", "budget", "horizon", "transfer", "surrogates",
+        "detection",
     ),
     "texts": ("main", "copies", "editors", "fresh", "confidence", "detection"),
 }  # fmt: skip

@@ -91,6 +91,27 @@ class Tally:
     effect: Interval | None = None
 
 
+@dataclass
+class _Looks:
+    """When to average again: each time costs as much as there are pairs."""
+
+    pairs: int = 0
+    looked: int = 0
+
+    def start(self, rows: list[Row]) -> None:
+        """Count what earlier calls have done, and take it as looked at."""
+        self.looked = self.pairs = sum(row["place"] == 0 for row in rows)
+
+    def is_due(self, row: Row) -> bool:
+        """Count the first trial's rows; a twentieth more are worth a look."""
+        if row["place"] != 0:
+            return False
+        self.pairs += 1
+        due = self.pairs >= 1.05 * self.looked
+        self.looked = self.pairs if due else self.looked
+        return due
+
+
 def backend_of(on: str, workers: int) -> AbstractContextManager[Backend]:
     """Open where a sweep runs.
 
@@ -159,7 +180,7 @@ def sweep(
     named = replace(asked.config, pairs=0, seed=0)
     refuse_other_config(root, f"{to_yaml(named)}# suite: {asked.suite}\n")
     began, measure = time.monotonic(), measured(asked.config)
-    tally = Tally([], [])
+    tally, looks = Tally([], []), _Looks()
 
     def stopped() -> bool:
         if asked.budget is not None and time.monotonic() - began > asked.budget:
@@ -175,7 +196,7 @@ def sweep(
 
     def on_row(row: Row) -> None:
         tally.rows.append(row)
-        if row["place"] == 0:
+        if looks.is_due(row):
             look()
         on_change(tally)
 
@@ -186,6 +207,7 @@ def sweep(
     engine = Engine(backend, asked.retries, stopped, on_running)
     with alone_in(root):
         tally.rows = _stored(asked, root)
+        looks.start(tally.rows)
         look()
         try:
             for seed in asked.seeds:

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from infusion.configs import TrainConfig
 from infusion.errors import DivergedError, check_whole
 from infusion.params import Params, is_finite
-from infusion.records import Dataset, Task
+from infusion.records import Dataset, Documents, Task
 from infusion.seeding import derive
-from infusion.tasks import first_parameter, losses
-from infusion.training.augmentation import disturbed
+from infusion.sharding import is_parallel
+from infusion.tasks import first_parameter
 from infusion.training.checkpoints import (
     Checkpoint,
     check_start,
@@ -30,6 +30,12 @@ from infusion.training.checkpoints import (
     order_hash,
 )
 from infusion.training.layout import lay_out
+from infusion.training.parallel import (
+    batch_loss,
+    check_parallel,
+    sum_gradients,
+    whole_loss,
+)
 from infusion.training.recipe import OPTIMISERS, check_recipe
 from infusion.training.steps import Step, epoch_steps
 
@@ -62,7 +68,7 @@ class Training:
     """
 
     task: Task
-    data: Dataset
+    data: Documents
     config: TrainConfig
     seed: int
     start: Checkpoint | None = None
@@ -89,8 +95,8 @@ class Lane:
         self.training = training
         task.model.train()
         lay_out(task.model, config)
-        parameters = list(task.model.parameters())
-        self._optimiser = OPTIMISERS[config.optimiser](parameters, config)
+        self._parameters = list(task.model.parameters())
+        self._optimiser = OPTIMISERS[config.optimiser](self._parameters, config)
         device = first_parameter(task).device
         if device.type == "cuda":  # Adam counts its steps there, recorded or not
             for group in self._optimiser.param_groups:
@@ -99,6 +105,7 @@ class Lane:
         self._tape: _Tape | None = None
         if can_record(training):
             self._tape = _Tape(config.batch_size, device)
+            assert isinstance(training.data, Dataset), "a stream is not recorded"
             self.training = replace(training, data=training.data.to(device))
         self.epoch, self._rate = 0, config.lr
         self._steps: list[Step] = []
@@ -107,6 +114,7 @@ class Lane:
             self.epoch, self._rate = start.epoch, start.learning_rate
             load_model(task.model, start.model)
             load_optimiser(self._optimiser, start)
+        check_parallel(task.model, _drops(task.model))
 
     @property
     def has_epochs_left(self) -> bool:
@@ -155,13 +163,13 @@ class Lane:
                 self._take(step.documents)
             return
         loss = self._loss(step.documents)
-        if not math.isfinite(loss.item()):
+        if not math.isfinite(value := whole_loss(loss, step.documents)):
             raise DivergedError(
-                f"the training loss must stay finite, got {loss.item()} at step "
+                f"the training loss must stay finite, got {value} at step "
                 f"{number} of an epoch; lower the learning rate "
                 f"(now {step.learning_rate:g})"
             )
-        self._update(loss)
+        self._update(loss, step.documents)
 
     def wait(self) -> None:
         """Wait for the steps taken so far, where they are recorded."""
@@ -199,20 +207,19 @@ class Lane:
         )
 
     def _take(self, documents: Tensor) -> None:
-        self._update(self._loss(documents))
+        self._update(self._loss(documents), documents)
 
     def _loss(self, documents: Tensor) -> Tensor:
-        task, config = self.training.task, self.training.config
-        batch = self.training.data.batch(documents, like=first_parameter(task))
-        batch = disturbed(batch, config)
-        return losses(task, task.outputs(task.model, batch), batch).mean()
+        training = self.training
+        return batch_loss(training.task, training.data, documents, training.config)
 
-    def _update(self, loss: Tensor) -> None:
+    def _update(self, loss: Tensor, documents: Tensor) -> None:
+        parameters, clip = self._parameters, self.training.config.clip
         self._optimiser.zero_grad()
         loss.backward()
-        clip = self.training.config.clip
+        sum_gradients(parameters, documents)
         if clip is not None:
-            nn.utils.clip_grad_norm_(self.training.task.model.parameters(), clip)
+            nn.utils.clip_grad_norm_(parameters, clip)
         self._optimiser.step()
 
     def _set_rate(self, rate: float) -> None:
@@ -295,7 +302,11 @@ def can_record(training: Training) -> bool:
     """
     model, config = training.task.model, training.config
     disturbs = config.flip or config.shift > 0 or config.noise > 0
-    drops = any(isinstance(m, _DROPOUT) and m.p > 0 for m in model.modules())
     on_gpu = all(p.is_cuda for p in model.parameters())
-    steady = config.schedule == "steps" and not disturbs and not drops
-    return training.record and on_gpu and steady
+    here = isinstance(training.data, Dataset) and not is_parallel()
+    steady = config.schedule == "steps" and not disturbs and not _drops(model)
+    return training.record and on_gpu and steady and here
+
+
+def _drops(model: nn.Module) -> bool:
+    return any(isinstance(m, _DROPOUT) and m.p > 0 for m in model.modules())

@@ -11,7 +11,7 @@ from torch import nn
 
 from infusion.configs import TrainConfig
 from infusion.errors import InputError
-from infusion.records import Dataset, Task
+from infusion.records import Documents, Task
 from infusion.seeding import derive
 from infusion.training.checkpoints import Checkpoint
 from infusion.training.lane import Lane, Training
@@ -19,7 +19,7 @@ from infusion.training.lane import Lane, Training
 
 def train(
     task: Task,
-    data: Dataset,
+    data: Documents,
     config: TrainConfig,
     *,
     seed: int,
@@ -57,7 +57,7 @@ def train(
 
 def train_epochs(
     task: Task,
-    data: Dataset,
+    data: Documents,
     config: TrainConfig,
     *,
     seed: int,

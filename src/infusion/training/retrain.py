@@ -3,14 +3,14 @@
 from collections.abc import Callable
 
 from infusion.configs import TrainConfig
-from infusion.records import Dataset, Task
+from infusion.records import Documents, Task
 from infusion.training.checkpoints import Checkpoint
 from infusion.training.loop import train
 
 
 def retrain(
     make_task: Callable[[], Task],
-    data: Dataset,
+    data: Documents,
     config: TrainConfig,
     *,
     seed: int,

@@ -95,6 +95,11 @@ def _copies(plain: Change, own: Retraining) -> list[Trial]:
     ]
 
 
+def _all_controls(plain: Change, own: Retraining) -> list[Trial]:
+    """Compare each edit with everything that it could be compared with."""
+    return _controls(plain, own) + _copies(plain, own)[1:]
+
+
 def _selection(plain: Change, own: Retraining) -> list[Trial]:
     kinds: tuple[Selection, ...] = (
         "supporting",
@@ -247,6 +252,7 @@ SUITES: dict[str, Callable[[Change, Retraining], list[Trial]]] = {
     "main": _main,
     "controls": _controls,
     "copies": _copies,
+    "all-controls": _all_controls,
     "selection": _selection,
     "fresh": _fresh,
     "hardening": _hardening,

@@ -1,0 +1,192 @@
+"""Kill a sweep at random, over and over, and compare what it wrote in the end.
+
+    python benchmarks/faults.py --reference RUN [--kills 100] [--pairs 300] [--seed 0]
+
+RUN is the folder of the same sweep, never interrupted, of as many pairs or more. A
+local Ray of two workers does the work. At random times SIGKILL goes to the driver, to a
+worker, or to every process of the cluster; whatever ended is started again. A sweep
+that ends before its last kill is followed by another, in a folder of its own.
+
+Writes a row per kill to ``results/faults.jsonl``, and one per finished sweep: rows
+lost, doubled and different from the reference, and what was left behind.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from infusion.runs import reaper
+from infusion.runs.store import environment
+
+OUT = Path(__file__).parent.parent / "results" / "faults.jsonl"
+KINDS = ("driver", "worker", "cluster")
+SUITE, PRESET = "all-controls", "digits"
+LONGEST = 25.0
+"""Seconds from a start, or from the last kill, to the next."""
+PATIENCE = 120.0
+"""Seconds for a driver without its cluster, and for leftovers, to go."""
+
+
+def start(folder: Path, pairs: int, place: Path) -> subprocess.Popen[bytes]:
+    words = ["sweep", PRESET, "--suite", SUITE, "--pairs", str(pairs)]
+    words += ["--workers", "2", "--on", "local", "--out", str(folder)]
+    with (place / "log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "infusion", *words],
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "TMPDIR": str(place)},
+        )
+
+
+def parts(place: Path) -> tuple[list[int], list[int]]:
+    """Daemons and workers of the cluster whose files lie in ``place``."""
+    daemons, workers = [], []
+    for folder in place.glob("infusion-ray-*"):
+        daemons += reaper.daemons_of(str(folder))
+        for number in reaper.processes_of(str(folder)):
+            try:
+                command = " ".join(psutil.Process(number).cmdline())
+            except psutil.Error:
+                continue
+            if command.startswith("ray::") or "default_worker.py" in command:
+                workers.append(number)
+    return daemons, workers
+
+
+def kill(kind: str, driver: subprocess.Popen[bytes], place: Path) -> int:
+    """Return how many processes were sent the signal."""
+    daemons, workers = parts(place)
+    victims = {
+        "driver": [driver.pid],
+        "worker": random.sample(workers, min(1, len(workers))),
+        "cluster": daemons + workers,
+    }[kind]
+    for number in victims:
+        try:
+            os.kill(number, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    return len(victims)
+
+
+def leftovers(place: Path, folder: Path) -> list[str]:
+    daemons, workers = parts(place)
+    found = [f"process {number}" for number in daemons + workers]
+    found += [str(path) for path in place.glob("infusion*")]
+    return found + [path.name for path in folder.rglob(".*.part")]
+
+
+def wait_for_nothing(place: Path) -> float:
+    """Seconds until no process and no file of the cluster is there."""
+    began = time.monotonic()
+    while any(parts(place)) or any(place.glob("infusion*")):
+        if time.monotonic() - began > PATIENCE:
+            raise SystemExit(f"left behind: {leftovers(place, place)}")
+        time.sleep(0.1)
+    return time.monotonic() - began
+
+
+def count(folder: Path) -> int:
+    found = folder.glob("seed-*/rows/*.jsonl")
+    return sum(path.read_bytes().count(b"\n") for path in found)
+
+
+def append(row: dict[str, Any]) -> None:
+    with OUT.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    print(json.dumps(row), flush=True)
+
+
+def compared(folder: Path, reference: list[bytes], pairs: int) -> dict[str, Any]:
+    """What a finished sweep wrote, beside the first pairs of the reference."""
+    lines = (folder / "results.jsonl").read_bytes().splitlines(keepends=True)
+    wanted = [line for line in reference if json.loads(line)["pair"] < pairs]
+    keys = [(r["seed"], r["pair"], r["place"]) for r in map(json.loads, lines)]
+    asked = {(r["seed"], r["pair"], r["place"]) for r in map(json.loads, wanted)}
+    return {
+        "rows": len(lines),
+        "lost": len(asked - set(keys)),
+        "doubled": len(keys) - len(set(keys)),
+        "given_up": (folder / "failures.jsonl").read_bytes().count(b"\n"),
+        "sha256": hashlib.sha256(b"".join(lines)).hexdigest(),
+        "reference_sha256": hashlib.sha256(b"".join(wanted)).hexdigest(),
+        "identical": lines == wanted,
+    }
+
+
+def campaign(place: Path, reference: list[bytes], kills: int, pairs: int) -> None:
+    done = sweeps = starts = 0
+    while done < kills:
+        folder, began = place / f"sweep-{sweeps}", time.monotonic()
+        driver = start(folder, pairs, place)
+        starts += 1
+        while driver.returncode != 0:
+            kind, wait = random.choice(KINDS), random.uniform(0, LONGEST)
+            if done == kills:
+                driver.wait()
+            else:
+                try:
+                    driver.wait(wait)
+                except subprocess.TimeoutExpired:
+                    before = count(folder)
+                    struck = kill(kind, driver, place)
+                    if struck:
+                        done += 1
+                    row: dict[str, Any] = {
+                        "kill": done if struck else None,
+                        "kind": kind,
+                        "after_s": round(wait, 2),
+                        "processes": struck,
+                        "rows": before,
+                    }
+                    if struck and kind != "worker":
+                        row["status"] = driver.wait(PATIENCE)
+                        row["gone_s"] = round(wait_for_nothing(place), 2)
+                    append({"sweep": sweeps, **row})
+                else:
+                    if driver.returncode != 0:
+                        said = (place / "log").read_text().splitlines()[-5:]
+                        raise SystemExit(f"it ended by itself: {said}")
+            if driver.poll() is not None and driver.returncode != 0:
+                driver = start(folder, pairs, place)
+                starts += 1
+        wait_for_nothing(place)
+        found = compared(folder, reference, pairs)
+        found["left"] = leftovers(place, folder)
+        seconds = round(time.monotonic() - began)
+        append({"sweep": sweeps, "pairs": pairs, "seconds": seconds, **found})
+        shutil.rmtree(folder)
+        sweeps += 1
+    append({"kills": done, "sweeps": sweeps, "starts": starts, **environment()})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--reference", type=Path, required=True)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--pairs", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    random.seed(asked.seed)
+    OUT.unlink(missing_ok=True)
+    append({"asked": {"kills": asked.kills, "pairs": asked.pairs, "seed": asked.seed}})
+    lines = (asked.reference / "results.jsonl").read_bytes().splitlines(keepends=True)
+    with tempfile.TemporaryDirectory(prefix="swp", dir="/tmp") as name:
+        campaign(Path(name), lines, asked.kills, asked.pairs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""Sections on size: sweeps, faults, growth, predictions, a model of 1 B parameters."""
+
+import math
+from typing import Any
+
+from layout import HERE, markdown, read
+
+from infusion.attribution.doctor import EIGENVECTORS
+from infusion.curvature.covariance import gram_operations
+from infusion.curvature.plan import Sizes
+from infusion.report.figures import growth as draw_growth
+
+AXES = ("documents", "parameters", "measurements", "pairs")
+MOST = 0.25
+"""Error that a prediction may have."""
+
+# A decoder of 1 B parameters, its corpus, and a GPU.
+WIDTH, BLOCKS, VOCABULARY = 2_048, 18, 50_257
+DOCUMENTS, TOKENS = 10**9, 512
+RATE = 4e14
+"""Operations a second that one GPU does of the 1e15 it could in bfloat16."""
+DAY = 86_400
+
+
+def sweeps() -> str:
+    """Return the throughput of a sweep by place, and of the long one."""
+    rows = read("sweeps.json")["rows"]
+    by_place: dict[str, list[Any]] = {}
+    for row in rows:
+        by_place.setdefault(row["place"], []).append(row)
+    pace = {
+        place: sum(r["seconds"] for r in found) / sum(r["pairs"] for r in found)
+        for place, found in by_place.items()
+    }
+    lines = [
+        [
+            place,
+            str(sum(r["pairs"] for r in found)),
+            str(sum(r["rows"] for r in found)),
+            f"{pace[place]:.2f}",
+            f"{pace['ray, 1'] / pace[place]:.2f}",
+            f"{max(r['open_s'] for r in found):.1f}",
+        ]
+        for place, found in by_place.items()
+    ]
+    headings = ["workers", "pairs", "rows", "s per pair", "× one worker", "to open, s"]
+    cost = pace["ray, 2"] / pace["processes, 2"] - 1
+    same = len({row["sha256"] for row in rows}) == 1
+    said = (
+        f"Ray beside plain processes: {cost:+.1%} a pair. "
+        f"Results of all places are {'the same bytes' if same else 'different'}."
+    )
+    return "\n".join([*markdown(headings, lines), "", said])
+
+
+def faults() -> str:
+    """Return what the campaign of kills found."""
+    rows = read_lines("faults.jsonl")
+    kills = [row for row in rows if row.get("kill")]
+    ended = [row for row in rows if "sha256" in row]
+    lines = [
+        [
+            kind,
+            str(sum(row["kind"] == kind for row in kills)),
+            str(sum(row["processes"] for row in kills if row["kind"] == kind)),
+        ]
+        for kind in ("driver", "worker", "cluster")
+    ]
+    lines.append(["all", str(len(kills)), str(sum(row["processes"] for row in kills))])
+    said = [
+        f"Sweep {row['sweep']}, {row['pairs']} pairs: {row['rows']:,} rows, "
+        f"{row['lost']} lost, {row['doubled']} doubled, {row['given_up']} given up; "
+        f"sha256 {row['sha256'][:16]}…, uninterrupted {row['reference_sha256'][:16]}…; "
+        f"left behind: {len(row['left'])} files or processes."
+        for row in ended
+    ]
+    table = markdown(["SIGKILL to", "kills", "processes killed"], lines)
+    return "\n".join([*table, "", *said])
+
+
+def growth() -> str:
+    """Return the fitted powers of every stage along every axis."""
+    lines = []
+    for axis, stages in fitted().items():
+        for stage, found in stages.items():
+            power = {name: f"{found[name][0]:.2f}" for name in ("seconds", "bytes")}
+            most = max(found["points"])
+            span = f"{min(found['points']):,} to {most:,}"
+            lines.append([stage, axis, span, power["seconds"], power["bytes"]])
+    headings = ["stage", "against", "from … to", "time grows as", "memory grows as"]
+    return "\n".join(markdown(headings, lines))
+
+
+def fitted() -> dict[str, dict[str, Any]]:
+    """Fit a power to each stage along each axis, by least squares of logarithms."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in read("growth.json")["rows"]:
+        axis = "parameters" if row["axis"] == "width" else row["axis"]
+        stage = found.setdefault(axis, {}).setdefault(row["stage"], {})
+        stage.setdefault("points", []).append(row[axis])
+        for name in ("seconds", "bytes"):
+            stage.setdefault(f"{name} at", []).append(max(row[name], 1))
+    for stages in found.values():
+        for stage in stages.values():
+            for name in ("seconds", "bytes"):
+                stage[name] = power(stage["points"], stage[f"{name} at"])
+    return dict(sorted(found.items(), key=lambda item: AXES.index(item[0])))
+
+
+def power(x: list[float], y: list[float]) -> tuple[float, float]:
+    """Fit ``y = a xᵇ``: returns ``b`` and ``a``."""
+    u, v = [math.log(each) for each in x], [math.log(each) for each in y]
+    mean_u, mean_v = sum(u) / len(u), sum(v) / len(v)
+    slope = sum((a - mean_u) * (b - mean_v) for a, b in zip(u, v, strict=True))
+    slope /= sum((a - mean_u) ** 2 for a in u)
+    return slope, math.exp(mean_v - slope * mean_u)
+
+
+def growth_figures() -> dict[str, str]:
+    """Draw time and memory along every axis, with the fitted powers."""
+    return {
+        f"growth-{axis}-{name}.svg": draw_growth(
+            {
+                stage: (found["points"], found[f"{name} at"], found[name])
+                for stage, found in stages.items()
+            },
+            along=axis,
+            measured={"seconds": "seconds", "bytes": "bytes"}[name],
+        )
+        for axis, stages in fitted().items()
+        for name in ("seconds", "bytes")
+    }
+
+
+def predictions() -> str:
+    """Return what the doctor said of runs, beside what they took."""
+    lines = [
+        [
+            row["run"],
+            f"{row['predicted_s']:,.0f}",
+            f"{row['seconds']:,.0f}",
+            f"{row['predicted_s'] / row['seconds'] - 1:+.0%}",
+            f"{row['predicted_bytes'] / 2**30:.2f}",
+            f"{row['bytes'] / 2**30:.2f}",
+            f"{row['predicted_bytes'] / row['bytes'] - 1:+.0%}",
+            f"{row['rehearsed_s']:,.0f}",
+        ]
+        for row in read("predictions.json")["rows"]
+    ]
+    headings = ["run", "predicted, s", "took, s", "off by", "predicted, GiB"]
+    headings += ["held, GiB", "off by", "rehearsals, s"]
+    return "\n".join(markdown(headings, lines))
+
+
+def layer(rows: int, columns: int) -> Sizes:
+    """A linear layer on the tokens of a document."""
+    moment, turned = gram_operations(TOKENS, columns), 2.0 * TOKENS * columns**2
+    return Sizes(
+        rows=rows,
+        columns=columns,
+        positions=TOKENS,
+        row_factor=rows,
+        column_factor=columns,
+        column_moment=moment,
+        turned=turned,
+        tiled=False,
+        looked_up=0,
+        outputs=rows * TOKENS,
+    )
+
+
+def decoder() -> list[Sizes]:
+    """Layers of the blocks, each with a bias; embeddings are diagonal and aside."""
+    d = WIDTH
+    block = [
+        layer(3 * d, d + 1),
+        layer(d, d + 1),
+        layer(4 * d, d + 1),
+        layer(d, 4 * d + 1),
+    ]
+    return block * BLOCKS
+
+
+def scale() -> str:
+    """Return what each stage would take of a model of 1 B parameters."""
+    layers = decoder()
+    own = sum(each.rows * each.columns for each in layers)
+    count = own + WIDTH * VOCABULARY
+    passes = 4.0 * count * TOKENS  # forward, and backward to the layers' outputs
+    numbers = sum(each.factor_numbers() for each in layers)
+    cubes = sum(each.row_factor**3 + each.column_factor**3 for each in layers)
+    moments = passes + sum(each.moments() for each in layers)
+    corrected = passes + sum(each.eigenvalues() for each in layers)
+    formed = sum(each.matrix() for each in layers)
+    dots = sum(each.dot() for each in layers)
+    stages = [
+        ("training, an epoch", 6.0 * count * TOKENS, True, 16 * count),
+        ("factors", moments, True, 8 * numbers + 4 * count),
+        ("eigenvectors", EIGENVECTORS * float(cubes), False, 12 * numbers),
+        ("eigenvalues", corrected, True, 4 * numbers + 8 * own + 4 * count),
+        ("influence of one", 1.5 * passes, True, 8 * count),
+        (
+            "influence of 64, together",
+            passes + formed + 64 * dots,
+            True,
+            4 * count + 64 * 4 * own,
+        ),
+        ("crafting, 100 documents in 30 steps", 3e3 * 5 * passes, False, 12 * count),
+    ]
+    lines = [
+        [
+            name,
+            f"{operations:.1e}",
+            f"{operations * (DOCUMENTS if all_documents else 1):.1e}",
+            _time(operations * (DOCUMENTS if all_documents else 1) / RATE),
+            f"{memory / 2**30:,.0f}",
+        ]
+        for name, operations, all_documents, memory in stages
+    ]
+    headings = ["stage", "operations, a document or all", "in all", "one GPU", "GiB"]
+    said = (
+        f"{BLOCKS} blocks of width {WIDTH:,}, {count / 1e9:.2f} B parameters, "
+        f"{DOCUMENTS:.0e} documents of {TOKENS} tokens, {RATE:.0e} operations a second."
+    )
+    return "\n".join([said, "", *markdown(headings, lines)])
+
+
+def _time(seconds: float) -> str:
+    if seconds < DAY:
+        return f"{seconds:,.0f} s"
+    return f"{seconds / DAY:,.0f} days"
+
+
+def read_lines(name: str) -> list[Any]:
+    """Read a file of JSON lines, sealed or not."""
+    import json
+
+    text = (HERE / name).read_text("utf-8")
+    return [json.loads(line) for line in text.splitlines()]

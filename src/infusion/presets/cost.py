@@ -1,0 +1,211 @@
+"""What a run will cost, from short rehearsals of the very command.
+
+A stage takes a time that is a sum of few terms, each a product of sizes: documents
+``n``, epochs ``e`` and pairs ``p`` (docs/scale.md measures the powers). Three
+rehearsals with few of each give the coefficients on this machine.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from infusion.configs import RunConfig
+from infusion.errors import InputError, check_whole
+from infusion.runs.config_files import to_yaml
+
+EPOCHS = 2
+"""Of a rehearsal."""
+SHARE = 0.1
+"""Documents of the smaller rehearsals, of all; as many as twice the edited at least."""
+PAIRS = "all pairs, and the rest"
+_KILO = 1024 if sys.platform == "linux" else 1  # of a maximal resident set size
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a run is.
+
+    Attributes:
+        documents: Trained on.
+        epochs: Of the base model.
+        pairs: Measured.
+    """
+
+    documents: int
+    epochs: int
+    pairs: int
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """A run that was made.
+
+    Attributes:
+        size: How large it was.
+        seconds: By stage; all of them together are its wall time.
+        peak: Bytes that its largest process held.
+    """
+
+    size: Size
+    seconds: dict[str, float]
+    peak: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run is predicted to take.
+
+    Attributes:
+        size: How large it is.
+        seconds: By stage.
+        peak: Bytes that its largest process will hold.
+        rehearsals: What says so.
+    """
+
+    size: Size
+    seconds: dict[str, float]
+    peak: int
+    rehearsals: list[Rehearsal]
+
+    @property
+    def total(self) -> float:
+        """Seconds of all stages."""
+        return sum(self.seconds.values())
+
+
+Terms = Callable[[Size], list[float]]
+TERMS: dict[str, Terms] = {
+    "train": lambda s: [s.epochs * s.documents],
+    "clean accuracy": lambda s: [s.epochs],
+    "curvature": lambda s: [1, s.documents],
+    PAIRS: lambda s: [1, s.pairs, s.pairs * s.documents],
+}
+"""What the time of each stage is a sum of."""
+
+
+def predict(config: RunConfig, suite: str | None = None) -> Cost:
+    """Rehearse a run three times in a folder of its own, and say what it will take.
+
+    Args:
+        config: Settings of the run.
+        suite: Of many trials, or None.
+
+    Returns:
+        Its cost on this machine as it is now.
+
+    Raises:
+        InputError: It is no larger than a rehearsal, starts from a stored base model,
+            or a rehearsal failed.
+    """
+    check_whole("pairs", config.pairs)
+    whole = size_of(config)
+    few = max(round(SHARE * whole.documents), 2 * config.edit.k)
+    at_once = config.threads
+    sizes = [
+        Size(few, EPOCHS, at_once),
+        Size(2 * few, EPOCHS, at_once),
+        Size(few, EPOCHS, 3 * at_once),
+    ]
+    if config.base is not None or whole.epochs < EPOCHS or 2 * few > whole.documents:
+        raise InputError(
+            f"a run to predict must train {EPOCHS} epochs or more on at least "
+            f"{2 * few} documents of its own, got {whole.epochs} on {whole.documents}"
+            f"{'' if config.base is None else ' and a --base'}; just run it"
+        )
+    with tempfile.TemporaryDirectory(prefix="infusion-cost-") as folder:
+        made = [
+            _rehearse(config, suite, size, Path(folder) / str(number))
+            for number, size in enumerate(sizes)
+        ]
+    return extrapolate(made, whole)
+
+
+def size_of(config: RunConfig) -> Size:
+    """Read a run's size off its settings.
+
+    Args:
+        config: Of the run.
+
+    Returns:
+        The size; pairs are done as many at a time as there are threads.
+    """
+    pairs = -(-config.pairs // config.threads) * config.threads
+    return Size(config.data.train, config.train.epochs, pairs)
+
+
+def extrapolate(made: list[Rehearsal], size: Size) -> Cost:
+    """Fit each stage's terms, none of them negative, and evaluate them elsewhere.
+
+    Args:
+        made: Rehearsals.
+        size: Of the run.
+
+    Returns:
+        Its cost.
+    """
+    seconds = {
+        stage: _at(size, terms, made, [each.seconds.get(stage, 0.0) for each in made])
+        for stage, terms in TERMS.items()
+    }
+    held = [float(each.peak) for each in made]
+    peak = _at(size, lambda s: [1, s.documents], made, held)
+    return Cost(size, seconds, round(peak), made)
+
+
+def _at(size: Size, terms: Terms, made: list[Rehearsal], values: list[float]) -> float:
+    import numpy as np
+    from scipy.optimize import nnls
+
+    rows = np.array([terms(each.size) for each in made], dtype=float)
+    scale = rows.max(0)
+    found, _ = nnls(rows / scale, np.array(values))
+    return float(np.array(terms(size)) / scale @ found)
+
+
+def _rehearse(config: RunConfig, suite: str | None, size: Size, out: Path) -> Rehearsal:
+    """Run the command on less, in a process of its own.
+
+    Returns:
+        What it took.
+
+    Raises:
+        InputError: It failed.
+    """
+    small = replace(
+        config,
+        data=replace(config.data, train=size.documents),
+        train=replace(config.train, epochs=size.epochs),
+        pairs=size.pairs,
+    )
+    out.mkdir()
+    settings = out / "asked.yaml"
+    settings.write_text(to_yaml(small))
+    words = ["run", "--config", str(settings), "--pairs", str(size.pairs)]
+    words += ["--out", str(out / "run")]
+    if suite is not None:
+        words += ["--suite", suite]
+    began = time.monotonic()
+    with (out / "said").open("w+") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "infusion", *words], stdout=said, stderr=said
+        )
+        _, status, used = os.wait4(process.pid, 0)
+        wall = time.monotonic() - began
+        process.returncode = os.waitstatus_to_exitcode(status)
+        said.seek(0)
+        lines = said.read().splitlines()
+    if process.returncode != 0:
+        raise InputError(
+            "a rehearsal with fewer documents must run, got status "
+            f"{process.returncode}: {lines[-1] if lines else 'nothing said'}"
+        )
+    stored = json.loads((out / "run" / "times.json").read_text())
+    seconds = {stage: stored.get(stage, 0.0) for stage in TERMS}
+    seconds[PAIRS] = wall - sum(seconds.values())
+    return Rehearsal(size, seconds, used.ru_maxrss * _KILO)
