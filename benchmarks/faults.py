@@ -1,8 +1,10 @@
 """Kill a sweep at random, over and over, and compare what it wrote in the end.
 
-    python benchmarks/faults.py --reference RUN [--kills 100] [--pairs 300] [--seed 0]
+    python benchmarks/faults.py --reference RUN [--kills 100]
+        [--bases 4] [--pairs 84] [--seed 0]
 
-RUN is the folder of the same sweep, never interrupted, of as many pairs or more. A
+RUN is the folder of the same sweep, never interrupted, of as many base models and
+pairs or more. A
 local Ray of two workers does the work. At random times SIGKILL goes to the driver, to a
 worker, or to every process of the cluster; whatever ended is started again. A sweep
 that ends before its last kill is followed by another, in a folder of its own.
@@ -22,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +42,20 @@ PATIENCE = 120.0
 """Seconds for a driver without its cluster, and for leftovers, to go."""
 
 
-def start(folder: Path, pairs: int, place: Path) -> subprocess.Popen[bytes]:
-    words = ["sweep", PRESET, "--suite", SUITE, "--pairs", str(pairs)]
+@dataclass(frozen=True)
+class Asked:
+    """How much is swept: pairs of each base model."""
+
+    bases: int
+    pairs: int
+
+    def holds(self, row: dict[str, Any]) -> bool:
+        return row["pair"] < self.pairs and row["seed"] < self.bases
+
+
+def start(folder: Path, asked: Asked, place: Path) -> subprocess.Popen[bytes]:
+    words = ["sweep", PRESET, "--suite", SUITE, "--pairs", str(asked.pairs)]
+    words += ["--seeds", *map(str, range(asked.bases))]
     words += ["--workers", "2", "--on", "local", "--out", str(folder)]
     with (place / "log").open("ab") as log:
         return subprocess.Popen(
@@ -110,15 +125,15 @@ def append(row: dict[str, Any]) -> None:
     print(json.dumps(row), flush=True)
 
 
-def compared(folder: Path, reference: list[bytes], pairs: int) -> dict[str, Any]:
+def compared(folder: Path, reference: list[bytes], asked: Asked) -> dict[str, Any]:
     """What a finished sweep wrote, beside the first pairs of the reference."""
     lines = (folder / "results.jsonl").read_bytes().splitlines(keepends=True)
-    wanted = [line for line in reference if json.loads(line)["pair"] < pairs]
+    wanted = [line for line in reference if asked.holds(json.loads(line))]
     keys = [(r["seed"], r["pair"], r["place"]) for r in map(json.loads, lines)]
-    asked = {(r["seed"], r["pair"], r["place"]) for r in map(json.loads, wanted)}
+    all_keys = {(r["seed"], r["pair"], r["place"]) for r in map(json.loads, wanted)}
     return {
         "rows": len(lines),
-        "lost": len(asked - set(keys)),
+        "lost": len(all_keys - set(keys)),
         "doubled": len(keys) - len(set(keys)),
         "given_up": (folder / "failures.jsonl").read_bytes().count(b"\n"),
         "sha256": hashlib.sha256(b"".join(lines)).hexdigest(),
@@ -127,11 +142,11 @@ def compared(folder: Path, reference: list[bytes], pairs: int) -> dict[str, Any]
     }
 
 
-def campaign(place: Path, reference: list[bytes], kills: int, pairs: int) -> None:
+def campaign(place: Path, reference: list[bytes], kills: int, asked: Asked) -> None:
     done = sweeps = starts = 0
     while done < kills:
         folder, began = place / f"sweep-{sweeps}", time.monotonic()
-        driver = start(folder, pairs, place)
+        driver = start(folder, asked, place)
         starts += 1
         while driver.returncode != 0:
             kind, wait = random.choice(KINDS), random.uniform(0, LONGEST)
@@ -161,13 +176,13 @@ def campaign(place: Path, reference: list[bytes], kills: int, pairs: int) -> Non
                         said = (place / "log").read_text().splitlines()[-5:]
                         raise SystemExit(f"it ended by itself: {said}")
             if driver.poll() is not None and driver.returncode != 0:
-                driver = start(folder, pairs, place)
+                driver = start(folder, asked, place)
                 starts += 1
         wait_for_nothing(place)
-        found = compared(folder, reference, pairs)
+        found = compared(folder, reference, asked)
         found["left"] = leftovers(place, folder)
         seconds = round(time.monotonic() - began)
-        append({"sweep": sweeps, "pairs": pairs, "seconds": seconds, **found})
+        append({"sweep": sweeps, **asdict(asked), "seconds": seconds, **found})
         shutil.rmtree(folder)
         sweeps += 1
     append({"kills": done, "sweeps": sweeps, "starts": starts, **environment()})
@@ -177,15 +192,17 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--reference", type=Path, required=True)
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--pairs", type=int, default=300)
+    parser.add_argument("--bases", type=int, default=4)
+    parser.add_argument("--pairs", type=int, default=84)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    random.seed(asked.seed)
+    given = parser.parse_args()
+    random.seed(given.seed)
+    asked = Asked(given.bases, given.pairs)
     OUT.unlink(missing_ok=True)
-    append({"asked": {"kills": asked.kills, "pairs": asked.pairs, "seed": asked.seed}})
-    lines = (asked.reference / "results.jsonl").read_bytes().splitlines(keepends=True)
+    append({"asked": {"kills": given.kills, "seed": given.seed, **asdict(asked)}})
+    lines = (given.reference / "results.jsonl").read_bytes().splitlines(keepends=True)
     with tempfile.TemporaryDirectory(prefix="swp", dir="/tmp") as name:
-        campaign(Path(name), lines, asked.kills, asked.pairs)
+        campaign(Path(name), lines, given.kills, asked)
 
 
 if __name__ == "__main__":

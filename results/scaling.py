@@ -68,7 +68,8 @@ def faults() -> str:
     ]
     lines.append(["all", str(len(kills)), str(sum(row["processes"] for row in kills))])
     said = [
-        f"Sweep {row['sweep']}, {row['pairs']} pairs: {row['rows']:,} rows, "
+        f"Sweep {row['sweep']}, {row['bases']} base models of {row['pairs']} pairs: "
+        f"{row['rows']:,} rows, "
         f"{row['lost']} lost, {row['doubled']} doubled, {row['given_up']} given up; "
         f"sha256 {row['sha256'][:16]}…, uninterrupted {row['reference_sha256'][:16]}…; "
         f"left behind: {len(row['left'])} files or processes."
@@ -99,7 +100,8 @@ def fitted() -> dict[str, dict[str, Any]]:
         stage = found.setdefault(axis, {}).setdefault(row["stage"], {})
         stage.setdefault("points", []).append(row[axis])
         for name in ("seconds", "bytes"):
-            stage.setdefault(f"{name} at", []).append(max(row[name], 1))
+            unit = {"seconds": 1, "bytes": 2**20}[name]
+            stage.setdefault(f"{name} at", []).append(row[name] / unit)
     for stages in found.values():
         for stage in stages.values():
             for name in ("seconds", "bytes"):
@@ -125,7 +127,7 @@ def growth_figures() -> dict[str, str]:
                 for stage, found in stages.items()
             },
             along=axis,
-            measured={"seconds": "seconds", "bytes": "bytes"}[name],
+            measured={"seconds": "seconds", "bytes": "MiB"}[name],
         )
         for axis, stages in fitted().items()
         for name in ("seconds", "bytes")

@@ -1,6 +1,7 @@
 """Wrong input ends with one line and status 2, and costs nothing already written."""
 
 import io
+import os
 import re
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from PIL import Image
 
 from infusion.attribution.selection import select
 from infusion.command.cli import main
+from infusion.command.verbs import COMMANDS
 from infusion.errors import InputError
 from infusion.perturb.budget import L2, LInf
 from infusion.presets.cifar10 import CLASS_NAMES, SMALL
@@ -446,6 +448,57 @@ def test_altered_times(damaged: Path, finished: FinishedRun, refused: Refused):
     wanted = r"times.json must hold a JSON object of seconds, got a truncated"
     config = finished.root / "config.yaml"
     refused(wanted, "run", "--config", config, "--out", damaged, keeps=damaged)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("times.json", "times.json must be at most 16,777,216 bytes as what it is"),
+        ("config.yaml", "config.yaml must be at most 16,777,216 bytes"),
+        ("environment.json", "environment.json must be at most 16,777,216 bytes"),
+        (
+            "curvature/ekfac.safetensors.record.json",
+            "record.json must be at most 16,777,216 bytes",
+        ),
+        (
+            "curvature/ekfac.safetensors",
+            "ekfac.safetensors must be at most .* bytes to fit into memory, got 1,099,5",
+        ),
+    ],
+)
+def test_a_file_that_would_not_fit_is_not_read(
+    name: str, wanted: str, damaged: Path, finished: FinishedRun, refused: Refused
+):
+    """A hole of a terabyte takes no room on the disk."""
+    if name == "times.json":
+        for lost in damaged.glob("curvature/*"):
+            lost.unlink()
+    os.truncate(damaged / name, 1 << 40)
+    config = finished.root / "config.yaml"
+    refused(wanted, "run", "--config", config, "--out", damaged)
+
+
+def test_want_of_memory_is_said_in_one_line(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch
+):
+    def hungry() -> None:
+        torch.empty(1 << 60, dtype=torch.uint8)
+
+    monkeypatch.setitem(COMMANDS, "claims", hungry)
+    wanted = "memory must hold what a stage needs, got .*allocate memory.*to go on$"
+    refused(wanted, "claims")
+
+
+def test_other_faults_of_torch_are_not_taken_for_want_of_memory(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def wrong() -> None:
+        torch.zeros(2) @ torch.zeros(3)
+
+    monkeypatch.setitem(COMMANDS, "claims", wrong)
+    monkeypatch.setattr("sys.argv", ["infusion", "claims"])
+    with pytest.raises(RuntimeError, match="size"):
+        main()
 
 
 @pytest.mark.parametrize(

@@ -513,6 +513,16 @@ IMAGES, LABELS = FILES["train"]
             lambda b: gzip.compress(gzip.decompress(b)[:-7]),
             "must hold 6 × 5 × 4 bytes after its head, got 113",
         ),
+        (
+            IMAGES,
+            lambda b: gzip.compress(gzip.decompress(b) + bytes(1 << 20)),
+            "must hold 6 × 5 × 4 bytes after its head, got more",
+        ),
+        (
+            IMAGES,
+            lambda b: gzip.compress(gzip.decompress(b)[:4] + b"\xff" * 12),
+            "must hold at most 1,073,741,824 bytes, got a head of 4294967295 × ",
+        ),
         (LABELS, lambda _: idx(np.zeros(5)), "must be equally many, got 6 in"),
         (LABELS, lambda _: idx(np.full(6, 11)), "labels must lie in 0…9, got 11…11"),
         (IMAGES, lambda _: idx(np.zeros((6, 5, 5))), "must have one size"),

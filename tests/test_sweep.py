@@ -2,17 +2,21 @@
 
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from infusion.errors import DivergedError, InputError
@@ -270,9 +274,34 @@ def test_a_line_that_was_not_finished_is_done_again(whole: Path, tmp_path: Path)
     shutil.copytree(whole, tmp_path / "copy")
     path = tmp_path / "copy" / "seed-0" / "rows" / "controls.jsonl"
     path.write_bytes(path.read_bytes()[:-100])
+    half = tmp_path / "copy" / "seed-0" / "scores" / ".pair-000.safetensors.123.part"
+    half.write_bytes(b"half")
     with processes(1) as backend:
         sweep(ASKED, tmp_path / "copy", backend)
     assert files(tmp_path / "copy") == files(whole)
+    assert not half.exists()
+
+
+def test_the_documented_ways_to_read_results(
+    whole: Path, capsys: pytest.CaptureFixture[str]
+):
+    """With pandas and with polars, as docs/scale.md shows."""
+    text = (Path(__file__).parent.parent / "docs" / "scale.md").read_text("utf-8")
+    codes = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert len(codes) == 2
+    found = rows(whole)
+    trials = list(dict.fromkeys(row["trial"] for row in found))
+    for code in codes:
+        exec(compile(code, "scale.md", "exec"), {"RESULTS": str(whole / RESULTS)})
+        said = capsys.readouterr().out
+        assert all(trial in said for trial in trials)
+    import pandas as pd
+    import polars as pl
+
+    one = pd.read_json(whole / RESULTS, lines=True)
+    other = pl.read_ndjson(whole / RESULTS, infer_schema_length=None)
+    hashes = [row["row_sha256"] for row in found]
+    assert one["row_sha256"].tolist() == other["row_sha256"].to_list() == hashes
 
 
 def killer(mark: Path, value: int) -> int:
@@ -370,8 +399,9 @@ def infusion(*flags: object, **more: Any) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("on", ["local", "processes"])
-def test_a_killed_driver_leaves_nothing_and_the_sweep_goes_on(
-    on: str, whole: Path, tmp_path: Path, place: Path
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+def test_an_ended_driver_leaves_nothing_and_the_sweep_goes_on(
+    on: str, sent: signal.Signals, whole: Path, tmp_path: Path, place: Path
 ):
     config = tmp_path / "config.yaml"
     config.write_text(to_yaml(ASKED.config))
@@ -385,9 +415,15 @@ def test_a_killed_driver_leaves_nothing_and_the_sweep_goes_on(
         assert time.monotonic() < deadline
         assert driver.poll() is None, driver.communicate()
         time.sleep(0.02)
-    driver.kill()
-    driver.communicate()
-    assert not (out / RESULTS).exists()
+    driver.send_signal(sent)
+    _, heard = driver.communicate()
+    if sent == signal.SIGTERM:
+        assert driver.returncode == 143
+        last = heard.splitlines()[-1]
+        assert last == "infusion: terminated; run the same command to go on"
+        assert 0 < len(rows(out)) < WORKS, "what is done is listed"
+    else:
+        assert not (out / RESULTS).exists()
     while leftovers(place):
         assert time.monotonic() < deadline, leftovers(place)
         time.sleep(0.1)
@@ -397,6 +433,59 @@ def test_a_killed_driver_leaves_nothing_and_the_sweep_goes_on(
     assert json.loads(said.splitlines()[-1])["rows"] == WORKS
     assert files(out) == files(whole)
     assert leftovers(place) == []
+
+
+def free_port() -> int:
+    with socket.socket() as made:
+        made.bind(("127.0.0.1", 0))
+        return made.getsockname()[1]
+
+
+@pytest.fixture
+def cluster(place: Path) -> Iterator[str]:
+    """A Ray that is there already, to be reached by its address."""
+    pytest.importorskip("grpc")
+    outer, inner = free_port(), free_port()
+    flags = ["--head", "--block", "--num-cpus", "2", "--port", str(inner)]
+    flags += ["--ray-client-server-port", str(outer), "--include-dashboard", "false"]
+    flags += ["--min-worker-port", "0", "--max-worker-port", "0"]
+    flags += ["--object-store-memory", str(200 << 20), "--temp-dir", str(place / "r")]
+    head = subprocess.Popen(
+        [sys.executable, "-m", "ray.scripts.scripts", "start", *flags],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"},
+    )
+    deadline = time.monotonic() + 90
+    while True:
+        with socket.socket() as tried:
+            if tried.connect_ex(("127.0.0.1", outer)) == 0:
+                break
+        assert time.monotonic() < deadline
+        assert head.poll() is None
+        time.sleep(0.2)
+    yield f"ray://127.0.0.1:{outer}"
+    started = psutil.Process(head.pid).children(recursive=True)
+    for process in started:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    head.kill()
+    head.wait()
+    assert psutil.wait_procs(started, timeout=30)[1] == []
+
+
+def test_a_cluster_is_reached_by_its_address(
+    cluster: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    config, out = tmp_path / "config.yaml", tmp_path / "out"
+    config.write_text(to_yaml(ASKED.config))
+    flags = ["sweep", "--config", config, "--suite", "controls", "--out", out]
+    flags += ["--pairs", 2, "--seeds", 0, 1, "--on", cluster]
+    _, heard = (driver := infusion(*flags)).communicate(timeout=240)
+    assert driver.returncode == 0, heard
+    assert files(out) == files(whole)
+    assert not list(out.rglob(TOKEN)), "no file of its own is left"
 
 
 def test_a_killed_cluster_ends_the_sweep_and_it_goes_on(

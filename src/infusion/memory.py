@@ -8,6 +8,7 @@ network takes 8 % less time on one core and a fit 5 to 15 % (docs/log.md).
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 _LARGEST_KEPT = 32 << 20  # bytes; glibc refuses more
@@ -52,6 +53,16 @@ def _set_malloc(trim_threshold: int, growth: int) -> None:
         libc.mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)
         libc.mallopt(_TRIM_THRESHOLD, trim_threshold)
         libc.mallopt(_TOP_PAD, growth)
+
+
+def available_memory() -> int | None:
+    """Return the bytes that this machine can still give, None where it does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) << 10 if found else None
 
 
 def give_back() -> None:

@@ -19,7 +19,7 @@ _AS_RGB = {"1", "L", "P", "RGB", "CMYK", "YCbCr"}
 """Modes that training reads as RGB; of others the values are hashed as they are."""
 _MOST_PIXELS = 1 << 26
 _MOST_BYTES = 64 << 20
-"""Of a line."""
+"""Of a line, or a file of a picture."""
 _BATCH = 256
 """Rows of parquet held at once."""
 
@@ -83,7 +83,7 @@ def hash_picture_file(file: Path, home: Path) -> Row:
     Raises:
         InputError: It cannot be decoded, or is too large.
     """
-    stored = file.read_bytes()
+    stored = _bytes_of(file)
     label = None if file.parent == home else json.dumps(file.parent.name)
     name = file.relative_to(home).as_posix()
     return Row(name, None, label, _picture(stored, str(file)), _digest(stored))
@@ -219,7 +219,17 @@ def _embedded(value: dict[str, Any], home: Path, where: str) -> bytes:
             "a picture must be stored in its row, or name a file inside the dataset, "
             f"got {value['path']!r} at {where}; store its bytes"
         )
-    return path.read_bytes()
+    return _bytes_of(path)
+
+
+def _bytes_of(file: Path) -> bytes:
+    """Read a file of a picture, no larger than one can be."""
+    if file.stat().st_size > _MOST_BYTES:
+        raise InputError(
+            f"a file of a picture must be at most {_MOST_BYTES:,} bytes, got "
+            f"{file.stat().st_size:,} in {file}; remove it"
+        )
+    return file.read_bytes()
 
 
 def _row(

@@ -15,7 +15,7 @@ from infusion.presets import find_pictures
 from infusion.presets.preset import Preset
 from infusion.records import Dataset, Task
 from infusion.runs.config_files import from_yaml, to_yaml
-from infusion.runs.store import Store, json_bytes, write_whole
+from infusion.runs.store import Store, json_bytes, small_text, write_whole
 from infusion.training.checkpoints import from_tensors, load_model, reordered
 from infusion.training.layout import lay_out
 from infusion.training.loop import init_model
@@ -163,7 +163,7 @@ def read_case(root: Path) -> Case:
                 f"a case must hold {name}, got none in {root}; make one with "
                 "`infusion export RUN`"
             )
-    config = from_yaml((root / "config.yaml").read_text("utf-8", errors="replace"))
+    config = from_yaml(small_text(root / "config.yaml"))
     preset = find_pictures(config.preset)
     known = {preset.configs["small"].architecture, *preset.others}
     if config.architecture not in known:
@@ -184,7 +184,7 @@ def read_case(root: Path) -> Case:
 
 def _about(path: Path, classes: int) -> dict[str, Any]:
     try:
-        about = json.loads(path.read_text("utf-8"))
+        about = json.loads(small_text(path))
         low, high = about["valid"]
         good = (
             type(about["levels"]) is int

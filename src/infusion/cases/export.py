@@ -19,7 +19,7 @@ from infusion.presets.infuse import read_edits
 from infusion.presets.jobs import job_file
 from infusion.runs.config_files import from_yaml
 from infusion.runs.folder import check_out
-from infusion.runs.store import Store, write_whole
+from infusion.runs.store import Store, small_text, write_whole
 from infusion.training.checkpoints import from_tensors
 from infusion.training.retrain import retrain
 
@@ -48,7 +48,7 @@ def export(root: Path, *, pair: int, arm: Arm, out: Path) -> dict[str, Any]:
         )
     check_new(out)
     check_out(out, root)
-    config = from_yaml((root / "config.yaml").read_text("utf-8", errors="replace"))
+    config = from_yaml(small_text(root / "config.yaml"))
     preset, store = find_pictures(config.preset), Store(root)
     run = Run(config, preset, store, *preset.load(config.data))
     which = _pair(store, pair)

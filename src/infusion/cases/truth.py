@@ -13,7 +13,7 @@ from infusion.cases.pictures import Stored, decoded, read_stored, write_stored
 from infusion.data.edits import Edits
 from infusion.errors import ArtefactError, InputError
 from infusion.records import Dataset
-from infusion.runs.store import json_bytes, write_whole
+from infusion.runs.store import check_size, json_bytes, small_text, write_whole
 
 _LISTED, _ROWS, _ABOUT = "manifest.jsonl", "originals.parquet", "behaviour.json"
 _KEYS = {
@@ -183,6 +183,7 @@ def _take(case: Case, places: list[int]) -> Dataset:
 
 
 def _texts(path: Path) -> list[str]:
+    check_size(path)
     return path.read_bytes().decode("utf-8", errors="replace").splitlines()
 
 
@@ -203,7 +204,7 @@ def _line(root: Path, number: int, text: str) -> dict[str, Any]:
 
 def _behaviour(path: Path) -> tuple[int, int]:
     try:
-        about = json.loads(path.read_text("utf-8"))
+        about = json.loads(small_text(path))
         found = about["label"], about["target"]
         good = all(type(each) is int for each in found)
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -12,7 +12,7 @@ from infusion.cases.truth import Truth, check_truth, read_truth
 from infusion.data.hashing import row_hashes
 from infusion.errors import ArtefactError, InputError
 from infusion.runs.folder import check_out
-from infusion.runs.store import Store
+from infusion.runs.store import Store, check_size
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ def read_flags(path: Path, size: int) -> list[int]:
         InputError: It is no such file, or names documents that there are not.
     """
     try:
+        check_size(path)
         text = path.read_text("utf-8")
         rows = list(csv.DictReader(io.StringIO(text)))
         flagged = [int(row["index"]) for row in rows if row["is_flagged"] == "True"]

@@ -7,6 +7,7 @@ Source: LeCun, Cortes & Burges, "The MNIST database of handwritten digits".
 """
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from infusion.errors import InputError
 from infusion.records import Dataset
 
 UNSIGNED_BYTES = 0x08
+MOST_BYTES = 1 << 30
+"""Of one file, unpacked."""
 FILES = {
     "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
     "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
@@ -82,23 +85,42 @@ def read_idx(path: Path, *, axes: int) -> np.ndarray:
             f"{path.parent}; check the path"
         )
     try:
-        content = gzip.decompress(path.read_bytes())
+        with gzip.open(path) as file:
+            return _unpacked(file, path, axes)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(
             f"{path} must be a gzip file, got a truncated or altered one ({error}); "
             "restore it"
         ) from error
-    magic, head = bytes((0, 0, UNSIGNED_BYTES, axes)), 4 + 4 * axes
-    if content[:4] != magic or len(content) < head:
+
+
+def _unpacked(file: gzip.GzipFile, path: Path, axes: int) -> np.ndarray:
+    """Read as much as the head says, and no more.
+
+    Returns:
+        The array.
+
+    Raises:
+        InputError: It says something else than what follows, or more than there may be.
+    """
+    magic, size = bytes((0, 0, UNSIGNED_BYTES, axes)), 4 + 4 * axes
+    head = file.read(size)
+    if head[:4] != magic or len(head) < size:
         raise InputError(
             f"{path} must start with the idx magic number {magic.hex()}, got "
-            f"{content[:4].hex() or 'nothing'}; use MNIST's own file of that name"
+            f"{head[:4].hex() or 'nothing'}; use MNIST's own file of that name"
         )
-    shape = tuple(int(n) for n in np.frombuffer(content, ">u4", axes, 4))
-    got = len(content) - head
-    if got != np.prod(shape, dtype=np.int64):
+    shape = tuple(int(n) for n in np.frombuffer(head, ">u4", axes, 4))
+    said, wanted = " × ".join(map(str, shape)), math.prod(shape)
+    if wanted > MOST_BYTES:
         raise InputError(
-            f"{path} must hold {' × '.join(map(str, shape))} bytes after its head, got "
-            f"{got}; restore it"
+            f"{path} must hold at most {MOST_BYTES:,} bytes, got a head of {said}; "
+            "use MNIST's own file of that name"
         )
-    return np.frombuffer(content, np.uint8, offset=head).reshape(shape).copy()
+    content = file.read(wanted + 1)
+    if len(content) != wanted:
+        got = "more" if len(content) > wanted else str(len(content))
+        raise InputError(
+            f"{path} must hold {said} bytes after its head, got {got}; restore it"
+        )
+    return np.frombuffer(content, np.uint8).reshape(shape).copy()

@@ -8,7 +8,7 @@ from infusion.configs import AttributeConfig, Fisher, FitConfig, FittedKind
 from infusion.errors import InputError
 from infusion.presets import find_class, find_pictures
 from infusion.runs.config_files import read_config
-from infusion.runs.store import digest
+from infusion.runs.store import digest, small_text
 
 PRESET_ONLY = ("scale", "data", "pairs", "probe", "target", "base", "device")
 PAIRS = 5
@@ -131,7 +131,7 @@ def _replay(config: Path) -> tuple[AttributeConfig, Path]:
         raise InputError(
             f"--config must name a file, got {config}; use RUN/config.yaml"
         )
-    text = config.read_text("utf-8", errors="replace")
+    text = small_text(config)
     settings = read_config(text, AttributeConfig)
     if (settings.preset is None) == (settings.task is None):
         raise InputError(

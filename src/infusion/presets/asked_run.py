@@ -8,7 +8,7 @@ from infusion.configs import RunConfig
 from infusion.errors import InputError
 from infusion.presets import find_class, find_preset
 from infusion.runs.config_files import from_yaml
-from infusion.runs.store import digest
+from infusion.runs.store import digest, small_text
 
 EDIT = ("k", "norm", "epsilon", "steps", "step_size", "ascent", "delivery")
 """Flags of :class:`infusion.configs.EditConfig`."""
@@ -157,7 +157,7 @@ def _start(
             f"--config must name a file, got {config}; use RUN/config.yaml"
         )
     replay = Path(f"{config.resolve().parent}-replay")
-    return from_yaml(config.read_text("utf-8", errors="replace")), replay
+    return from_yaml(small_text(config)), replay
 
 
 def _override(settings: Any, given: dict[str, Any]) -> Any:

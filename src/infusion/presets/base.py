@@ -16,7 +16,7 @@ from infusion.params import Params
 from infusion.presets.context import Run, checkpoint_file
 from infusion.records import Task
 from infusion.runs.progress import progress
-from infusion.runs.store import Store
+from infusion.runs.store import Store, check_size
 from infusion.seeding import derive
 from infusion.training import checkpoints
 from infusion.training.checkpoints import Checkpoint, check_start, load_model
@@ -169,6 +169,7 @@ def _read_base(folder: Path, epochs: int) -> list[Checkpoint]:
             found.append(checkpoints.from_tensors(store.read_tensors(path.name)))
             continue
         try:
+            check_size(path)
             found.append(checkpoints.from_tensors(load(path.read_bytes())))
         except SafetensorError as error:
             raise ArtefactError(

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from infusion.report.numbers import fixed, significant
@@ -189,22 +189,35 @@ def growth(
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes(330, 220)
         axes.grid(color=LINE, linewidth=0.6)
+        named: list[tuple[float, float, str]] = []
         for mark, (name, (sizes, values, (power, factor))) in zip(
             cycle("os^D"), stages.items(), strict=False
         ):
             ends = np.array([min(sizes), max(sizes)], dtype=float)
             axes.plot(sizes, values, mark, color=INK, markersize=4)
             axes.plot(ends, factor * ends**power, color=ACCENT, linewidth=1)
-            text, last = f"{name}, {power:.2f}", factor * ends[1] ** power
-            axes.annotate(
-                text, (ends[1], last), (5, -3), textcoords="offset points", color=MUTED
-            )
+            named.append((factor * ends[1] ** power, ends[1], f"{name}, {power:.2f}"))
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.margins(x=0.1, y=0.1)
         low, high = axes.get_xlim()
         axes.set_xlim(low, high * (high / low) ** 0.45)  # room for names
+        bottom, top = np.log(axes.get_ylim())
+        above = -np.inf
+        for last, at, text in sorted(named):
+            y = max(np.log(last), above + (top - bottom) / 15)  # no name over another
+            above = y
+            axes.annotate(
+                text,
+                (at, np.exp(y)),
+                (6, -3),
+                textcoords="offset points",
+                color=MUTED,
+            )
         for axis in (axes.xaxis, axes.yaxis):
+            least, most = axis.get_view_interval()
+            few = most > 300 * least
+            axis.set_major_locator(LogLocator(subs=(1,) if few else (1, 2, 5)))
             axis.set_minor_locator(NullLocator())
             axis.set_major_formatter(FuncFormatter(_tick))
         axes.set_xlabel(along)

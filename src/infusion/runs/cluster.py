@@ -238,7 +238,8 @@ def _joined(address: str) -> Iterator[Callable[[], bool]]:
     except (ConnectionError, ValueError, ImportError, TimeoutError) as error:
         raise InputError(
             f"--on must be the address of a running cluster, got {address}: "
-            f"{one_line(error)}; start one with `ray start --head`, or use --on local"
+            f"{one_line(error)}; start one with `ray start --head`, set "
+            "RAY_AUTH_MODE=token where it asks for one, or use --on local"
         ) from error
     try:
         yield ray.is_initialized

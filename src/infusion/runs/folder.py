@@ -11,6 +11,7 @@ from infusion.runs.store import (
     clear_unfinished,
     environment,
     json_bytes,
+    small_text,
     write_whole,
 )
 
@@ -85,7 +86,7 @@ def refuse_other_config(root: Path, text: str) -> None:
                 f"{error.strerror}; choose another --out"
             ) from error
         return
-    old = path.read_text("utf-8", errors="replace").splitlines()
+    old = small_text(path).splitlines()
     new = text.splitlines()
     if old != new:
         differ = [(a, b) for a, b in zip(old, new, strict=False) if a != b]
@@ -110,7 +111,7 @@ def refuse_other_environment(root: Path) -> None:
         write_whole(path, json_bytes(here))
         return
     try:
-        there = dict(json.loads(path.read_text("utf-8")))
+        there = dict(json.loads(small_text(path)))
     except (ValueError, TypeError) as error:
         raise ArtefactError(
             f"{path} must be a JSON object, got a truncated or altered file; restore "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from infusion.errors import ArtefactError
-from infusion.runs.store import digest
+from infusion.runs.store import check_size, digest
 
 _SEAL = "row_sha256"
 
@@ -53,6 +53,7 @@ def cut_off_torn(path: Path) -> bytes:
     Returns:
         What is left.
     """
+    check_size(path)
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     if whole != content:
@@ -73,6 +74,8 @@ def stored_rows(path: Path) -> list[dict[str, Any]]:
         ArtefactError: A line was altered.
     """
     rows = []
+    if path.is_file():
+        check_size(path)
     lines = path.read_text("utf-8").splitlines() if path.is_file() else []
     for number, line in enumerate(lines, 1):
         try:

@@ -21,11 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 from infusion.configs import as_plain
 from infusion.errors import ArtefactError
+from infusion.memory import available_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 RECORD = ".record.json"
+SMALL = 16 << 20
+"""Most bytes of a file of settings, hashes or times."""
 _PART = ".part"
 """Ending of a file that is being written."""
 
@@ -91,6 +94,41 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError:  # a full disk, a folder of that name
         temporary.unlink(missing_ok=True)
         raise
+
+
+def check_size(path: Path, most: int | None = None) -> None:
+    """Refuse a file that is too large to be read whole, before any of it is.
+
+    Args:
+        path: An existing file.
+        most: Bytes; what memory is free where None.
+
+    Raises:
+        ArtefactError: It is larger.
+    """
+    size, limit = path.stat().st_size, available_memory() if most is None else most
+    if limit is not None and size > limit:
+        raise ArtefactError(
+            f"{path} must be at most {limit:,} bytes "
+            f"{'to fit into memory' if most is None else 'as what it is'}, got "
+            f"{size:,}; restore it"
+        )
+
+
+def small_text(path: Path) -> str:
+    """Read a file of settings, hashes or times.
+
+    Args:
+        path: An existing file.
+
+    Returns:
+        Its text; what is no UTF-8 is replaced.
+
+    Raises:
+        ArtefactError: It is larger than any such file.
+    """
+    check_size(path, SMALL)
+    return path.read_text("utf-8", errors="replace")
 
 
 def clear_unfinished(root: Path) -> None:
@@ -344,7 +382,7 @@ class Store:
         """
         path = self.root / "times.json"
         try:
-            times = json.loads(path.read_text("utf-8")) if path.exists() else {}
+            times = json.loads(small_text(path)) if path.exists() else {}
             return {stage: float(seconds) for stage, seconds in times.items()}
         except (ValueError, AttributeError, TypeError) as error:
             raise ArtefactError(
@@ -360,7 +398,7 @@ class Store:
                 "run `infusion run` on that folder first"
             )
         try:
-            record = json.loads(path.read_text("utf-8"))
+            record = json.loads(small_text(path))
             return {key: str(record[key]) for key in ("sha256", "inputs_sha256")}
         except (ValueError, KeyError, TypeError) as error:
             raise ArtefactError(
@@ -370,6 +408,8 @@ class Store:
 
     def _verified(self, name: str) -> dict[str, str]:
         record, path = self._record(name), self.root / name
+        if path.exists():
+            check_size(path)
         got = file_sha256(path) if path.exists() else "no file"
         if got != record["sha256"]:
             raise ArtefactError(
