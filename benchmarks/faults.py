@@ -89,12 +89,14 @@ def kill(kind: str, driver: subprocess.Popen[bytes], place: Path) -> int:
         "worker": random.sample(workers, min(1, len(workers))),
         "cluster": daemons + workers,
     }[kind]
+    struck = 0
     for number in victims:
         try:
             os.kill(number, signal.SIGKILL)
         except ProcessLookupError:
             continue
-    return len(victims)
+        struck += 1
+    return struck
 
 
 def leftovers(place: Path, folder: Path) -> list[str]:

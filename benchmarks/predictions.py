@@ -8,9 +8,6 @@ of its own: wall time, and what the largest process held. Nothing else should ru
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -19,26 +16,10 @@ from typing import Any
 
 from infusion.configs import RunConfig
 from infusion.presets import find_preset
-from infusion.presets.cost import predict
-from infusion.runs.config_files import to_yaml
+from infusion.presets.cost import predict, weigh
 from infusion.runs.store import environment
 
 OUT = Path(__file__).parent.parent / "results" / "predictions.json"
-
-
-def made(config: RunConfig, suite: str | None, folder: Path) -> tuple[float, int]:
-    """Seconds and bytes of the run itself."""
-    settings = folder / "asked.yaml"
-    settings.write_text(to_yaml(config))
-    words = ["run", "--config", str(settings), "--pairs", str(config.pairs)]
-    words += ["--out", str(folder / "run")]
-    words += [] if suite is None else ["--suite", suite]
-    began = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", "infusion", *words])
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    return time.monotonic() - began, used.ru_maxrss * 1024
 
 
 def row(name: str, config: RunConfig, suite: str | None = None) -> dict[str, Any]:
@@ -46,13 +27,14 @@ def row(name: str, config: RunConfig, suite: str | None = None) -> dict[str, Any
     cost = predict(config, suite)
     rehearsed = time.monotonic() - began
     with tempfile.TemporaryDirectory() as folder:
-        seconds, held = made(config, suite, Path(folder))
+        took, lines = weigh(config, suite, Path(folder))
+    assert took["status"] == 0, lines[-1]
     return {
         "run": name,
         "predicted_s": cost.total,
-        "seconds": seconds,
+        "seconds": took["seconds"],
         "predicted_bytes": cost.peak,
-        "bytes": held,
+        "bytes": took["peak"],
         "rehearsed_s": rehearsed,
         "stages": cost.seconds,
     }

@@ -4,7 +4,7 @@
 
 A million documents of 4 KB would be 4 GB in memory: a stream makes each batch when a
 stage asks for it. Every process does its share of each batch and of the documents, and
-ends with the same weights, curvature and scores as one process alone.
+ends with the weights, curvature and scores of one process alone, up to rounding.
 """
 
 import argparse

@@ -32,6 +32,7 @@ from scaling import (
     sweeps,
 )
 
+from infusion.report.drawing import standing_alone
 from infusion.report.fidelity import (
     KINDS,
     flips_facts,
@@ -40,7 +41,6 @@ from infusion.report.fidelity import (
     lds_rows,
 )
 from infusion.report.figures import effects as draw_effects
-from infusion.report.figures import standing_alone
 from infusion.report.suites import (
     group_rows,
     statistics_said,

@@ -4,13 +4,16 @@ import sys
 import weakref
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import nn
 
 import infusion as inf
+from infusion.sharding import shard
 from infusion.training.loop import init_model
+from infusion.training.parallel import _normalised
 
 
 def network() -> nn.Module:
@@ -56,6 +59,63 @@ def trained() -> dict[str, torch.Tensor]:
     return result
 
 
+def odd_network() -> nn.Module:
+    """Batch normalisation of every kind, and a layer that is not trained."""
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1),
+        nn.BatchNorm2d(4, momentum=None),
+        nn.Conv2d(4, 3, 3, padding=1),
+        nn.BatchNorm2d(3, affine=False),
+        nn.ReLU(),
+        nn.Conv2d(3, 3, 3, stride=2, padding=1),
+        nn.BatchNorm2d(3, track_running_stats=False),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(27, 8),
+        nn.BatchNorm1d(8),
+        nn.Linear(8, 3),
+    )
+    model[2].requires_grad_(requires_grad=False)
+    return model
+
+
+def oddly_trained() -> dict[str, torch.Tensor]:
+    recipe = inf.TrainConfig(epochs=2, batch_size=6, lr=0.05, flip=True, shift=1)
+    model = init_model(odd_network, 0).double()
+    data = pictures().take(torch.arange(24))
+    inf.train(inf.classification(model), data, recipe, seed=2)
+    return {f"odd/{name}": v.double() for name, v in model.state_dict().items()}
+
+
+def check_half_precision() -> None:
+    """Moments of many documents, which bfloat16 cannot count."""
+    x = torch.randn(700, 3, generator=torch.Generator().manual_seed(3)) * 2 + 5
+    norm = nn.BatchNorm1d(3).bfloat16()
+    found = _normalised(norm, x.bfloat16()[shard(len(x))]).float()
+    wanted = nn.functional.batch_norm(x, None, None, training=True)[shard(len(x))]
+    torch.testing.assert_close(found, wanted, rtol=0.02, atol=0.02)
+
+
+def refused(said: str, *, model: nn.Module, seed: int = 0, lr: float = 0.1) -> None:
+    recipe = inf.TrainConfig(epochs=1, batch_size=4, lr=lr)
+    with pytest.raises(inf.InputError, match=said):
+        inf.train(inf.classification(model), pictures(), recipe, seed=seed)
+
+
+def check_refusals() -> None:
+    """What several processes would not do as one, and would not notice."""
+    rank = dist.get_rank()
+    flat, drops = nn.Sequential(nn.Flatten(), nn.Linear(72, 3)), nn.Dropout(0.1)
+    for each in flat.parameters():
+        nn.init.constant_(each, 0.1)
+    refused("must draw nothing itself", model=nn.Sequential(flat, drops))
+    other = init_model(lambda: nn.Sequential(nn.Flatten(), nn.Linear(72, 3)), rank)
+    refused("weights before training must be the same", model=other)
+    same = "recipe, seed, start and documents must be the same"
+    refused(same, model=flat, seed=rank)
+    refused(same, model=flat, lr=0.1 + rank)
+
+
 def everything() -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     data = pictures()
@@ -91,7 +151,10 @@ def everything() -> dict[str, torch.Tensor]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    found = everything() | trained()
+    found = everything() | trained() | oddly_trained()
+    check_half_precision()
+    if dist.get_world_size() > 1:
+        check_refusals()
     if dist.get_rank() == 0:
         save_file({name: v.contiguous() for name, v in found.items()}, sys.argv[1])
     group = weakref.ref(dist.group.WORLD)

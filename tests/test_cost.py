@@ -67,7 +67,7 @@ def test_a_run_is_rehearsed() -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"base": "elsewhere"}, "and a --base; just run it"),
+        ({"base": "elsewhere"}, "with a --base; just run it"),
         ({"pairs": 0}, "pairs must be"),
     ],
 )

@@ -71,6 +71,37 @@ def test_rows_put_into_a_stream_are_read_back(pictures: Dataset) -> None:
     assert stream.take(asked) == pictures.take(asked), "the stream itself is as it was"
 
 
+@pytest.mark.parametrize("kind", ["dataset", "stream"])
+def test_rows_that_do_not_fit_are_not_put(kind: str, pictures: Dataset) -> None:
+    data = pictures if kind == "dataset" else read_from(pictures, [])
+    two = pictures.take(torch.tensor([0, 1]))
+    for positions in ([3], [3, 3], [-1, 2], [2, 14]):
+        with pytest.raises(inf.InputError, match="rows to put must have different"):
+            data.put(torch.tensor(positions), two)
+    with pytest.raises(inf.InputError, match="must be stored as the documents are"):
+        data.put(torch.tensor([3, 4]), two.values())
+
+
+def test_rows_of_a_stream_are_stored_alike(pictures: Dataset) -> None:
+    def read(positions: Tensor) -> Dataset:
+        found = pictures.take(positions)
+        return found if int(positions[0]) < 5 else found.values()
+
+    stream = inf.Stream(14, read)
+    assert stream.take(torch.tensor([4])) == pictures.take(torch.tensor([4]))
+    with pytest.raises(inf.InputError, match="rows of a stream must be stored alike"):
+        stream.take(torch.tensor([5]))
+
+
+def test_edits_of_a_stream_are_undone(pictures: Dataset) -> None:
+    at = torch.tensor([2, 9])
+    before, after = pictures.take(at), pictures.take(torch.tensor([0, 1]))
+    edits = inf.Edits(at, before, after, "ascent", {})
+    edited = edits.apply(read_from(pictures, []))
+    assert edited.take(at) == after
+    assert edits.undo(edited).take(torch.arange(14)) == pictures
+
+
 @pytest.mark.usefixtures("no_type_check")
 def test_what_is_no_stream_is_refused(pictures: Dataset) -> None:
     with pytest.raises(inf.InputError, match="size of a stream must be"):

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from infusion.runs.shipping import TOKEN, Shipped
 from infusion.suites import run as run_module
 from infusion.suites import stages
 from infusion.suites import sweep as sweep_module
+from infusion.suites.run import run_suite
 from infusion.suites.sweep import FAILURES, RESULTS, TIMES, Sweep, sweep
 
 from .test_suites import tiny
@@ -149,7 +151,11 @@ def test_a_worker_killed_in_the_middle_of_a_job(
         (lost,) = Engine(backend, 0)(
             "hasty", calls(once_killed, given[1:2], found.append)
         )
-        assert (lost.stage, lost.arguments, lost.attempts) == ("stage", given[1], 1)
+        assert (lost.work.stage, lost.work.given, lost.attempts) == (
+            "stage",
+            given[1],
+            1,
+        )
         assert "got one" in lost.error
 
     if where == "ray":
@@ -170,7 +176,7 @@ def test_a_failed_job_is_tried_again_and_the_others_go_on(
         (failed,) = engine("all", calls(never, [(k,) for k in range(4)], found.append))
         assert sorted(found) == [0, 2, 3]
         assert failed.error == "a loss became NaN, got nan"
-        assert (failed.attempts, failed.arguments) == (3, (1,))
+        assert (failed.attempts, failed.work.given) == (3, (1,))
 
     if where == "ray":
         run(request.getfixturevalue("ray"))
@@ -224,6 +230,58 @@ def test_a_pair_that_cannot_be_crafted_is_not_measured(
     assert {row["pair"] for row in rows(tmp_path)} == {1}
     (failed,) = rows(tmp_path, FAILURES)
     assert (failed["stage"], failed["pair"], failed["trial"]) == ("craft", 0, None)
+
+
+def of_rows(found: list[dict[str, Any]]) -> dict[Any, Any]:
+    return {(row["pair"], row["trial"]): {**row, "seconds": 0} for row in found}
+
+
+def test_a_suite_of_several_blocks_goes_on_between_any_two_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Blocks overlap: one is scored, one crafted for and one retrained on at a time."""
+    monkeypatch.setattr(run_module, "TOGETHER", {False: 2})
+    config = replace(ASKED.config, pairs=5)
+    wanted = of_rows(run_suite(config, "main", tmp_path / "whole"))
+    assert len(wanted) == 5 * 2
+    root, left = tmp_path / "parts", count(4, 5)
+    done: dict[Any, Any] = {}
+    with processes(1) as backend:
+        while len(done) < len(wanted):
+            asked = iter(range(next(left)))  # several times a job
+
+            def stopped(asked: Iterator[int] = asked) -> bool:
+                return next(asked, None) is None
+
+            before = len(done)
+            engine = Engine(backend, 0, stopped)
+            done = of_rows(run_suite(config, "main", root, engine=engine))
+            assert len(done) >= before
+    assert done == wanted
+
+
+def test_scores_that_fail_take_only_their_block_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(run_module, "TOGETHER", {False: 2})
+    right = stages.score
+
+    def wrong(home: Any, pairs: Any, *which: Any) -> Any:
+        if pairs[0].index == 2:
+            raise DivergedError("a score must be finite, got nan")
+        return right(home, pairs, *which)
+
+    monkeypatch.setattr(stages, "score", wrong)
+    asked = Sweep(replace(ASKED.config, pairs=3), "main", (0,))
+    with processes(1) as backend:
+        sweep(asked, tmp_path, backend)
+        assert {row["pair"] for row in rows(tmp_path)} == {0, 1}
+        (failed,) = rows(tmp_path, FAILURES)
+        assert (failed["stage"], failed["pair"], failed["trial"]) == ("score", 2, None)
+        monkeypatch.setattr(stages, "score", right)
+        sweep(asked, tmp_path, backend)
+    assert {row["pair"] for row in rows(tmp_path)} == {0, 1, 2}
+    assert rows(tmp_path, FAILURES) == []
 
 
 def test_a_base_model_that_fails_leaves_the_others_alone(
@@ -318,7 +376,7 @@ def test_a_job_that_kills_its_workers_takes_no_other_along(tmp_path: Path):
     with processes(2) as backend:
         (failed,) = Engine(backend, 1)("deadly", calls(killer, given, found.append))
     assert sorted(found) == [0, 2, 3]
-    assert (failed.arguments[1], failed.attempts) == (1, 2)
+    assert (failed.work.given[1], failed.attempts) == (1, 2)
 
 
 @dataclass(frozen=True)
@@ -457,12 +515,10 @@ def cluster(place: Path) -> Iterator[str]:
         env={**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"},
     )
     deadline = time.monotonic() + 90
-    while True:
+    while head.poll() is None and time.monotonic() < deadline:
         with socket.socket() as tried:
             if tried.connect_ex(("127.0.0.1", outer)) == 0:
                 break
-        assert time.monotonic() < deadline
-        assert head.poll() is None
         time.sleep(0.2)
     yield f"ray://127.0.0.1:{outer}"
     started = psutil.Process(head.pid).children(recursive=True)

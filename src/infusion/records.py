@@ -151,6 +151,18 @@ class Dataset:
         kinds = self.inputs.dtype, self.labels.dtype
         return *kinds, self.levels, self.valid, self.num_classes
 
+    @property
+    def storage(self) -> str:
+        """Say how a document is stored."""
+        grid = "" if self.levels is None else f" on {self.levels} levels"
+        shape = tuple(self.inputs.shape[1:])
+        return f"{self.inputs.dtype} {shape}{grid}, labels of {self.labels.dtype}"
+
+    def is_stored_like(self, other: "Dataset") -> bool:
+        """Tell whether a document of another dataset could stand in this one."""
+        same = self.storage == other.storage
+        return same and self.labels.shape[1:] == other.labels.shape[1:]
+
     def __len__(self) -> int:
         """Count the documents."""
         return len(self.inputs)
@@ -214,7 +226,11 @@ class Dataset:
 
         Returns:
             A new dataset.
+
+        Raises:
+            InputError: Positions and rows do not fit each other or the dataset.
         """
+        check_put(self, documents, rows, len(self))
         inputs, labels = self.inputs.clone(), self.labels.clone()
         inputs[documents] = rows.inputs.to(inputs.device)
         labels[documents] = rows.labels.to(labels.device)
@@ -259,6 +275,35 @@ class Documents(Protocol):
     def take(self, documents: Int[Tensor, " k"]) -> Dataset:
         """Read some as they are stored."""
         ...
+
+
+def check_put(
+    like: Dataset, documents: Int[Tensor, " k"], rows: Dataset, size: int
+) -> None:
+    """Refuse rows that cannot take the place of others.
+
+    Args:
+        like: Documents stored as those that are replaced.
+        documents: Positions.
+        rows: To be put there.
+        size: How many documents there are.
+
+    Raises:
+        InputError: Positions are not different ones of the documents, rows are not as
+            many, or they are stored in another way.
+    """
+    good = documents.ndim == 1 and len(documents) == len(rows)
+    good = good and len(documents.unique()) == len(documents)
+    if not (good and int(documents.min()) >= 0 and int(documents.max()) < size):
+        raise InputError(
+            f"rows to put must have different positions in 0…{size - 1}, one each, got "
+            f"{len(rows)} rows for {documents.tolist()[:5]}…; name each document once"
+        )
+    if not like.is_stored_like(rows):
+        raise InputError(
+            f"rows to put must be stored as the documents are, {like.storage}, got "
+            f"{rows.storage}; make them of the same grid and shape"
+        )
 
 
 def _check_values(data: Dataset) -> None:

@@ -162,7 +162,7 @@ def check_task(task: Task, data: Documents) -> None:
 
     Args:
         task: Must be a task.
-        data: Must be a dataset.
+        data: Must be a dataset or a stream.
 
     Raises:
         InputError: One of them is something else.

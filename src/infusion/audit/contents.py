@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from infusion.errors import InputError, one_line
+from infusion.runs.files import check_size
 
 LABELS: Final = ("label", "labels")
 """Columns that are the label of a row."""
@@ -18,7 +19,7 @@ _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 _AS_RGB = {"1", "L", "P", "RGB", "CMYK", "YCbCr"}
 """Modes that training reads as RGB; of others the values are hashed as they are."""
 _MOST_PIXELS = 1 << 26
-_MOST_BYTES = 64 << 20
+MOST_BYTES = 64 << 20
 """Of a line, or a file of a picture."""
 _BATCH = 256
 """Rows of parquet held at once."""
@@ -83,7 +84,8 @@ def hash_picture_file(file: Path, home: Path) -> Row:
     Raises:
         InputError: It cannot be decoded, or is too large.
     """
-    stored = _bytes_of(file)
+    check_size(file, MOST_BYTES, InputError)
+    stored = file.read_bytes()
     label = None if file.parent == home else json.dumps(file.parent.name)
     name = file.relative_to(home).as_posix()
     return Row(name, None, label, _picture(stored, str(file)), _digest(stored))
@@ -157,10 +159,10 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _lines(file: Path) -> Iterator[bytes]:
     with file.open("rb") as opened:
-        while line := opened.readline(_MOST_BYTES):
-            if len(line) == _MOST_BYTES:
+        while line := opened.readline(MOST_BYTES):
+            if len(line) == MOST_BYTES:
                 raise InputError(
-                    f"a line must be shorter than {_MOST_BYTES:,} bytes, got a longer "
+                    f"a line must be shorter than {MOST_BYTES:,} bytes, got a longer "
                     f"one in {file}; split it"
                 )
             yield line.rstrip(b"\r\n")
@@ -219,17 +221,8 @@ def _embedded(value: dict[str, Any], home: Path, where: str) -> bytes:
             "a picture must be stored in its row, or name a file inside the dataset, "
             f"got {value['path']!r} at {where}; store its bytes"
         )
-    return _bytes_of(path)
-
-
-def _bytes_of(file: Path) -> bytes:
-    """Read a file of a picture, no larger than one can be."""
-    if file.stat().st_size > _MOST_BYTES:
-        raise InputError(
-            f"a file of a picture must be at most {_MOST_BYTES:,} bytes, got "
-            f"{file.stat().st_size:,} in {file}; remove it"
-        )
-    return file.read_bytes()
+    check_size(path, MOST_BYTES, InputError)
+    return path.read_bytes()
 
 
 def _row(

@@ -15,7 +15,8 @@ from infusion.presets import find_pictures
 from infusion.presets.preset import Preset
 from infusion.records import Dataset, Task
 from infusion.runs.config_files import from_yaml, to_yaml
-from infusion.runs.store import Store, json_bytes, small_text, write_whole
+from infusion.runs.files import small_file, small_text
+from infusion.runs.store import Store, json_bytes, write_whole
 from infusion.training.checkpoints import from_tensors, load_model, reordered
 from infusion.training.layout import lay_out
 from infusion.training.loop import init_model
@@ -184,7 +185,7 @@ def read_case(root: Path) -> Case:
 
 def _about(path: Path, classes: int) -> dict[str, Any]:
     try:
-        about = json.loads(small_text(path))
+        about = json.loads(small_file(path))
         low, high = about["valid"]
         good = (
             type(about["levels"]) is int

@@ -18,8 +18,9 @@ from infusion.presets.context import Pair, Run, checkpoint_file
 from infusion.presets.infuse import read_edits
 from infusion.presets.jobs import job_file
 from infusion.runs.config_files import from_yaml
+from infusion.runs.files import small_text
 from infusion.runs.folder import check_out
-from infusion.runs.store import Store, small_text, write_whole
+from infusion.runs.store import Store, write_whole
 from infusion.training.checkpoints import from_tensors
 from infusion.training.retrain import retrain
 

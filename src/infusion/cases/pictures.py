@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from infusion.audit.contents import MOST_BYTES
 from infusion.errors import InputError, one_line
 from infusion.records import Dataset
-from infusion.runs.store import check_size, write_whole
+from infusion.runs.files import check_size
+from infusion.runs.store import write_whole
 
 _GROUP = 1_000
 """Rows of a row group."""
 _MOST_PIXELS = 1 << 24
-_MOST_BYTES = 64 << 20
-"""Of a file of a picture."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def read_picture(path: Path) -> torch.Tensor:
         InputError: It cannot be read.
     """
     try:
-        check_size(path, _MOST_BYTES)
+        check_size(path, MOST_BYTES, InputError)
         stored = path.read_bytes()
     except OSError as error:
         raise InputError(

@@ -13,7 +13,8 @@ from infusion.cases.pictures import Stored, decoded, read_stored, write_stored
 from infusion.data.edits import Edits
 from infusion.errors import ArtefactError, InputError
 from infusion.records import Dataset
-from infusion.runs.store import check_size, json_bytes, small_text, write_whole
+from infusion.runs.files import check_size, small_file
+from infusion.runs.store import json_bytes, write_whole
 
 _LISTED, _ROWS, _ABOUT = "manifest.jsonl", "originals.parquet", "behaviour.json"
 _KEYS = {
@@ -204,7 +205,7 @@ def _line(root: Path, number: int, text: str) -> dict[str, Any]:
 
 def _behaviour(path: Path) -> tuple[int, int]:
     try:
-        about = json.loads(small_text(path))
+        about = json.loads(small_file(path))
         found = about["label"], about["target"]
         good = all(type(each) is int for each in found)
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -11,8 +11,9 @@ from infusion.cases.pictures import Stored
 from infusion.cases.truth import Truth, check_truth, read_truth
 from infusion.data.hashing import row_hashes
 from infusion.errors import ArtefactError, InputError
+from infusion.runs.files import check_size
 from infusion.runs.folder import check_out
-from infusion.runs.store import Store, check_size
+from infusion.runs.store import Store
 
 
 @dataclass(frozen=True)

@@ -132,19 +132,21 @@ class Edits:
             data = data.values()
         return data.put(self.documents, self.after)
 
-    def undo(self, data: Dataset) -> Dataset:
-        """Return the dataset with the original rows back, on their storage grid.
+    def undo(self, data: AnyDocuments) -> AnyDocuments:
+        """Return the documents with the original rows back, on their storage grid.
 
         Args:
             data: Must hold the edited rows at their positions.
 
         Returns:
-            The dataset the edits were applied to, row for row.
+            What the edits were applied to, row for row.
 
         Raises:
             InputError: A row to restore is not the edited one.
         """
         self._expect(data, self.after, "undo")
+        if isinstance(data, Stream):
+            return data.put(self.documents, self.before)
         levels = self.before.levels
         if levels is not None and data.levels is None:
             # Values of unedited rows are level / levels in float32, exact to invert;

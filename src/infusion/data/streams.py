@@ -9,15 +9,16 @@ from jaxtyping import Int
 from torch import Tensor
 
 from infusion.errors import InputError, check_whole
-from infusion.records import Batch, Dataset
+from infusion.records import Batch, Dataset, check_put
 
 
 @dataclass(frozen=True)
 class Stream:
     """A corpus larger than memory, by position.
 
-    Training, curvature, scores and edits take one wherever they take a
-    :class:`infusion.Dataset`, and hold a batch of it at a time.
+    ``train``, ``fit_curvature``, ``influence`` and its relatives, ``select``, ``craft``
+    and ``Edits.apply`` take one in place of a :class:`infusion.Dataset`, and hold a
+    batch of it at a time.
 
     Attributes:
         size: Documents.
@@ -50,7 +51,7 @@ class Stream:
 
     @cached_property
     def _first(self) -> Dataset:
-        return self.take(torch.tensor([0]))
+        return self._rows(torch.tensor([0]))
 
     @property
     def levels(self) -> int | None:
@@ -72,8 +73,19 @@ class Stream:
             A dataset of ``k`` rows.
 
         Raises:
-            InputError: What was read are not as many documents.
+            InputError: What was read are not as many documents, or stored otherwise
+                than the first.
         """
+        found = self._rows(documents)
+        if not self._first.is_stored_like(found):
+            raise InputError(
+                "rows of a stream must be stored alike, got "
+                f"{found.storage} where the first is {self._first.storage}; convert "
+                "them in read"
+            )
+        return found
+
+    def _rows(self, documents: Int[Tensor, " k"]) -> Dataset:
         found = self.read(documents)
         if not isinstance(found, Dataset) or len(found) != len(documents):
             got = len(found) if isinstance(found, Dataset) else type(found).__name__
@@ -106,7 +118,11 @@ class Stream:
 
         Returns:
             A stream that keeps those rows in memory and reads the others.
+
+        Raises:
+            InputError: Positions and rows do not fit each other or the stream.
         """
+        check_put(self._first, documents, rows, self.size)
         places = {int(at): place for place, at in enumerate(documents.tolist())}
 
         def read(wanted: Int[Tensor, " b"]) -> Dataset:

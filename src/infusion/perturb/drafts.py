@@ -166,6 +166,7 @@ def make_objective(
         InputError: They do not fit the model.
     """
     check_task(task, data)
+    check_type("data", data, Dataset)
     check_type("limits", limits, TokenLimits)
     check_whole("changes", limits.changes)
     vocabulary = vocabulary_of(task.model)

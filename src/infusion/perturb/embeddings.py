@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from infusion.configs import Ascent
 from infusion.data.edits import Edits
+from infusion.errors import check_type
 from infusion.language import vocabulary_of
 from infusion.params import Params
 from infusion.perturb.budget import Budget
@@ -63,6 +64,7 @@ def craft_embeddings(
         DivergedError: A gradient is not finite.
     """
     check_task(task, data)
+    check_type("data", data, Dataset)
     check_positions(data, chosen)
     rows, moved = data.take(chosen), _offset(task)
     zeros = _unmoved(task, rows)

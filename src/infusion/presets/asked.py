@@ -8,7 +8,8 @@ from infusion.configs import AttributeConfig, Fisher, FitConfig, FittedKind
 from infusion.errors import InputError
 from infusion.presets import find_class, find_pictures
 from infusion.runs.config_files import read_config
-from infusion.runs.store import digest, small_text
+from infusion.runs.files import small_text
+from infusion.runs.store import digest
 
 PRESET_ONLY = ("scale", "data", "pairs", "probe", "target", "base", "device")
 PAIRS = 5

@@ -8,7 +8,8 @@ from infusion.configs import RunConfig
 from infusion.errors import InputError
 from infusion.presets import find_class, find_preset
 from infusion.runs.config_files import from_yaml
-from infusion.runs.store import digest, small_text
+from infusion.runs.files import small_text
+from infusion.runs.store import digest
 
 EDIT = ("k", "norm", "epsilon", "steps", "step_size", "ascent", "delivery")
 """Flags of :class:`infusion.configs.EditConfig`."""

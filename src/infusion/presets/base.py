@@ -15,8 +15,9 @@ from infusion.measure import accuracy
 from infusion.params import Params
 from infusion.presets.context import Run, checkpoint_file
 from infusion.records import Task
+from infusion.runs.files import check_size
 from infusion.runs.progress import progress
-from infusion.runs.store import Store, check_size
+from infusion.runs.store import Store
 from infusion.seeding import derive
 from infusion.training import checkpoints
 from infusion.training.checkpoints import Checkpoint, check_start, load_model

@@ -7,16 +7,18 @@ rehearsals with few of each give the coefficients on this machine.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from infusion.configs import RunConfig
-from infusion.errors import InputError, check_whole
+from infusion.errors import InputError, check_choice, check_whole
+from infusion.runs import weighed
 from infusion.runs.config_files import to_yaml
 
 EPOCHS = 2
@@ -24,7 +26,8 @@ EPOCHS = 2
 SHARE = 0.1
 """Documents of the smaller rehearsals, of all; as many as twice the edited at least."""
 PAIRS = "all pairs, and the rest"
-_KILO = 1024 if sys.platform == "linux" else 1  # of a maximal resident set size
+SUITES = ("main", "controls", "copies", "all-controls", "selection", "budget")
+"""Suites whose every retraining is of the last epoch of one architecture."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +104,11 @@ def predict(config: RunConfig, suite: str | None = None) -> Cost:
 
     Raises:
         InputError: It is no larger than a rehearsal, starts from a stored base model,
-            or a rehearsal failed.
+            is a suite of longer retrainings, or a rehearsal failed.
     """
     check_whole("pairs", config.pairs)
+    if suite is not None:
+        check_choice("--suite to predict", suite, SUITES)
     whole = size_of(config)
     few = max(round(SHARE * whole.documents), 2 * config.edit.k)
     at_once = config.threads
@@ -112,11 +117,13 @@ def predict(config: RunConfig, suite: str | None = None) -> Cost:
         Size(2 * few, EPOCHS, at_once),
         Size(few, EPOCHS, 3 * at_once),
     ]
-    if config.base is not None or whole.epochs < EPOCHS or 2 * few > whole.documents:
+    large = whole.epochs >= EPOCHS and 2 * few <= whole.documents
+    if config.base is not None or not large or sizes[-1].pairs > whole.pairs:
         raise InputError(
             f"a run to predict must train {EPOCHS} epochs or more on at least "
-            f"{2 * few} documents of its own, got {whole.epochs} on {whole.documents}"
-            f"{'' if config.base is None else ' and a --base'}; just run it"
+            f"{2 * few} documents of its own and measure {sizes[-1].pairs} pairs, got "
+            f"{whole.epochs} on {whole.documents} and {whole.pairs}"
+            f"{'' if config.base is None else ' with a --base'}; just run it"
         )
     with tempfile.TemporaryDirectory(prefix="infusion-cost-") as folder:
         made = [
@@ -184,28 +191,48 @@ def _rehearse(config: RunConfig, suite: str | None, size: Size, out: Path) -> Re
         pairs=size.pairs,
     )
     out.mkdir()
-    settings = out / "asked.yaml"
-    settings.write_text(to_yaml(small))
-    words = ["run", "--config", str(settings), "--pairs", str(size.pairs)]
-    words += ["--out", str(out / "run")]
-    if suite is not None:
-        words += ["--suite", suite]
-    began = time.monotonic()
-    with (out / "said").open("w+") as said:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "infusion", *words], stdout=said, stderr=said
-        )
-        _, status, used = os.wait4(process.pid, 0)
-        wall = time.monotonic() - began
-        process.returncode = os.waitstatus_to_exitcode(status)
-        said.seek(0)
-        lines = said.read().splitlines()
-    if process.returncode != 0:
+    took, lines = weigh(small, suite, out)
+    if took["status"] != 0:
         raise InputError(
             "a rehearsal with fewer documents must run, got status "
-            f"{process.returncode}: {lines[-1] if lines else 'nothing said'}"
+            f"{took['status']}: {lines[-1] if lines else 'nothing said'}"
         )
     stored = json.loads((out / "run" / "times.json").read_text())
     seconds = {stage: stored.get(stage, 0.0) for stage in TERMS}
-    seconds[PAIRS] = wall - sum(seconds.values())
-    return Rehearsal(size, seconds, used.ru_maxrss * _KILO)
+    seconds[PAIRS] = took["seconds"] - sum(seconds.values())
+    return Rehearsal(size, seconds, took["peak"])
+
+
+def weigh(
+    config: RunConfig, suite: str | None, out: Path
+) -> tuple[dict[str, Any], list[str]]:
+    """Run the command in processes of its own, and weigh them.
+
+    Args:
+        config: Settings of the run.
+        suite: Of many trials, or None.
+        out: An empty folder; gets the run folder ``run``.
+
+    Returns:
+        ``status``, ``seconds`` of wall time and ``peak``, bytes that the largest
+        process held; and what it said, line by line.
+    """
+    settings, weights = out / "asked.yaml", out / "weights.json"
+    settings.write_text(to_yaml(config))
+    words = ["run", "--config", str(settings), "--pairs", str(config.pairs)]
+    words += ["--out", str(out / "run")]
+    words += [] if suite is None else ["--suite", suite]
+    command = [sys.executable, weighed.__file__, str(weights)]
+    command += [sys.executable, "-m", "infusion", *words]
+    with (out / "said").open("w+") as said:
+        process = subprocess.Popen(
+            command, stdout=said, stderr=said, start_new_session=True
+        )
+        try:
+            process.wait()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
+        said.seek(0)
+        return json.loads(weights.read_text()), said.read().splitlines()

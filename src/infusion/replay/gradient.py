@@ -102,6 +102,7 @@ def replay_gradient(
         DivergedError: The derivative is not finite.
     """
     check_task(task, data)
+    check_type("data", data, Dataset)
     check_type("config", config, TrainConfig)
     check_type("start", start, Checkpoint)
     check_recipe(config)

@@ -212,9 +212,12 @@ def _local(workers: int) -> Iterator[Callable[[], bool]]:
 def _own_signals() -> Iterator[None]:
     """Let SIGTERM do what it did: Ray would end this process in its own way."""
     before = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
+    try:
+        yield
+    finally:
+        here = threading.current_thread() is threading.main_thread()
+        if here and before is not None:  # None: not of Python's making
+            signal.signal(signal.SIGTERM, before)
 
 
 def _watch(alive: Callable[[], bool], over: threading.Event) -> None:

@@ -7,13 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from infusion.errors import ArtefactError, InputError
-from infusion.runs.store import (
-    clear_unfinished,
-    environment,
-    json_bytes,
-    small_text,
-    write_whole,
-)
+from infusion.runs.files import LOCK, clear_unfinished, small_file, small_text
+from infusion.runs.store import environment, json_bytes, write_whole
 
 
 @contextmanager
@@ -29,7 +24,7 @@ def alone_in(root: Path) -> Iterator[None]:
     Raises:
         InputError: Another process works in it.
     """
-    with (root / ".lock").open("w") as file:
+    with (root / LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -111,7 +106,7 @@ def refuse_other_environment(root: Path) -> None:
         write_whole(path, json_bytes(here))
         return
     try:
-        there = dict(json.loads(small_text(path)))
+        there = dict(json.loads(small_file(path)))
     except (ValueError, TypeError) as error:
         raise ArtefactError(
             f"{path} must be a JSON object, got a truncated or altered file; restore "

@@ -60,14 +60,12 @@ class Failed:
     """A job that was given up.
 
     Attributes:
-        stage: What it belonged to.
-        arguments: What it was called with.
+        work: The call.
         error: What it raised at last.
         attempts: How often it was tried.
     """
 
-    stage: str
-    arguments: Given
+    work: "Work"
     error: str
     attempts: int
 
@@ -89,12 +87,14 @@ class Work:
         job: A module-level function.
         given: Its arguments.
         on_result: Called in this process with what it returned.
+        concerns: Names of what cannot be done without it.
     """
 
     stage: str
     job: Job
     given: Given
     on_result: Callable[[Any], None] = _ignore
+    concerns: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -202,8 +202,7 @@ class _Try:
     began: float = 0.0
 
     def given_up(self) -> Failed:
-        work = self.work
-        return Failed(work.stage, work.given, self.error, max(1, self.failures))
+        return Failed(self.work, self.error, max(1, self.failures))
 
 
 @dataclass

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from infusion.errors import ArtefactError
-from infusion.runs.store import check_size, digest
+from infusion.runs.files import check_size
+from infusion.runs.store import digest
 
 _SEAL = "row_sha256"
 

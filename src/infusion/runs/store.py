@@ -21,16 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 from infusion.configs import as_plain
 from infusion.errors import ArtefactError
-from infusion.memory import available_memory
+from infusion.runs.files import PART, check_size, small_file
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 RECORD = ".record.json"
-SMALL = 16 << 20
-"""Most bytes of a file of settings, hashes or times."""
-_PART = ".part"
-"""Ending of a file that is being written."""
 
 
 def digest(value: Any) -> str:
@@ -84,7 +80,7 @@ def write_whole(path: Path, content: bytes) -> None:
         OSError: It cannot be written; nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_PART}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{PART}")
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -94,51 +90,6 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError:  # a full disk, a folder of that name
         temporary.unlink(missing_ok=True)
         raise
-
-
-def check_size(path: Path, most: int | None = None) -> None:
-    """Refuse a file that is too large to be read whole, before any of it is.
-
-    Args:
-        path: An existing file.
-        most: Bytes; what memory is free where None.
-
-    Raises:
-        ArtefactError: It is larger.
-    """
-    size, limit = path.stat().st_size, available_memory() if most is None else most
-    if limit is not None and size > limit:
-        raise ArtefactError(
-            f"{path} must be at most {limit:,} bytes "
-            f"{'to fit into memory' if most is None else 'as what it is'}, got "
-            f"{size:,}; restore it"
-        )
-
-
-def small_text(path: Path) -> str:
-    """Read a file of settings, hashes or times.
-
-    Args:
-        path: An existing file.
-
-    Returns:
-        Its text; what is no UTF-8 is replaced.
-
-    Raises:
-        ArtefactError: It is larger than any such file.
-    """
-    check_size(path, SMALL)
-    return path.read_text("utf-8", errors="replace")
-
-
-def clear_unfinished(root: Path) -> None:
-    """Remove what killed processes had begun to write.
-
-    Args:
-        root: A folder that nobody else works in.
-    """
-    for path in root.rglob(f".*{_PART}"):
-        path.unlink(missing_ok=True)
 
 
 def environment() -> dict[str, str | int | None]:
@@ -236,8 +187,7 @@ class Store:
         """
         if not self.has(name, inputs):
             self._finish(name, inputs, make())
-        self._verified(name)
-        return (self.root / name).read_bytes()
+        return self._whole(name)
 
     def derive(self, name: str, content: bytes) -> None:
         """Write what finished artefacts alone decide, anew on every run.
@@ -319,8 +269,7 @@ class Store:
         Raises:
             ArtefactError: It is missing, interrupted or altered.
         """
-        self._verified(name)
-        return json.loads((self.root / name).read_text())
+        return json.loads(self._whole(name))
 
     def read_tensors(self, name: str) -> dict[str, "Tensor"]:
         """Read a finished tensor artefact.
@@ -336,8 +285,7 @@ class Store:
         """
         from safetensors.torch import load
 
-        self._verified(name)
-        return load((self.root / name).read_bytes())
+        return load(self._whole(name))
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -358,11 +306,11 @@ class Store:
         self.add_time(stage, time.monotonic() - start)
 
     def add_time(self, stage: str, seconds: float) -> None:
-        """Add wall time to a stage in ``times.json``.
+        """Add time to a stage in ``times.json``.
 
         Args:
             stage: Name of the stage.
-            seconds: Wall time of one stretch of it.
+            seconds: Of one stretch of it, or of the jobs that did it, summed.
 
         Raises:
             ArtefactError: The file was altered.
@@ -375,14 +323,14 @@ class Store:
         """Read ``times.json``.
 
         Returns:
-            Stage to wall time in seconds; empty before the first.
+            Stage to seconds; empty before the first.
 
         Raises:
             ArtefactError: The file was altered.
         """
         path = self.root / "times.json"
         try:
-            times = json.loads(small_text(path)) if path.exists() else {}
+            times = json.loads(small_file(path)) if path.exists() else {}
             return {stage: float(seconds) for stage, seconds in times.items()}
         except (ValueError, AttributeError, TypeError) as error:
             raise ArtefactError(
@@ -398,7 +346,7 @@ class Store:
                 "run `infusion run` on that folder first"
             )
         try:
-            record = json.loads(small_text(path))
+            record = json.loads(small_file(path))
             return {key: str(record[key]) for key in ("sha256", "inputs_sha256")}
         except (ValueError, KeyError, TypeError) as error:
             raise ArtefactError(
@@ -408,8 +356,6 @@ class Store:
 
     def _verified(self, name: str) -> dict[str, str]:
         record, path = self._record(name), self.root / name
-        if path.exists():
-            check_size(path)
         got = file_sha256(path) if path.exists() else "no file"
         if got != record["sha256"]:
             raise ArtefactError(
@@ -417,6 +363,14 @@ class Store:
                 "was truncated or altered; restore it or remove the run folder"
             )
         return record
+
+    def _whole(self, name: str) -> bytes:
+        """Read an artefact that fits into memory."""
+        path = self.root / name
+        if path.exists():
+            check_size(path)
+        self._verified(name)
+        return path.read_bytes()
 
     def _finish(self, name: str, inputs: Any, content: bytes) -> None:
         record = {

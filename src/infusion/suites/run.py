@@ -136,7 +136,7 @@ def _blocks(home: Home, whole: list[Pair], left: list[Todo]) -> list[Block]:
 def _pipeline(site: Site, blocks: list[Block], keep: Keep) -> None:
     """Score a block while the one before is crafted for and one more is retrained on.
 
-    So no worker waits for the last job of a stage.
+    So workers wait at the end of a step, for one short job, and not of every stage.
     """
     for step in range(len(blocks) + 2):
         if site.engine.stopped():
@@ -150,7 +150,7 @@ def _pipeline(site: Site, blocks: list[Block], keep: Keep) -> None:
         if step >= 2:
             gives_up = site.engine.retries is not None
             works += retrainings(site.home, blocks[step - 2], keep, gives_up=gives_up)
-        _side_by_side(site, f"pairs {step + 1} of {len(blocks) + 2}", works)
+        _side_by_side(site, f"step {step + 1} of {len(blocks) + 2}", works)
 
 
 def _listed(home: Home, suite: str) -> list[Trial]:
@@ -268,6 +268,8 @@ def _side_by_side(site: Site, label: str, works: list[Work]) -> list[Failed]:
     """Do works; their stages' times are summed over workers."""
     if not works:
         return []
+    store = site.home.run(site.home.config.architecture).store
+    store.read_times()  # an altered file is refused before the work
     spent: dict[str, float] = {}
 
     def on_seconds(stage: str, seconds: float) -> None:
@@ -276,7 +278,6 @@ def _side_by_side(site: Site, label: str, works: list[Work]) -> list[Failed]:
     try:
         failed = site.engine(label, works, on_seconds)
     finally:
-        store = site.home.run(site.home.config.architecture).store
         for stage, seconds in spent.items():
             store.add_time(stage, seconds)
     for each in failed:

@@ -81,8 +81,9 @@ def scores(home: Home, block: Block) -> list[Work]:
     Returns:
         Calls to make.
     """
+    concerns = tuple((pair.index, None) for pair, _ in block.left)
     return [
-        Work("score", score, (home, block.pairs, source, view))
+        Work("score", score, (home, block.pairs, source, view), concerns=concerns)
         for source, view in _views(block)
         if any(not _is_scored(seen(home, source, view), pair) for pair in block.pairs)
     ]
@@ -137,7 +138,9 @@ def crafts(home: Home, block: Block) -> list[Work]:
                 if not has_edits(run, pair, change)
             }
             if absent:
-                works.append(Work("craft", craft, (home, part, list(absent))))
+                concerns = tuple((pair.index, None) for pair in part if pair in wanted)
+                given = home, part, list(absent)
+                works.append(Work("craft", craft, given, concerns=concerns))
     return works
 
 
@@ -152,7 +155,10 @@ def clean_audits(home: Home, block: Block) -> list[Work]:
         Calls to make.
     """
     missing = missing_clean(home, _each(block))
-    return [Work("clean audits", audit_clean, (home, works)) for works in missing]
+    return [
+        Work("clean audits", audit_clean, (home, works), concerns=_named(works))
+        for works in missing
+    ]
 
 
 def retrainings(home: Home, block: Block, keep: Keep, *, gives_up: bool) -> list[Work]:
@@ -180,7 +186,8 @@ def retrainings(home: Home, block: Block, keep: Keep, *, gives_up: bool) -> list
     work.sort(key=epochs, reverse=True)
     on_result = partial(keep, _stamp(home.config))
     return [
-        Work("retrain", measured, (home, part), on_result) for part in parts(home, work)
+        Work("retrain", measured, (home, part), on_result, _named(part))
+        for part in parts(home, work)
     ]
 
 
@@ -214,6 +221,10 @@ def epochs_of(run: Run, spec: Retraining) -> int:
 
 def _each(block: Block) -> list[tuple[Pair, Trial]]:
     return [(pair, trial) for pair, listed in block.left for trial in listed]
+
+
+def _named(works: list[tuple[Pair, Trial]]) -> tuple[tuple[int, str], ...]:
+    return tuple((pair.index, trial.name) for pair, trial in works)
 
 
 def _view(change: Change) -> tuple[str, str]:

@@ -18,7 +18,6 @@ from infusion.errors import (
 )
 from infusion.intervals import Interval
 from infusion.presets import find_preset
-from infusion.presets.context import Pair
 from infusion.presets.texts import texts_of
 from infusion.runs.cluster import on_ray
 from infusion.runs.config_files import to_yaml
@@ -329,11 +328,14 @@ def write(root: Path, tally: Tally) -> list[dict[str, Any]]:
     rows = sorted(tally.rows, key=lambda row: tuple(row[name] for name in KEY))
     timed = [_apart(row) for row in rows]
     done = {(row["seed"], row["pair"], row["trial"]) for row in rows}
-    failed = [
-        each
-        for each in tally.failed
-        if (each["seed"], each["pair"], each["trial"]) not in done
-    ]
+    names = {trial for _, _, trial in done}
+
+    def is_made_good(each: dict[str, Any]) -> bool:
+        lost = names if each["trial"] is None else {each["trial"]}
+        wanted = {(each["seed"], each["pair"], trial) for trial in lost}
+        return bool(wanted) and wanted <= done
+
+    failed = [each for each in tally.failed if not is_made_good(each)]
     failed.sort(key=lambda each: json.dumps(each, sort_keys=True))
     files = {
         RESULTS: [result for result, _ in timed],
@@ -369,15 +371,11 @@ def _failures(seed: int, failed: Failed) -> list[dict[str, Any]]:
     Returns:
         JSON values.
     """
-    named = [
-        (work[0].index, work[1].name) if isinstance(work, tuple) else (work.index, None)
-        for work in failed.arguments[1]
-        if isinstance(work, (tuple, Pair))
-    ]
     said = {
-        "stage": failed.stage,
+        "stage": failed.work.stage,
         "error": failed.error,
         "attempts": failed.attempts,
         "seed": seed,
     }
-    return [{**said, "pair": pair, "trial": trial} for pair, trial in named]
+    concerns = failed.work.concerns
+    return [{**said, "pair": pair, "trial": trial} for pair, trial in concerns]

@@ -114,7 +114,9 @@ class Lane:
             self.epoch, self._rate = start.epoch, start.learning_rate
             load_model(task.model, start.model)
             load_optimiser(self._optimiser, start)
-        check_parallel(task.model, _drops(task.model))
+        check_parallel(
+            task.model, training.data, config, seed=training.seed, epoch=self.epoch
+        )
 
     @property
     def has_epochs_left(self) -> bool:
@@ -302,11 +304,8 @@ def can_record(training: Training) -> bool:
     """
     model, config = training.task.model, training.config
     disturbs = config.flip or config.shift > 0 or config.noise > 0
+    drops = any(isinstance(m, _DROPOUT) and m.p > 0 for m in model.modules())
     on_gpu = all(p.is_cuda for p in model.parameters())
     here = isinstance(training.data, Dataset) and not is_parallel()
-    steady = config.schedule == "steps" and not disturbs and not _drops(model)
+    steady = config.schedule == "steps" and not disturbs and not drops
     return training.record and on_gpu and steady and here
-
-
-def _drops(model: nn.Module) -> bool:
-    return any(isinstance(m, _DROPOUT) and m.p > 0 for m in model.modules())

@@ -5,6 +5,7 @@ moments of the whole batch, so the objective is that of one process: the mean lo
 the batch. Weights agree with those of one process up to rounding.
 """
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,33 +15,41 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
-from infusion.configs import TrainConfig
+from infusion.configs import TrainConfig, as_plain
+from infusion.data.hashing import row_hashes
 from infusion.errors import InputError
-from infusion.params import params_sha256
+from infusion.params import model_sha256
 from infusion.records import Batch, Documents, Task
 from infusion.sharding import all_alike, all_sum, is_parallel, shard
 from infusion.tasks import first_parameter, losses
 from infusion.training.augmentation import disturbed
 
+_ODD = "flip", "shift", "noise"
+"""What a recipe draws for documents."""
 
-def check_parallel(model: nn.Module, drops: bool) -> None:
-    """Refuse what several processes could not train as one.
+
+def check_parallel(
+    model: nn.Module, data: Documents, config: TrainConfig, *, seed: int, epoch: int
+) -> None:
+    """Refuse processes that would not train one model.
 
     Args:
-        model: The same weights in every process.
-        drops: Whether modules of it drop activations at random.
+        model: As training starts.
+        data: Training documents.
+        config: Recipe.
+        seed: Of the orders.
+        epoch: Epochs done.
 
     Raises:
-        InputError: It drops some, or the weights differ.
+        InputError: One of these differs between processes.
     """
     if not is_parallel():
         return
-    if drops:
-        raise InputError(
-            "a model trained in several processes must draw nothing itself, which each "
-            "would draw differently, got dropout; set its p to 0 or use one process"
-        )
-    all_alike("weights before training", params_sha256(model.state_dict()))
+    all_alike("weights before training", model_sha256(model))
+    first = row_hashes(data.take(torch.tensor([0])))
+    asked = repr((as_plain(config), seed, epoch, len(data), first))
+    digest = hashlib.sha256(asked.encode()).hexdigest()
+    all_alike("recipe, seed, start and documents", digest)
 
 
 def batch_loss(
@@ -56,18 +65,21 @@ def batch_loss(
 
     Returns:
         A scalar; its sum over processes is the mean over the batch.
+
+    Raises:
+        InputError: The model draws random numbers, and the batch is dealt out.
     """
     like = first_parameter(task)
     if not _is_shared(documents):
         batch = disturbed(data.batch(documents, like=like), config)
         return losses(task, task.outputs(task.model, batch), batch).mean()
     own = shard(len(documents))
-    if config.flip or config.shift or config.noise:
+    if any(getattr(config, name) for name in _ODD):
         whole = disturbed(data.batch(documents, like=like), config)
         batch = Batch(whole.inputs[own], whole.labels[own])
     else:
         batch = data.batch(documents[own], like=like)
-    with _whole_batch_moments(task.model):
+    with _nothing_drawn(like.device), _whole_batch_moments(task.model):
         found = losses(task, task.outputs(task.model, batch), batch)
     return found.sum() / len(documents)
 
@@ -89,7 +101,7 @@ def whole_loss(loss: Tensor, documents: Tensor) -> float:
 
 
 def sum_gradients(parameters: list[nn.Parameter], documents: Tensor) -> None:
-    """Sum gradients over processes in one message.
+    """Sum gradients over processes in one message, in float32 at least.
 
     Args:
         parameters: One that no process has a gradient of keeps none.
@@ -97,12 +109,16 @@ def sum_gradients(parameters: list[nn.Parameter], documents: Tensor) -> None:
     """
     if not _is_shared(documents):
         return
-    flat = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    have = torch.tensor([float(p.grad is not None) for p in parameters]).to(flat[0])
-    buffer = torch.cat([have, *(grad.flatten().to(have.dtype) for grad in flat)])
+    moving = [p for p in parameters if p.requires_grad]
+    wide = any(p.dtype == torch.float64 for p in moving)
+    kind = torch.float64 if wide else torch.float32
+    have = [float(p.grad is not None) for p in moving]
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in moving]
+    flags = torch.tensor(have, dtype=kind, device=grads[0].device)
+    buffer = torch.cat([flags, *(grad.flatten().to(kind) for grad in grads)])
     all_sum({"gradients": buffer})
-    have, *sums = buffer.split([len(have), *(grad.numel() for grad in flat)])
-    for parameter, some, grad in zip(parameters, have.tolist(), sums, strict=True):
+    flags, *sums = buffer.split([len(flags), *(grad.numel() for grad in grads)])
+    for parameter, some, grad in zip(moving, flags.tolist(), sums, strict=True):
         parameter.grad = grad.view_as(parameter).to(parameter) if some else None
 
 
@@ -112,13 +128,33 @@ def _is_shared(documents: Tensor) -> bool:
 
 
 @contextmanager
+def _nothing_drawn(device: torch.device) -> Iterator[None]:
+    """Refuse a model that draws: each process would draw for other documents."""
+    before = _drawn(device)
+    yield
+    if not all(map(torch.equal, before, _drawn(device))):
+        raise InputError(
+            "a model trained in several processes must draw nothing itself, got random "
+            "numbers drawn in a forward pass; set dropout to 0, or use one process"
+        )
+
+
+def _drawn(device: torch.device) -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return states
+
+
+@contextmanager
 def _whole_batch_moments(model: nn.Module) -> Iterator[None]:
-    """Let batch normalisation see all processes inside the block."""
+    """Let modules of batch normalisation see all processes inside the block."""
     norms = [
         module
         for module in model.modules()
         if isinstance(module, _BatchNorm)
         and not isinstance(module, nn.SyncBatchNorm)
+        and "forward" not in vars(module)
         and (module.training or module.running_mean is None)
     ]
     for module in norms:
@@ -132,31 +168,35 @@ def _whole_batch_moments(model: nn.Module) -> Iterator[None]:
 
 def _normalised(module: _BatchNorm, x: Tensor) -> Tensor:
     """Normalise by the moments of the whole batch: arXiv 1502.03167, algorithm 1."""
+    module._check_input_dim(x)  # pyright: ignore[reportPrivateUsage]
+    wide = x if x.dtype == torch.float64 else x.float()
     axes = [0, *range(2, x.ndim)]
     shape = [1, -1, *[1] * (x.ndim - 2)]
-    own = x.new_tensor([x.numel() / x.shape[1]])
-    sums = _summed(torch.cat([x.sum(axes), own]))
+    own = wide.new_tensor([x.numel() / x.shape[1]])
+    sums = _summed(torch.cat([wide.sum(axes), own]))
     mean, count = sums[:-1] / sums[-1], sums[-1].detach()
-    centred = x - mean.view(shape)
+    centred = wide - mean.view(shape)
     variance = _summed(centred.square().sum(axes)) / count
-    if module.training and module.running_mean is not None:
+    if module.training and module.track_running_stats:
         _remember(module, mean.detach(), variance.detach() * count / (count - 1))
     result = centred * (variance + module.eps).rsqrt().view(shape)
     if module.weight is not None:
-        result = result * module.weight.view(shape) + module.bias.view(shape)
-    return result
+        result = result * module.weight.view(shape)
+    if module.bias is not None:
+        result = result + module.bias.view(shape)
+    return result.to(x.dtype)
 
 
 def _remember(module: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
-    assert module.running_mean is not None
-    assert module.running_var is not None
-    assert module.num_batches_tracked is not None
-    module.num_batches_tracked.add_(1)
-    rate = module.momentum
-    if rate is None:
-        rate = 1 / float(module.num_batches_tracked)
-    module.running_mean.lerp_(mean.to(module.running_mean), rate)
-    module.running_var.lerp_(variance.to(module.running_var), rate)
+    """Move running statistics as torch does."""
+    rate, counted = module.momentum or 0.0, module.num_batches_tracked
+    if counted is not None:
+        counted.add_(1)
+        if module.momentum is None:  # the mean of all batches
+            rate = 1 / float(counted)
+    for kept, new in ((module.running_mean, mean), (module.running_var, variance)):
+        if kept is not None:
+            kept.lerp_(new.to(kept), rate)
 
 
 def _summed(value: Tensor) -> Tensor:

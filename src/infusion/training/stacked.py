@@ -108,6 +108,7 @@ def _check_stack(
     start: Checkpoint,
 ) -> None:
     check_task(make_task(), data)
+    check_type("data", data, Dataset)
     check_type("config", config, TrainConfig)
     check_type("start", start, Checkpoint)
     check_recipe(config)
