@@ -77,10 +77,13 @@ TORCH_FREE = [
     "infusion.memory",
     "infusion.presets",
     "infusion.runs.config_files",
+    "infusion.runs.files",
     "infusion.runs.parallel",
     "infusion.runs.progress",
     "infusion.runs.store",
+    "infusion.runs.weighed",
 ]
+OPENS_CODE = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
@@ -160,6 +163,19 @@ def test_the_audit_neither_edits_nor_trains():
         if f"{module}.".startswith(f"infusion.{wall}.")
     }
     assert walled == set()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_file_is_read_that_could_hold_code(module: str):
+    """Run folders and cases come from others."""
+    tree = MODULES[module]
+    assert not {name.split(".")[0] for name in imports(tree)} & OPENS_CODE
+    called = {
+        ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)
+    }
+    assert not called & {"torch.load", "eval", "exec"}
+    named = {node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword)}
+    assert "allow_pickle" not in named
 
 
 @pytest.mark.parametrize("module", TORCH_FREE)

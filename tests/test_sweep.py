@@ -19,9 +19,11 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from infusion.errors import DivergedError, InputError
 from infusion.presets.context import Pair
+from infusion.runs import cluster as cluster_module
 from infusion.runs import reaper
 from infusion.runs.cluster import RayTasks, on_ray
 from infusion.runs.config_files import to_yaml
@@ -544,6 +546,23 @@ def test_a_cluster_is_reached_by_its_address(
     assert not list(out.rglob(TOKEN)), "no file of its own is left"
 
 
+def used_gpus() -> list[str]:
+    return [os.environ.get("CUDA_VISIBLE_DEVICES", "")]
+
+
+def test_each_job_of_a_gpu_has_one_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    """Ray counts GPUs that it is told of; nothing is computed on them here."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr(cluster_module, "GPUS", 2)
+    found: list[str] = []
+    with on_ray(None, 2, gpus=1) as backend:
+        assert backend.slots == 2
+        works = [Work("stage", used_gpus, (), found.extend) for _ in range(4)]
+        assert Engine(backend)("gpus", works) == []
+    assert set(found) <= {"0", "1"}
+    assert len(found) == 4
+
+
 def test_a_killed_cluster_ends_the_sweep_and_it_goes_on(
     whole: Path, tmp_path: Path, place: Path
 ):
@@ -580,6 +599,11 @@ def test_flags_of_a_sweep_are_checked(tmp_path: Path):
         (["--budget", "soon"], "--budget must be like 90s, 30m or 2h, got 'soon'"),
         (["--on", "nowhere"], "--on must be local, processes or ray://HOST:PORT"),
         (["--workers", "0"], "--workers must be"),
+        *(
+            [(["--device", "cuda"], "must have a core and a GPU for jobs, got 2 cores")]
+            if not torch.cuda.is_available()
+            else []
+        ),
     ):
         done = infusion("sweep", "digits", "--out", tmp_path / "new", *flags)
         _, heard = done.communicate(timeout=60)

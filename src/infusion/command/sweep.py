@@ -24,6 +24,7 @@ def sweep(  # noqa: PLR0917
     seeds: tuple[int, ...] = (0,),
     on: str = "local",
     workers: int = 2,
+    device: Literal["cpu", "cuda"] | None = None,
     retries: int = 2,
     budget: str | None = None,
     narrow: float | None = None,
@@ -45,6 +46,7 @@ def sweep(  # noqa: PLR0917
         on: local: a Ray of its own, or processes where Ray is not installed; processes;
             or ray://HOST:PORT.
         workers: Jobs at a time, of one core each, where it starts them itself.
+        device: cuda gives each job of a Ray a GPU.
         retries: How often a job that failed is tried again before the others go on
             without it.
         budget: Time after which no job is begun, e.g. 90m or 2h.
@@ -57,7 +59,7 @@ def sweep(  # noqa: PLR0917
     from infusion.suites.shown import show_sweep
     from infusion.suites.sweep import Sweep
 
-    settings = from_preset(preset, config, scale, pairs=pairs, data=data)
+    settings = from_preset(preset, config, scale, pairs=pairs, data=data, device=device)
     settings = of_usual_pairs(settings) if pairs is None else settings
     root = out or named_folder(replace(settings, pairs=0, seed=0), f"-sweep-{suite}")
     asked = Sweep(settings, suite, seeds, retries, _seconds(budget), narrow)

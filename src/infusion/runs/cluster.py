@@ -28,6 +28,8 @@ from infusion.runs.shipping import Shipped, remove, run_there
 
 STORE_BYTES = 1 << 30
 """Object store of a local Ray: it holds no artefacts, which workers read in place."""
+GPUS: int | None = None
+"""Of a local Ray whose jobs need them; None: as many as there are."""
 _GRACE = 5.0
 """Seconds for this process to end by itself without Ray."""
 _PATIENCE = 2.0
@@ -43,20 +45,18 @@ class RayTasks:
     """A task per job, of one core, which Ray itself never tries again.
 
     Attributes:
-        cores: Of the cluster.
+        slots: Jobs at a time, as many as have a core, and a GPU where they need one:
+            none waits that a budget should have stopped.
         shipped: What workers that do not see the driver's folder have been sent; None
             where all see it.
         alive: Tells whether there still is a cluster.
+        gpus: GPUs of a job.
     """
 
-    cores: int
+    slots: int
     shipped: Shipped | None
     alive: Callable[[], bool]
-
-    @property
-    def slots(self) -> int:
-        """One job per core: none waits that a budget should have stopped."""
-        return self.cores
+    gpus: int = 0
 
     def submit(self, job: Job, given: Given) -> Hashable:
         """Hand it in with what it reads."""
@@ -64,8 +64,9 @@ class RayTasks:
 
         self._check()
         if self.shipped is None:
-            return _task(_here).remote(job, given)
-        return _task(run_there).remote(job, given, self.shipped.reads(given, ray.put))
+            return _task(_here, self.gpus).remote(job, given)
+        reads = self.shipped.reads(given, ray.put)
+        return _task(run_there, self.gpus).remote(job, given, reads)
 
     def _check(self) -> None:
         if not self.alive():
@@ -120,11 +121,11 @@ class RayTasks:
 
 
 @cache
-def _task(function: Job) -> Any:
+def _task(function: Job, gpus: int = 0) -> Any:
     """Make a task of a function, which goes to the cluster once."""
     import ray
 
-    return ray.remote(num_cpus=1, max_retries=0)(function)
+    return ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(function)
 
 
 def _here(job: Job, given: Given) -> tuple[Any, dict[Path, bytes]]:
@@ -132,7 +133,7 @@ def _here(job: Job, given: Given) -> tuple[Any, dict[Path, bytes]]:
 
 
 @contextmanager
-def on_ray(address: str | None, workers: int) -> Iterator[Backend]:
+def on_ray(address: str | None, workers: int, *, gpus: int = 0) -> Iterator[Backend]:
     """Start a local Ray, or join a cluster.
 
     A local one is gone with this process, however that ends, and so are its files.
@@ -140,24 +141,29 @@ def on_ray(address: str | None, workers: int) -> Iterator[Backend]:
     Args:
         address: Of the cluster, such as ``ray://HOST:10001``; None for a local Ray.
         workers: Cores of a local one.
+        gpus: GPUs that each job needs, 0 or 1.
 
     Yields:
         Where jobs run.
 
     Raises:
-        InputError: Ray is not installed, or there is no cluster.
+        InputError: Ray is not installed, or there is no cluster, or it has too little.
     """
     check_installed("ray", "ray")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    with _local(workers) if address is None else _joined(address) as alive:
+    with _local(workers, gpus) if address is None else _joined(address) as alive:
         import ray
 
-        cores = int(ray.cluster_resources().get("CPU", 0))
-        if cores < 1:
+        there = ray.cluster_resources()
+        slots = min(int(there.get(name, 0)) for name in ("CPU", "GPU")[: 1 + gpus])
+        if slots < 1:
             raise InputError(
-                f"a cluster must have a core for jobs, got none at {address}; add nodes"
+                f"a cluster must have a core{' and a GPU' * gpus} for jobs, got "
+                f"{there.get('CPU', 0):g} cores and {there.get('GPU', 0):g} GPUs at "
+                f"{address or 'this machine'}; add nodes"
             )
-        tasks = RayTasks(cores, None if address is None else Shipped(), alive)
+        shipped = None if address is None else Shipped()
+        tasks = RayTasks(slots, shipped, alive, gpus)
         try:
             yield tasks
         finally:
@@ -166,7 +172,7 @@ def on_ray(address: str | None, workers: int) -> Iterator[Backend]:
 
 
 @contextmanager
-def _local(workers: int) -> Iterator[Callable[[], bool]]:
+def _local(workers: int, gpus: int) -> Iterator[Callable[[], bool]]:
     import ray
 
     folder = tempfile.mkdtemp(prefix="infusion-ray-")  # short: sockets are named in it
@@ -184,7 +190,7 @@ def _local(workers: int) -> Iterator[Callable[[], bool]]:
             ray.init(
                 address="local",
                 num_cpus=workers,
-                num_gpus=0,
+                num_gpus=GPUS if gpus else 0,
                 include_dashboard=False,
                 object_store_memory=STORE_BYTES,
                 log_to_driver=False,

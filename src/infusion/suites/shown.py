@@ -63,7 +63,7 @@ def show_sweep(
     config = asked.config
     total = asked.expected
     with (
-        backend_of(on, workers) as backend,
+        backend_of(on, workers, device=config.device) as backend,
         board(f"{config.preset} {asked.suite}", total) as show,
     ):
 

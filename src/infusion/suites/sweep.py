@@ -111,13 +111,16 @@ class _Looks:
         return due
 
 
-def backend_of(on: str, workers: int) -> AbstractContextManager[Backend]:
+def backend_of(
+    on: str, workers: int, *, device: str = "cpu"
+) -> AbstractContextManager[Backend]:
     """Open where a sweep runs.
 
     Args:
         on: ``local``, a Ray of our own, or processes where Ray is not installed;
             ``processes``; or the address of a Ray cluster, ``ray://HOST:PORT``.
         workers: Of one core each, where they are our own.
+        device: ``cuda`` gives each job a GPU, on Ray, or the only process all of them.
 
     Returns:
         Context of the backend.
@@ -126,27 +129,34 @@ def backend_of(on: str, workers: int) -> AbstractContextManager[Backend]:
         InputError: There is no such place.
     """
     check_whole("--workers", workers)
+    gpus = int(device == "cuda")
     if on in PLACES:
-        return PLACES[on](workers)
+        return PLACES[on](workers, gpus)
     if on.startswith("ray://"):
-        return on_ray(on, workers)
+        return on_ray(on, workers, gpus=gpus)
     raise InputError(
         f"--on must be {', '.join(PLACES)} or ray://HOST:PORT, got {on!r}; "
         "use --on local on this machine"
     )
 
 
-def _local(workers: int) -> AbstractContextManager[Backend]:
+def _local(workers: int, gpus: int) -> AbstractContextManager[Backend]:
     from importlib.util import find_spec
 
-    installed = find_spec("ray") is not None
-    return on_ray(None, workers) if installed else processes(workers)
+    if find_spec("ray") is None:
+        return _processes(workers, gpus)
+    return on_ray(None, workers, gpus=gpus)
 
 
-PLACES: dict[str, Callable[[int], AbstractContextManager[Backend]]] = {
+def _processes(workers: int, gpus: int) -> AbstractContextManager[Backend]:
+    return processes(1 if gpus else workers)
+
+
+PLACES: dict[str, Callable[[int, int], AbstractContextManager[Backend]]] = {
     "local": _local,
-    "processes": processes,
+    "processes": _processes,
 }
+"""By name: workers and GPUs of a job to where jobs run."""
 
 
 def sweep(
