@@ -174,9 +174,11 @@ def campaign(place: Path, reference: list[bytes], kills: int, asked: Asked) -> N
                         row["gone_s"] = round(wait_for_nothing(place), 2)
                     append({"sweep": sweeps, **row})
                 else:
-                    if driver.returncode != 0:
-                        said = (place / "log").read_text().splitlines()[-5:]
-                        raise SystemExit(f"it ended by itself: {said}")
+                    if driver.returncode != 0:  # as what lost its Ray may
+                        last = (place / "log").read_text().splitlines()[-1]
+                        ended = {"itself": driver.returncode, "said": last}
+                        append({"sweep": sweeps, **ended})
+                        wait_for_nothing(place)
             if driver.poll() is not None and driver.returncode != 0:
                 driver = start(folder, asked, place)
                 starts += 1

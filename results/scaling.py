@@ -71,6 +71,8 @@ def faults() -> str:
         for kind in ("driver", "worker", "cluster")
     ]
     lines.append(["all", str(len(kills)), str(sum(row["processes"] for row in kills))])
+    own = sum("itself" in row for row in rows)
+    lines.append(["none: the driver ended by itself", str(own), ""])
     said = [
         f"Sweep {row['sweep']}, {row['bases']} base models of {row['pairs']} pairs: "
         f"{row['rows']:,} rows, "

@@ -30,6 +30,9 @@ STORE_BYTES = 1 << 30
 """Object store of a local Ray: it holds no artefacts, which workers read in place."""
 GPUS: int | None = None
 """Of a local Ray whose jobs need them; None: as many as there are."""
+MISSED = 100
+"""Heartbeats that a local Ray may miss: on a busy machine it is slow, not gone, and
+whether it is gone this module sees for itself."""
 _GRACE = 5.0
 """Seconds for this process to end by itself without Ray."""
 _PATIENCE = 2.0
@@ -196,6 +199,7 @@ def _local(workers: int, gpus: int) -> Iterator[Callable[[], bool]]:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 _temp_dir=folder,
+                _system_config={"health_check_failure_threshold": MISSED},
             )
         begun = len(reaper.daemons_of(folder))
 
