@@ -1,15 +1,15 @@
-"""Sections on size: sweeps, faults, growth, predictions, a model of 1 B parameters."""
+"""Sections on size: sweeps, growth, a model of 1 B parameters."""
 
-import json
 import math
 from typing import Any
 
-from layout import HERE, markdown, read
+from layout import markdown, read
 
 from infusion.attribution.doctor import EIGENVECTORS
 from infusion.curvature.covariance import gram_operations
 from infusion.curvature.plan import Sizes
 from infusion.report.growth import growth as draw_growth
+from infusion.report.suites import suite_rows
 
 AXES = ("documents", "parameters", "measurements", "pairs")
 
@@ -57,32 +57,18 @@ def sweeps() -> str:
     return "\n".join([*markdown(headings, lines), "", said])
 
 
-def faults() -> str:
-    """Return what the campaign of kills found."""
-    rows = read_lines("faults.jsonl")
-    kills = [row for row in rows if row.get("kill")]
-    ended = [row for row in rows if "sha256" in row]
-    lines = [
-        [
-            kind,
-            str(sum(row["kind"] == kind for row in kills)),
-            str(sum(row["processes"] for row in kills if row["kind"] == kind)),
-        ]
-        for kind in ("driver", "worker", "cluster")
-    ]
-    lines.append(["all", str(len(kills)), str(sum(row["processes"] for row in kills))])
-    own = sum("itself" in row for row in rows)
-    lines.append(["none: the driver ended by itself", str(own), ""])
-    said = [
-        f"Sweep {row['sweep']}, {row['bases']} base models of {row['pairs']} pairs: "
-        f"{row['rows']:,} rows, "
-        f"{row['lost']} lost, {row['doubled']} doubled, {row['given_up']} given up; "
-        f"sha256 {row['sha256'][:16]}…, uninterrupted {row['reference_sha256'][:16]}…; "
-        f"left behind: {len(row['left'])} files or processes."
-        for row in ended
-    ]
-    table = markdown(["SIGKILL to", "kills", "processes killed"], lines)
-    return "\n".join([*table, "", *said])
+def sweep() -> str:
+    """Return what the long sweep found."""
+    stored = read("sweep.json")
+    seeds = stored["seeds"]
+    said = (
+        f"{stored['preset']}, suite {stored['suite']}: {stored['pairs']:,} pairs, "
+        f"{len(seeds)} base models of seeds {seeds[0]} to {seeds[-1]}, "
+        f"{stored['rows']:,} rows, {stored['given_up']} given up; `results.jsonl` has "
+        f"sha256 {stored['sha256'][:16]}…."
+    )
+    headings, rows = suite_rows(stored["effects"])
+    return "\n".join([said, "", *markdown(headings, rows)])
 
 
 def growth() -> str:
@@ -138,26 +124,6 @@ def growth_figures() -> dict[str, str]:
         for axis, stages in fitted().items()
         for name in ("seconds", "bytes")
     }
-
-
-def predictions() -> str:
-    """Return what the doctor said of runs, beside what they took."""
-    lines = [
-        [
-            row["run"],
-            f"{row['predicted_s']:,.0f}",
-            f"{row['seconds']:,.0f}",
-            f"{row['predicted_s'] / row['seconds'] - 1:+.0%}",
-            f"{row['predicted_bytes'] / 2**30:.2f}",
-            f"{row['bytes'] / 2**30:.2f}",
-            f"{row['predicted_bytes'] / row['bytes'] - 1:+.0%}",
-            f"{row['rehearsed_s']:,.0f}",
-        ]
-        for row in read("predictions.json")["rows"]
-    ]
-    headings = ["run", "predicted, s", "took, s", "off by", "predicted, GiB"]
-    headings += ["held, GiB", "off by", "rehearsals, s"]
-    return "\n".join(markdown(headings, lines))
 
 
 def layer(rows: int, columns: int) -> Sizes:
@@ -242,9 +208,3 @@ def _time(seconds: float) -> str:
     if seconds < DAY:
         return f"{seconds:,.0f} s"
     return f"{seconds / DAY:,.0f} days"
-
-
-def read_lines(name: str) -> list[Any]:
-    """Read a file of JSON lines."""
-    text = (HERE / name).read_text("utf-8")
-    return [json.loads(line) for line in text.splitlines()]

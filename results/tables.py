@@ -8,7 +8,7 @@
 ``PRESET-SCALE/SUITE.jsonl`` are rows of ``infusion run --suite``,
 ``bench.json`` is that of ``infusion bench``; ``defence.jsonl``, ``ratios.json``,
 ``pairs.json``, ``replay.json``, ``tokens.json``, ``vocabulary.json``, ``demo.json``,
-``sweeps.json``, ``faults.jsonl``, ``growth.json``, ``predictions.json`` and
+``sweep.json``, ``sweeps.json``, ``growth.json`` and
 ``run-*.json`` are what ``benchmarks/`` wrote.
 """
 
@@ -24,11 +24,10 @@ from costs import bench, commands, pairs, ratios, replay, tokens
 from judgements import defence, goals, of_the_paper
 from layout import HERE, markdown, read
 from scaling import (
-    faults,
     growth,
     growth_figures,
-    predictions,
     scale,
+    sweep,
     sweeps,
 )
 
@@ -231,9 +230,8 @@ SECTIONS = {
     "rules": rules,
     "detectors": detectors,
     "sweeps": sweeps,
-    "faults": faults,
     "growth": growth,
-    "predictions": predictions,
+    "sweep": sweep,
     "scale": scale,
 }
 

@@ -189,7 +189,7 @@ def _local(workers: int, gpus: int) -> Iterator[Callable[[], bool]]:
     assert undertaker.stdin is not None
     over = threading.Event()
     try:
-        with _own_signals():
+        with _own_signals(), _started():
             ray.init(
                 address="local",
                 num_cpus=workers,
@@ -216,6 +216,18 @@ def _local(workers: int, gpus: int) -> Iterator[Callable[[], bool]]:
         shutil.rmtree(folder, ignore_errors=True)
         undertaker.stdin.close()
         undertaker.wait()
+
+
+@contextmanager
+def _started() -> Iterator[None]:
+    """Say in one line that a local Ray does not start, as when it is killed then."""
+    try:
+        yield
+    except Exception as error:  # Ray raises whatever its part of that moment does
+        raise LostPlaceError(
+            f"a Ray of this machine must start, got {type(error).__name__}: "
+            f"{one_line(error)}; run the same command to go on"
+        ) from error
 
 
 @contextmanager

@@ -347,7 +347,9 @@ class Store:
             )
         try:
             record = json.loads(small_file(path))
-            return {key: str(record[key]) for key in ("sha256", "inputs_sha256")}
+            hashes = {key: str(record[key]) for key in ("sha256", "inputs_sha256")}
+            size = record.get("bytes")  # none in those of earlier versions
+            return hashes if size is None else {**hashes, "bytes": str(int(size))}
         except (ValueError, KeyError, TypeError) as error:
             raise ArtefactError(
                 f"{path} must be JSON with two hashes, got a truncated or altered "
@@ -356,6 +358,13 @@ class Store:
 
     def _verified(self, name: str) -> dict[str, str]:
         record, path = self._record(name), self.root / name
+        if path.exists() and "bytes" in record:
+            size = path.stat().st_size  # before hashing what may be a terabyte
+            if str(size) != record["bytes"]:
+                raise ArtefactError(
+                    f"{path} must have {int(record['bytes']):,} bytes, got {size:,}: "
+                    "it was truncated or altered; restore it or remove the run folder"
+                )
         got = file_sha256(path) if path.exists() else "no file"
         if got != record["sha256"]:
             raise ArtefactError(
@@ -376,6 +385,7 @@ class Store:
         record = {
             "sha256": hashlib.sha256(content).hexdigest(),
             "inputs_sha256": digest(inputs),
+            "bytes": len(content),
         }
         write_whole(self.root / name, content)
         write_whole(self.root / (name + RECORD), (json.dumps(record) + "\n").encode())
