@@ -36,7 +36,7 @@ from infusion.runs.store import environment
 OUT = Path(__file__).parent.parent / "results" / "faults.jsonl"
 KINDS = ("driver", "worker", "cluster")
 SUITE, PRESET = "all-controls", "digits"
-LONGEST = 20.0
+LONGEST = 40.0
 """Seconds from a start, or from the last kill, to the next."""
 PATIENCE = 120.0
 """Seconds for a driver without its cluster, and for leftovers, to go."""
