@@ -23,7 +23,6 @@ import torch
 
 from infusion.errors import DivergedError, InputError
 from infusion.presets.context import Pair
-from infusion.runs import cluster as cluster_module
 from infusion.runs import reaper
 from infusion.runs.cluster import RayTasks, on_ray
 from infusion.runs.config_files import to_yaml
@@ -544,23 +543,6 @@ def test_a_cluster_is_reached_by_its_address(
     assert driver.returncode == 0, heard
     assert files(out) == files(whole)
     assert not list(out.rglob(TOKEN)), "no file of its own is left"
-
-
-def used_gpus() -> list[str]:
-    return [os.environ.get("CUDA_VISIBLE_DEVICES", "")]
-
-
-def test_each_job_of_a_gpu_has_one_of_its_own(monkeypatch: pytest.MonkeyPatch):
-    """Ray counts GPUs that it is told of; nothing is computed on them here."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    monkeypatch.setattr(cluster_module, "GPUS", 2)
-    found: list[str] = []
-    with on_ray(None, 2, gpus=1) as backend:
-        assert backend.slots == 2
-        works = [Work("stage", used_gpus, (), found.extend) for _ in range(4)]
-        assert Engine(backend)("gpus", works) == []
-    assert set(found) <= {"0", "1"}
-    assert len(found) == 4
 
 
 def test_a_killed_cluster_ends_the_sweep_and_it_goes_on(
