@@ -358,17 +358,15 @@ class Store:
 
     def _verified(self, name: str) -> dict[str, str]:
         record, path = self._record(name), self.root / name
-        if path.exists() and "bytes" in record:
-            size = path.stat().st_size  # before hashing what may be a terabyte
-            if str(size) != record["bytes"]:
-                raise ArtefactError(
-                    f"{path} must have {int(record['bytes']):,} bytes, got {size:,}: "
-                    "it was truncated or altered; restore it or remove the run folder"
-                )
-        got = file_sha256(path) if path.exists() else "no file"
+        got = "no file"
+        if path.exists():
+            size = str(path.stat().st_size)
+            is_whole = record.get("bytes", size) == size
+            # not hashed where that tells, as it may be a terabyte
+            got = file_sha256(path) if is_whole else f"{int(size):,} bytes"
         if got != record["sha256"]:
             raise ArtefactError(
-                f"{path} must have sha256 {record['sha256'][:12]}…, got {got[:12]}: it "
+                f"{path} must have sha256 {record['sha256'][:12]}…, got {got[:18]}: it "
                 "was truncated or altered; restore it or remove the run folder"
             )
         return record
