@@ -74,10 +74,10 @@ def stored_rows(path: Path) -> list[dict[str, Any]]:
     Raises:
         ArtefactError: A line was altered.
     """
-    rows = []
-    if path.is_file():
-        check_size(path)
-    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    if not path.is_file():
+        return []
+    check_size(path)
+    rows, lines = [], path.read_text("utf-8").splitlines()
     for number, line in enumerate(lines, 1):
         try:
             rows.append(opened(json.loads(line)))

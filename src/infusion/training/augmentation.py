@@ -10,6 +10,18 @@ from infusion.records import Batch
 _PICTURES = 4
 
 
+def disturbs(config: TrainConfig) -> bool:
+    """Tell whether a recipe changes batches before the model sees them.
+
+    Args:
+        config: Recipe.
+
+    Returns:
+        True where :func:`disturbed` draws.
+    """
+    return config.flip or config.shift > 0 or config.noise > 0
+
+
 def disturbed(batch: Batch, config: TrainConfig) -> Batch:
     """Augment a batch as a recipe asks, drawing from torch's global generator.
 

@@ -21,6 +21,7 @@ from infusion.records import Dataset, Documents, Task
 from infusion.seeding import derive
 from infusion.sharding import is_parallel
 from infusion.tasks import first_parameter
+from infusion.training.augmentation import disturbs
 from infusion.training.checkpoints import (
     Checkpoint,
     check_start,
@@ -303,9 +304,8 @@ def can_record(training: Training) -> bool:
         True where that is wanted, and every step of an epoch does the same on a GPU.
     """
     model, config = training.task.model, training.config
-    disturbs = config.flip or config.shift > 0 or config.noise > 0
     drops = any(isinstance(m, _DROPOUT) and m.p > 0 for m in model.modules())
     on_gpu = all(p.is_cuda for p in model.parameters())
     here = isinstance(training.data, Dataset) and not is_parallel()
-    steady = config.schedule == "steps" and not disturbs and not drops
+    steady = config.schedule == "steps" and not disturbs(config) and not drops
     return training.record and on_gpu and steady and here

@@ -22,10 +22,7 @@ from infusion.params import model_sha256
 from infusion.records import Batch, Documents, Task
 from infusion.sharding import all_alike, all_sum, is_parallel, shard
 from infusion.tasks import first_parameter, losses
-from infusion.training.augmentation import disturbed
-
-_ODD = "flip", "shift", "noise"
-"""What a recipe draws for documents."""
+from infusion.training.augmentation import disturbed, disturbs
 
 
 def check_parallel(
@@ -74,7 +71,7 @@ def batch_loss(
         batch = disturbed(data.batch(documents, like=like), config)
         return losses(task, task.outputs(task.model, batch), batch).mean()
     own = shard(len(documents))
-    if any(getattr(config, name) for name in _ODD):
+    if disturbs(config):
         whole = disturbed(data.batch(documents, like=like), config)
         batch = Batch(whole.inputs[own], whole.labels[own])
     else:
