@@ -187,8 +187,7 @@ def main(
         stacked: Whether to craft and retrain for several pairs together too, which on a
             CPU takes longer than one by one.
     """
-    settle(device)
-    torch.set_num_threads(1)
+    settle(device, 1)
     on = scene(data, scale, epochs, device)
     seconds = stages(on, device, rounds, stacked)
     row = {

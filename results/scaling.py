@@ -1,9 +1,10 @@
-"""Sections on size: sweeps, growth, a model of 1 B parameters."""
+"""Sections on size: sweeps, faults, growth, predictions, a model of 1 B parameters."""
 
+import json
 import math
 from typing import Any
 
-from layout import markdown, read
+from layout import HERE, markdown, read
 
 from infusion.attribution.doctor import EIGENVECTORS
 from infusion.curvature.covariance import gram_operations
@@ -69,6 +70,67 @@ def sweep() -> str:
     )
     headings, rows = suite_rows(stored["effects"])
     return "\n".join([said, "", *markdown(headings, rows)])
+
+
+def faults() -> str:
+    """Return what killing sweeps at random did, by what was killed."""
+    text = (HERE / "faults.jsonl").read_text()
+    rows = [json.loads(line) for line in text.splitlines()]
+    asked, *done, end = rows
+    kills = [row for row in done if row.get("kill")]
+    sweeps = [row for row in done if "identical" in row]
+    lines = []
+    for kind in dict.fromkeys(sorted(row["kind"] for row in kills)):
+        found = [row for row in kills if row["kind"] == kind]
+        gone = [row["gone_s"] for row in found if "gone_s" in row]
+        lines.append(
+            [
+                kind,
+                str(len(found)),
+                str(sum(row["processes"] for row in found)),
+                f"{max(gone):.1f}" if gone else "–",
+            ]
+        )
+    headings = ["killed", "times", "processes", "all gone after, s, at most"]
+    totals = {
+        name: sum(row[name] for row in sweeps)
+        for name in ("rows", "lost", "doubled", "given_up")
+    }
+    same = sum(row["identical"] for row in sweeps)
+    hashes = ", ".join(f"{row['sha256'][:16]}…" for row in sweeps)
+    said = (
+        f"{end['kills']} kills, seed {asked['asked']['seed']}, in {len(sweeps)} sweeps "
+        f"of {asked['asked']['bases'] * asked['asked']['pairs']} pairs, started "
+        f"{end['starts']} times; {sum('itself' in row for row in done)} times a sweep "
+        f"ended by itself for want of its Ray. Of {totals['rows']:,} rows "
+        f"{totals['lost']} were lost and {totals['doubled']} doubled, "
+        f"{totals['given_up']} jobs given up; {same} of {len(sweeps)} files have the "
+        f"bytes of a sweep that nothing interrupted (sha256 {hashes}). Left behind: "
+        f"{sum(len(row['left']) for row in sweeps)} processes and files."
+    )
+    return "\n".join([*markdown(headings, lines), "", said])
+
+
+def predictions() -> str:
+    """Return what the doctor predicted beside what runs then took."""
+    lines = []
+    for row in read("predictions.json")["rows"]:
+        bytes_off = row["predicted_bytes"] / row["bytes"] - 1
+        lines.append(
+            [
+                row["run"],
+                f"{row['predicted_s']:.0f}",
+                f"{row['seconds']:.0f}",
+                f"{row['predicted_s'] / row['seconds'] - 1:+.0%}",
+                f"{row['predicted_bytes'] / 2**30:.2f}",
+                f"{row['bytes'] / 2**30:.2f}",
+                f"{bytes_off:+.0%}",
+                f"{row['rehearsed_s']:.0f}",
+            ]
+        )
+    headings = ["run", "predicted, s", "took, s", "off by"]
+    headings += ["predicted, GiB", "held, GiB", "off by", "rehearsals, s"]
+    return "\n".join(markdown(headings, lines))
 
 
 def growth() -> str:

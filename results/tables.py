@@ -8,8 +8,8 @@
 ``PRESET-SCALE/SUITE.jsonl`` are rows of ``infusion run --suite``,
 ``bench.json`` is that of ``infusion bench``; ``defence.jsonl``, ``ratios.json``,
 ``pairs.json``, ``replay.json``, ``tokens.json``, ``vocabulary.json``, ``demo.json``,
-``sweep.json``, ``sweeps.json``, ``growth.json`` and
-``run-*.json`` are what ``benchmarks/`` wrote.
+``sweep.json``, ``sweeps.json``, ``faults.jsonl``, ``growth.json``,
+``predictions.json`` and ``run-*.json`` are what ``benchmarks/`` wrote.
 """
 
 import re
@@ -24,8 +24,10 @@ from costs import bench, commands, pairs, ratios, replay, tokens
 from judgements import defence, goals, of_the_paper
 from layout import HERE, markdown, read
 from scaling import (
+    faults,
     growth,
     growth_figures,
+    predictions,
     scale,
     sweep,
     sweeps,
@@ -232,6 +234,8 @@ SECTIONS = {
     "sweeps": sweeps,
     "growth": growth,
     "sweep": sweep,
+    "faults": faults,
+    "predictions": predictions,
     "scale": scale,
 }
 

@@ -75,7 +75,7 @@ def same(left: Checkpoint, right: Checkpoint) -> bool:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", RECIPES)
 def test_trainings_together_are_each_alone(name: str, device: str) -> None:
-    settle(device)
+    settle(device, 1)
     config = RECIPES[name]
     longer = replace(config, epochs=config.epochs + 1)
     asked: list[tuple[TrainConfig, dict[str, Any]]] = [
@@ -92,7 +92,7 @@ def test_trainings_together_are_each_alone(name: str, device: str) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", RECORDED)
 def test_a_lane_goes_on_from_a_checkpoint(name: str, device: str) -> None:
-    settle(device)
+    settle(device, 1)
     whole = training(device, RECIPES[name])
     states = list(
         train_epochs(whole.task, whole.data, whole.config, seed=0, record=True)
@@ -104,7 +104,7 @@ def test_a_lane_goes_on_from_a_checkpoint(name: str, device: str) -> None:
 @GPU
 @pytest.mark.parametrize("kind", [TinyResNet, SimpleCNN])
 def test_what_is_recorded_repeats(kind: type[nn.Module]) -> None:
-    settle("cuda")
+    settle("cuda", 1)
     runs = [
         train_together([training("cuda", RECIPES["sgd"], kind=kind)])[0]
         for _ in range(2)

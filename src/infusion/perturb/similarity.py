@@ -48,11 +48,11 @@ def ssim(
     channels, size = one.shape[1], min(_WINDOW, one.shape[2], one.shape[3])
     places = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
     row = torch.exp(-places.square() / (2 * _SIGMA**2))
-    window = torch.outer(row, row) / row.sum() ** 2
-    kernel = window.expand(channels, 1, size, size)
+    column = (row / row.sum()).view(1, 1, size, 1).expand(channels, 1, size, 1)
 
-    def smooth(x: Tensor) -> Tensor:
-        return F.conv2d(x, kernel, groups=channels)
+    def smooth(x: Tensor) -> Tensor:  # down, then across: a Gaussian is a product
+        down = F.conv2d(x, column, groups=channels)
+        return F.conv2d(down, column.mT, groups=channels)
 
     a, b = one.double(), other.double()
     mean_a, mean_b = smooth(a), smooth(b)

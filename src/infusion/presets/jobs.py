@@ -10,6 +10,7 @@ import torch
 
 from infusion.configs import Arm, RunConfig, as_plain
 from infusion.curvature.blocks import Curvature
+from infusion.device import settle
 from infusion.measure import accuracy, behaviours
 from infusion.params import params_sha256
 from infusion.presets import find_preset
@@ -58,7 +59,7 @@ def job_inputs(run: Run, pairs: list[Pair], arm: Arm) -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def _run(root: str, config: RunConfig) -> Run:
     """Open the run in a worker, once per process."""
-    torch.set_num_threads(1)
+    settle(config.device, 1)
     preset = find_preset(config.preset)
     return Run(config, preset, Store(Path(root)), *preset.load(config.data))
 

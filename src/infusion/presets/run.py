@@ -60,8 +60,7 @@ def run(config: RunConfig, root: Path) -> Finished:
         check_taken(this)  # before a folder is begun
     refuse_other_config(root, to_yaml(config))
     refuse_other_environment(root)
-    settle(config.device)
-    torch.set_num_threads(config.threads)
+    settle(config.device, config.threads)
     with alone_in(root):
         return _run(this, root)
 

@@ -128,7 +128,8 @@ def _task(function: Job, gpus: int = 0) -> Any:
     """Make a task of a function, which goes to the cluster once."""
     import ray
 
-    return ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(function)
+    # Ray ends a worker of a GPU after max_calls jobs, one unless 0 says never
+    return ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0, max_calls=0)(function)
 
 
 def _here(job: Job, given: Given) -> tuple[Any, dict[Path, bytes]]:

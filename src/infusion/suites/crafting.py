@@ -4,10 +4,9 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
-import torch
-
 from infusion.configs import as_plain
 from infusion.data.edits import Edits
+from infusion.device import settle
 from infusion.params import Params
 from infusion.presets.context import Pair, Run
 from infusion.presets.infuse import score_file, solve_pair
@@ -114,7 +113,7 @@ def craft(home: Home, pairs: list[Pair], changes: list[Change]) -> None:
         pairs: Probes and targets.
         changes: All crafted on one base model, in one view.
     """
-    torch.set_num_threads(1)
+    settle(home.config.device, 1)
     source, view = changes[0].source, changes[0].view
     desks = [_desk(home, pair, source, view) for pair in pairs]
     for change in changes:

@@ -20,6 +20,7 @@ from infusion.audit.judge import judged
 from infusion.audit.suspicion import combined, suspicions
 from infusion.configs import as_plain
 from infusion.data.edits import Edits
+from infusion.device import settle
 from infusion.params import Params
 from infusion.presets.context import Pair, Run
 from infusion.records import Task
@@ -92,7 +93,7 @@ def audit_clean(home: Home, works: list[tuple[Pair, Trial]]) -> None:
         home: Suite folder.
         works: Of one retraining and one kind of report.
     """
-    torch.set_num_threads(1)
+    settle(home.config.device, 1)
     spec = works[0][1].retraining
     run, _ = opened(home, spec.architecture)
     task, study = replayed(run, spec), study_of(run)

@@ -8,9 +8,8 @@ from dataclasses import asdict, replace
 from functools import cache, partial
 from typing import Any
 
-import torch
-
 from infusion.configs import TrainConfig, as_plain
+from infusion.device import settle
 from infusion.errors import InputError
 from infusion.params import Params
 from infusion.presets.context import Run, checkpoint_file
@@ -215,7 +214,7 @@ def replay(home: Home, specs: list[Retraining]) -> None:
         home: Suite folder.
         specs: How to retrain, and which architecture; none of them is stored whole.
     """
-    torch.set_num_threads(1)
+    settle(home.config.device, 1)
     runs = [opened(home, spec.architecture)[0] for spec in specs]
 
     @cache

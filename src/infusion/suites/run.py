@@ -83,8 +83,7 @@ def run_suite(
         check_taken(home.run(config.architecture))
         refuse_other_config(root, to_yaml(home.config))
     refuse_other_environment(root)
-    settle(config.device)
-    torch.set_num_threads(config.threads)
+    settle(config.device, config.threads)
     workers = config.threads if config.device == "cpu" else 1
     with alone_in(root), processes(1 if engine else workers) as backend:
         site = Site(home, engine or Engine(backend), follow)

@@ -5,10 +5,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import torch
-
 from infusion.attribution.scores import influences
 from infusion.configs import RunConfig, as_plain
+from infusion.device import settle
 from infusion.presets.context import Pair, Run
 from infusion.presets.infuse import influence_inputs, score_file
 from infusion.runs.parallel import Work
@@ -98,7 +97,7 @@ def score(home: Home, pairs: list[Pair], source: str, view: str) -> None:
         source: Architecture of the base model.
         view: See :func:`infusion.suites.subjects.seen`.
     """
-    torch.set_num_threads(1)
+    settle(home.config.device, 1)
     _, task = opened(home, source)
     run = seen(home, source, view)
     found = influences(

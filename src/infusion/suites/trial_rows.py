@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from infusion.configs import as_plain
+from infusion.device import settle
 from infusion.params import params_sha256
 from infusion.presets.context import Pair, checkpoint_file
 from infusion.records import Task
@@ -34,7 +35,7 @@ def measured(home: Home, works: list[tuple[Pair, Trial]]) -> list[dict[str, Any]
         A row each: behaviour of the base model, after a clean replay and after the
         edit. ``seconds`` is the share of one.
     """
-    torch.set_num_threads(1)
+    settle(home.config.device, 1)
     edits = [
         read_edits(opened(home, trial.change.source)[0], pair, trial.change)
         for pair, trial in works
