@@ -1,40 +1,48 @@
-"""What a sweep found, without its rows: ``results/sweep.json``.
+"""What a sweep found, without its rows: a file of ``results/``.
 
-    python benchmarks/summary.py RUN
+    python benchmarks/summary.py RUN [--out sweep.json] [--seconds 181 144]
 
-RUN is the folder of a finished ``infusion sweep``.
+RUN is the folder of a finished ``infusion sweep``, the seconds what a clock beside each
+call of the command showed.
 """
 
+import argparse
 import hashlib
 import json
-import sys
 from pathlib import Path
 
-from infusion.runs.store import environment
 from infusion.suites.collected import effects_of
 from infusion.suites.sweep import FAILURES, RESULTS
 
-OUT = Path(__file__).parent.parent / "results" / "sweep.json"
+RESULTS_FOLDER = Path(__file__).parent.parent / "results"
 
 
-def main(folder: Path) -> None:
-    content = (folder / RESULTS).read_bytes()
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--out", default="sweep.json")
+    parser.add_argument("--seconds", type=float, nargs="*", default=[])
+    given = parser.parse_args()
+    content = (given.folder / RESULTS).read_bytes()
     rows = [json.loads(line) for line in content.splitlines()]
     # effects_of reads times too, which are apart in a sweep's results
     effects = effects_of(rows[0]["preset"], [{**row, "seconds": 0.0} for row in rows])
+    environment = next(given.folder.glob("seed-*/environment.json")).read_text()
     said = {
         "preset": rows[0]["preset"],
+        "scale": rows[0]["scale"],
         "suite": rows[0]["suite"],
         "rows": len(rows),
         "pairs": len({(row["seed"], row["pair"]) for row in rows}),
         "seeds": sorted({row["seed"] for row in rows}),
-        "given_up": (folder / FAILURES).read_bytes().count(b"\n"),
+        "given_up": (given.folder / FAILURES).read_bytes().count(b"\n"),
         "sha256": hashlib.sha256(content).hexdigest(),
+        "seconds": given.seconds,
         "effects": effects,
-        **environment(),
+        **json.loads(environment),
     }
-    OUT.write_text(json.dumps(said, indent=1) + "\n")
+    (RESULTS_FOLDER / given.out).write_text(json.dumps(said, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -72,6 +72,21 @@ def sweep() -> str:
     return "\n".join([said, "", *markdown(headings, rows)])
 
 
+def sweep_on_gpu() -> str:
+    """Return how many edits a minute a sweep makes on one GPU, all stages."""
+    stored = read("sweep-gpu.json")
+    edits, seconds = stored["rows"], sum(stored["seconds"])
+    said = (
+        f"{stored['preset']}, scale {stored['scale']}, suite {stored['suite']}, on one "
+        f"{stored['gpu']}: {stored['pairs']} pairs, {edits} edits, each crafted, "
+        f"retrained on and measured, in {seconds:.0f} s with the base model, its "
+        f"curvature and reading the pictures, **{60 * edits / seconds:.1f} a minute**. "
+        f"`results.jsonl` has sha256 {stored['sha256'][:16]}…."
+    )
+    headings, rows = suite_rows(stored["effects"])
+    return "\n".join([said, "", *markdown(headings, rows)])
+
+
 def faults() -> str:
     """Return what killing sweeps at random did, by what was killed."""
     text = (HERE / "faults.jsonl").read_text()

@@ -8,7 +8,7 @@
 ``PRESET-SCALE/SUITE.jsonl`` are rows of ``infusion run --suite``,
 ``bench.json`` is that of ``infusion bench``; ``defence.jsonl``, ``ratios.json``,
 ``pairs.json``, ``replay.json``, ``tokens.json``, ``vocabulary.json``, ``demo.json``,
-``sweep.json``, ``sweeps.json``, ``faults.jsonl``, ``growth.json``,
+``sweep.json``, ``sweep-gpu.json``, ``sweeps.json``, ``faults.jsonl``, ``growth.json``,
 ``predictions.json`` and ``run-*.json`` are what ``benchmarks/`` wrote.
 """
 
@@ -30,6 +30,7 @@ from scaling import (
     predictions,
     scale,
     sweep,
+    sweep_on_gpu,
     sweeps,
 )
 
@@ -234,6 +235,7 @@ SECTIONS = {
     "sweeps": sweeps,
     "growth": growth,
     "sweep": sweep,
+    "sweep-gpu": sweep_on_gpu,
     "faults": faults,
     "predictions": predictions,
     "scale": scale,
