@@ -457,23 +457,39 @@ def infusion(*flags: object, **more: Any) -> subprocess.Popen[str]:
     )
 
 
+def flags_of_sweep(folder: Path, on: str) -> list[object]:
+    """What :data:`ASKED` is called on the command line; it writes into ``out``."""
+    config = folder / "config.yaml"
+    config.write_text(to_yaml(ASKED.config))
+    flags = ["sweep", "--config", config, "--suite", "controls", "--on", on]
+    return [*flags, "--pairs", 2, "--seeds", 0, 1, "--out", folder / "out"]
+
+
+def under_way(flags: list[object], out: Path, least: int) -> subprocess.Popen[str]:
+    """Start a sweep, and wait until so many of its rows are on the disk."""
+    driver, deadline = infusion(*flags), time.monotonic() + 120
+    written = out / "seed-0" / "rows" / "controls.jsonl"
+    while not written.exists() or written.read_text().count("\n") < least:
+        assert time.monotonic() < deadline
+        assert driver.poll() is None, driver.communicate()
+        time.sleep(0.02)
+    return driver
+
+
+def wait_for_nothing(place: Path) -> None:
+    deadline = time.monotonic() + 120
+    while leftovers(place):
+        assert time.monotonic() < deadline, leftovers(place)
+        time.sleep(0.1)
+
+
 @pytest.mark.parametrize("on", ["local", "processes"])
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
 def test_an_ended_driver_leaves_nothing_and_the_sweep_goes_on(
     on: str, sent: signal.Signals, whole: Path, tmp_path: Path, place: Path
 ):
-    config = tmp_path / "config.yaml"
-    config.write_text(to_yaml(ASKED.config))
-    out = tmp_path / "out"
-    flags = ["sweep", "--config", config, "--suite", "controls", "--out", out]
-    flags += ["--pairs", 2, "--seeds", 0, 1, "--on", on]
-    driver = infusion(*flags)
-    deadline = time.monotonic() + 120
-    written = out / "seed-0" / "rows" / "controls.jsonl"
-    while not written.exists() or written.read_text().count("\n") < 2:
-        assert time.monotonic() < deadline
-        assert driver.poll() is None, driver.communicate()
-        time.sleep(0.02)
+    flags, out = flags_of_sweep(tmp_path, on), tmp_path / "out"
+    driver = under_way(flags, out, 2)
     driver.send_signal(sent)
     _, heard = driver.communicate()
     if sent == signal.SIGTERM:
@@ -483,9 +499,7 @@ def test_an_ended_driver_leaves_nothing_and_the_sweep_goes_on(
         assert 0 < len(rows(out)) < WORKS, "what is done is listed"
     else:
         assert not (out / RESULTS).exists()
-    while leftovers(place):
-        assert time.monotonic() < deadline, leftovers(place)
-        time.sleep(0.1)
+    wait_for_nothing(place)
     again = infusion(*flags, "--json")
     said, heard = again.communicate(timeout=240)
     assert again.returncode == 0, heard
@@ -535,10 +549,7 @@ def test_a_cluster_is_reached_by_its_address(
     cluster: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    config, out = tmp_path / "config.yaml", tmp_path / "out"
-    config.write_text(to_yaml(ASKED.config))
-    flags = ["sweep", "--config", config, "--suite", "controls", "--out", out]
-    flags += ["--pairs", 2, "--seeds", 0, 1, "--on", cluster]
+    flags, out = flags_of_sweep(tmp_path, cluster), tmp_path / "out"
     _, heard = (driver := infusion(*flags)).communicate(timeout=240)
     assert driver.returncode == 0, heard
     assert files(out) == files(whole)
@@ -548,17 +559,8 @@ def test_a_cluster_is_reached_by_its_address(
 def test_a_killed_cluster_ends_the_sweep_and_it_goes_on(
     whole: Path, tmp_path: Path, place: Path
 ):
-    config, out = tmp_path / "config.yaml", tmp_path / "out"
-    config.write_text(to_yaml(ASKED.config))
-    flags = ["sweep", "--config", config, "--suite", "controls", "--out", out]
-    flags += ["--pairs", 2, "--seeds", 0, 1, "--on", "local"]
-    driver = infusion(*flags)
-    deadline = time.monotonic() + 120
-    written = out / "seed-0" / "rows" / "controls.jsonl"
-    while not written.exists() or written.read_text().count("\n") < 1:
-        assert time.monotonic() < deadline
-        assert driver.poll() is None, driver.communicate()
-        time.sleep(0.02)
+    flags, out = flags_of_sweep(tmp_path, "local"), tmp_path / "out"
+    driver = under_way(flags, out, 1)
     (folder,) = place.glob("infusion-ray-*")
     killed = reaper.daemons_of(str(folder))
     assert len(killed) == 2
@@ -567,9 +569,7 @@ def test_a_killed_cluster_ends_the_sweep_and_it_goes_on(
     _, heard = driver.communicate(timeout=60)
     assert driver.returncode == 2, heard
     assert "must live to their end, got it killed" in heard.splitlines()[-1]
-    while leftovers(place):
-        assert time.monotonic() < deadline, leftovers(place)
-        time.sleep(0.1)
+    wait_for_nothing(place)
     again = infusion(*flags)
     _, heard = again.communicate(timeout=240)
     assert again.returncode == 0, heard

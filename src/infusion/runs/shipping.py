@@ -74,7 +74,7 @@ class Shipped:
                     known = changed, put(path.read_bytes())
                     self._sent[root, name] = known
                 files[name] = known[1]
-        return Reads(root, self._tokens[root], _here(), files)
+        return Reads(root, self._tokens[root], _kind(), files)
 
     def forget(self) -> list[str]:
         """Remove the tokens.
@@ -111,7 +111,7 @@ def run_there(job: Callable[..., Any], given: tuple[Any, ...], reads: Reads) -> 
     Raises:
         LostPlaceError: This machine computes other bits than the driver's.
     """
-    if (there := _here()) != reads.here:
+    if (there := _kind()) != reads.here:
         raise LostPlaceError(
             f"all machines of a cluster must have the driver's {', '.join(_SAME)}, got "
             f"{there} for {reads.here}; use machines of one kind"
@@ -134,7 +134,7 @@ def run_there(job: Callable[..., Any], given: tuple[Any, ...], reads: Reads) -> 
     return found, {reads.root / name: (root / name).read_bytes() for name in made}
 
 
-def _here() -> dict[str, Any]:
+def _kind() -> dict[str, Any]:
     return {name: value for name, value in environment().items() if name in _SAME}
 
 
