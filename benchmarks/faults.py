@@ -127,15 +127,24 @@ def append(row: dict[str, Any]) -> None:
     print(json.dumps(row), flush=True)
 
 
+def key(line: bytes) -> tuple[int, int, int]:
+    row = json.loads(line)
+    return row["seed"], row["pair"], row["place"]
+
+
 def compared(folder: Path, reference: list[bytes], asked: Asked) -> dict[str, Any]:
     """What a finished sweep wrote, beside the first pairs of the reference."""
     lines = (folder / "results.jsonl").read_bytes().splitlines(keepends=True)
     wanted = [line for line in reference if asked.holds(json.loads(line))]
-    keys = [(r["seed"], r["pair"], r["place"]) for r in map(json.loads, lines)]
-    all_keys = {(r["seed"], r["pair"], r["place"]) for r in map(json.loads, wanted)}
+    written = [
+        line
+        for path in folder.glob("seed-*/rows/*.jsonl")
+        for line in path.read_bytes().splitlines()
+    ]
+    keys = [key(line) for line in written]
     return {
         "rows": len(lines),
-        "lost": len(all_keys - set(keys)),
+        "lost": len(set(map(key, wanted)) - set(map(key, lines))),
         "doubled": len(keys) - len(set(keys)),
         "given_up": (folder / "failures.jsonl").read_bytes().count(b"\n"),
         "sha256": hashlib.sha256(b"".join(lines)).hexdigest(),
@@ -206,7 +215,11 @@ def main() -> None:
     append({"asked": {"kills": given.kills, "seed": given.seed, **asdict(asked)}})
     lines = (given.reference / "results.jsonl").read_bytes().splitlines(keepends=True)
     with tempfile.TemporaryDirectory(prefix="swp", dir="/tmp") as name:
-        campaign(Path(name), lines, given.kills, asked)
+        try:
+            campaign(Path(name), lines, given.kills, asked)
+        finally:
+            for child in psutil.Process().children(recursive=True):
+                child.kill()
 
 
 if __name__ == "__main__":

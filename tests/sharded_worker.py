@@ -114,6 +114,9 @@ def check_refusals() -> None:
     same = "recipe, seed, start and documents must be the same"
     refused(same, model=flat, seed=rank)
     refused(same, model=flat, lr=0.1 + rank)
+    for stage in (inf.fit_ekfac, inf.fit_dense):
+        with pytest.raises(inf.InputError, match="weights must be the same in every"):
+            stage(inf.classification(other), pictures())
 
 
 def everything() -> dict[str, torch.Tensor]:

@@ -17,6 +17,7 @@ from infusion.configs import RunConfig
 from infusion.errors import ArtefactError, InputError
 from infusion.presets.context import Pair
 from infusion.runs.rows import sealed
+from infusion.runs.store import Store
 from infusion.suites.claims.benchmarks import benchmarked
 from infusion.suites.claims.chosen import PURPOSES, chosen, chosen_on, held_out
 from infusion.suites.claims.defence import (
@@ -30,7 +31,7 @@ from infusion.suites.claims.defence import (
 )
 from infusion.suites.crafting import read_edits
 from infusion.suites.detected import detected
-from infusion.suites.detection import CUTS, PAIRED, compare
+from infusion.suites.detection import CUTS, PAIRED, compare, missing_clean
 from infusion.suites.pictures.poisons import flips, obeyed, patches, stamped
 from infusion.suites.read import read_rows
 from infusion.suites.run import run_suite
@@ -95,6 +96,20 @@ def test_a_second_run_finds_its_rows(home: Home, rows: dict[str, dict[str, Any]]
     run_suite(tiny(1), "detection", home.root, only="e*")
     assert (home.root / "rows" / "detection.jsonl").read_bytes() == before
     assert len(rows) == 7
+
+
+@pytest.mark.usefixtures("rows")
+def test_an_audit_that_is_missing_names_all_that_read_it(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+):
+    """Several trials of one retraining share a file: without it none is measured."""
+    run, task = opened(home, "resnet")
+    pair = study_of(run).pairs(run, task)[0]
+    works = [(pair, t) for t in study_of(run).trials("detection", run) if t.audited]
+    assert missing_clean(home, works) == []
+    monkeypatch.setattr(Store, "has", lambda *_: False)
+    named = [each for job in missing_clean(home, works) for each in job]
+    assert sorted(t.name for _, t in named) == sorted(t.name for _, t in works)
 
 
 def test_the_null_scores_the_same_rows_of_clean_documents(

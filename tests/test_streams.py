@@ -11,6 +11,15 @@ from infusion.records import Dataset
 from infusion.training.loop import init_model
 
 
+@pytest.mark.parametrize("positions", [[3], [-1], [0, 7]])
+def test_positions_beyond_the_ends_are_refused(positions: list[int]) -> None:
+    """A generator would make documents that are none of the corpus."""
+    zeros = inf.Dataset(torch.zeros(8, 2), torch.zeros(8))
+    stream = inf.Stream(3, lambda at: zeros.take(at % 8))
+    with pytest.raises(inf.InputError, match="must be positions in 0…2, got"):
+        stream.take(torch.tensor(positions))
+
+
 def read_from(data: Dataset, seen: list[int]) -> inf.Stream:
     def read(positions: Tensor) -> Dataset:
         seen.append(len(positions))

@@ -1,5 +1,6 @@
 """Sweeps: the same results wherever they run and whatever is killed."""
 
+import errno
 import json
 import os
 import re
@@ -21,13 +22,27 @@ import psutil
 import pytest
 import torch
 
-from infusion.errors import DivergedError, InputError
+from infusion.errors import (
+    ArtefactError,
+    DivergedError,
+    InputError,
+    TooFewPairsError,
+)
 from infusion.presets.context import Pair
-from infusion.runs import reaper
+from infusion.runs import reaper, shipping
 from infusion.runs.cluster import RayTasks, on_ray
 from infusion.runs.config_files import to_yaml
-from infusion.runs.parallel import Backend, Engine, LostWorkerError, Work, processes
-from infusion.runs.shipping import TOKEN, Shipped
+from infusion.runs.folder import alone_in
+from infusion.runs.parallel import (
+    Backend,
+    Engine,
+    LostPlaceError,
+    LostWorkerError,
+    Work,
+    processes,
+)
+from infusion.runs.rows import sealed
+from infusion.runs.shipping import TOKEN, Shipped, run_there
 from infusion.suites import run as run_module
 from infusion.suites import stages
 from infusion.suites import sweep as sweep_module
@@ -229,8 +244,30 @@ def test_a_pair_that_cannot_be_crafted_is_not_measured(
     with processes(1) as backend:
         sweep(replace(ASKED, seeds=(0,)), tmp_path, backend)
     assert {row["pair"] for row in rows(tmp_path)} == {1}
-    (failed,) = rows(tmp_path, FAILURES)
-    assert (failed["stage"], failed["pair"], failed["trial"]) == ("craft", 0, None)
+    failed = {(f["stage"], f["pair"], f["trial"]) for f in rows(tmp_path, FAILURES)}
+    names = {row["trial"] for row in rows(tmp_path)}
+    assert failed == {("craft", 0, name) for name in names}
+
+
+def test_a_change_that_cannot_be_crafted_is_given_up_and_the_others_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Edits made before it in the same job are kept."""
+    right = stages.craft
+
+    def wrong(home: Any, pairs: Any, changes: Any) -> Any:
+        right(home, pairs, changes[:1])
+        if len(changes) > 1:
+            raise DivergedError("an edit must be finite, got nan")
+
+    monkeypatch.setattr(stages, "craft", wrong)
+    with processes(1) as backend:
+        found = sweep(replace(ASKED, seeds=(0,)), tmp_path, backend)
+    done = {(row["pair"], row["trial"]) for row in rows(tmp_path)}
+    given_up = {(f["pair"], f["trial"]) for f in rows(tmp_path, FAILURES)}
+    assert len(done) == 2, "one trial of each pair"
+    assert len(given_up) == len(found.failed) == WORKS / 2 - 2
+    assert not done & given_up
 
 
 def of_rows(found: list[dict[str, Any]]) -> dict[Any, Any]:
@@ -277,8 +314,9 @@ def test_scores_that_fail_take_only_their_block_along(
     with processes(1) as backend:
         sweep(asked, tmp_path, backend)
         assert {row["pair"] for row in rows(tmp_path)} == {0, 1}
-        (failed,) = rows(tmp_path, FAILURES)
-        assert (failed["stage"], failed["pair"], failed["trial"]) == ("score", 2, None)
+        failed = rows(tmp_path, FAILURES)
+        assert {(each["stage"], each["pair"]) for each in failed} == {("score", 2)}
+        assert len(failed) == 2, "each trial of the pair"
         monkeypatch.setattr(stages, "score", right)
         sweep(asked, tmp_path, backend)
     assert {row["pair"] for row in rows(tmp_path)} == {0, 1, 2}
@@ -302,7 +340,105 @@ def test_a_base_model_that_fails_leaves_the_others_alone(
     (failed,) = rows(tmp_path, FAILURES)
     assert (failed["stage"], failed["seed"], failed["pair"]) == ("base model", 0, None)
     assert "nothing can be compared: a loss must be finite" in failed["error"]
+    assert failed["attempts"] == 1 + ASKED.retries
     assert len(found.failed) == 1
+
+
+def test_a_base_model_of_fewer_pairs_leaves_the_others_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    right = run_module._run_suite
+
+    def fewer(site: Any, suite: str, pairs: int, *more: Any) -> Any:
+        if site.home.config.seed == lacking:
+            raise TooFewPairsError("pairs must be ≤ 1")
+        return right(site, suite, pairs, *more)
+
+    monkeypatch.setattr(run_module, "_run_suite", fewer)
+    with processes(1) as backend:
+        lacking = 1
+        sweep(ASKED, tmp_path / "second", backend)
+        assert {row["seed"] for row in rows(tmp_path / "second")} == {0}
+        (failed,) = rows(tmp_path / "second", FAILURES)
+        assert (failed["seed"], failed["error"]) == (1, "pairs must be ≤ 1")
+        lacking = 0
+        with pytest.raises(TooFewPairsError):
+            sweep(ASKED, tmp_path / "first", backend)
+
+
+def full(_: int) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("where", ["ray", "processes", "here"])
+def test_a_full_disk_ends_the_sweep_at_once(where: str, request: pytest.FixtureRequest):
+    """It is not the fault of a job, and every other would meet it."""
+
+    def run(backend: Backend) -> None:
+        with pytest.raises(OSError, match="No space left"):
+            Engine(backend, 2)("all", calls(full, [(k,) for k in range(4)], print))
+
+    if where == "ray":
+        run(request.getfixturevalue("ray"))
+        return
+    with processes(2 if where == "processes" else 1) as backend:
+        run(backend)
+
+
+def test_what_leads_out_of_the_folder_is_not_written_through(
+    whole: Path, tmp_path: Path
+):
+    shutil.copytree(whole, tmp_path / "copy")
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"theirs, without an end of line")
+    links = ("seed-0/rows/controls.jsonl", ".lock")
+    for name in links:
+        link = tmp_path / "copy" / name
+        link.unlink()
+        link.symlink_to(outside)
+        with (
+            processes(1) as backend,
+            pytest.raises(ArtefactError, match="must be a file of its own, got a link"),
+        ):
+            sweep(ASKED, tmp_path / "copy", backend)
+        assert outside.read_bytes() == b"theirs, without an end of line"
+
+
+@pytest.mark.parametrize(
+    ("altered", "said"),
+    [
+        (lambda _: [], "must hold rows of a suite, got an altered line 1"),
+        (lambda row: {**row, "pair": "0"}, "must hold rows of a suite"),
+        (lambda row: {**row, "seed": 7}, "must hold rows of seed 0, got others"),
+    ],
+)
+def test_rows_of_others_are_refused(
+    altered: Any, said: str, whole: Path, tmp_path: Path
+):
+    """With a right hash of their own, too, which anybody can compute."""
+    shutil.copytree(whole, tmp_path / "copy")
+    path = tmp_path / "copy" / "seed-0" / "rows" / "controls.jsonl"
+    lines = path.read_text("utf-8").splitlines()
+    row = json.loads(lines[0])
+    del row["row_sha256"]
+    wrong = altered(row)
+    lines[0] = json.dumps(sealed(wrong) if isinstance(wrong, dict) else wrong)
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    before = files(tmp_path / "copy")
+    with processes(1) as backend, pytest.raises(ArtefactError, match=said):
+        sweep(replace(ASKED, budget=0.0), tmp_path / "copy", backend)
+    assert files(tmp_path / "copy") == before
+
+
+def test_without_ray_it_says_where_jobs_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with sweep_module.backend_of("local", 1) as backend:
+        assert backend.slots == 1
+    assert capsys.readouterr().err == (
+        "Ray is not installed: jobs run in processes here\n"
+    )
 
 
 def test_it_ends_early_and_forgets_nothing(
@@ -339,6 +475,12 @@ def test_a_line_that_was_not_finished_is_done_again(whole: Path, tmp_path: Path)
         sweep(ASKED, tmp_path / "copy", backend)
     assert files(tmp_path / "copy") == files(whole)
     assert not half.exists()
+
+
+def test_half_files_of_killed_workers_are_gone_in_the_end(tmp_path: Path):
+    with alone_in(tmp_path):
+        (tmp_path / ".times.json.123.part").write_bytes(b"half")
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_the_documented_ways_to_read_results(
@@ -429,6 +571,47 @@ def test_workers_elsewhere_get_what_they_read_and_send_what_they_made(
     tasks.close()
     assert not copy.exists()
     assert not (tmp_path / TOKEN).exists()
+
+
+def test_what_a_killed_driver_left_elsewhere_is_removed_by_the_next(
+    ray: Any, tmp_path: Path
+):
+    old = Path(tempfile.gettempdir()) / f"infusion-{'5' * 32}"
+    (old / "base").mkdir(parents=True)
+    (tmp_path / TOKEN).write_text("5" * 32)
+    tasks = RayTasks(2, Shipped(), ray.alive)
+    given, found = [(Folder(tmp_path), 1)], []
+    assert Engine(tasks, 0)("ship", calls(second, given, found.append)) == []
+    tasks.close()
+    assert found == [1]
+    assert not old.exists()
+    (tmp_path / TOKEN).write_text("../../home")
+    assert "../../home" not in str(named_by(Shipped(), tmp_path))
+
+
+def second(_: Folder, value: int) -> int:
+    return value
+
+
+def named_by(shipped: Shipped, root: Path) -> list[str]:
+    shipped.reads((Folder(root),), lambda content: content)
+    return shipped.forget()
+
+
+def test_a_machine_with_another_gpu_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Its bits would be others; jobs of a processor do not mind."""
+    given: Any = (Folder(tmp_path), 1)
+    ours = Shipped().reads(given, lambda content: content)
+    gpus = Shipped(gpu=True).reads(given, lambda content: content)
+    there = {**shipping.environment(), "gpu": "another"}
+    monkeypatch.setattr(shipping, "environment", lambda: there)
+    with pytest.raises(LostPlaceError, match=r"processor, gpu, got .*another"):
+        run_there(second, given, gpus)
+    token = tmp_path / TOKEN
+    token.write_text(ours.token)
+    assert run_there(second, given, ours) == (1, {})
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,10 @@ class DivergedError(InfusionError):
     """A training loss or a score became NaN or infinite."""
 
 
+class TooFewPairsError(InputError):
+    """A base model has fewer pairs than were asked for."""
+
+
 class NotConvergedError(InfusionError):
     """An iterative solve stopped before it reached its tolerance."""
 

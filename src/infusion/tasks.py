@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from infusion.errors import InputError, check_type, check_whole
 from infusion.memory import freed_memory_kept
-from infusion.params import Params
+from infusion.params import Params, model_sha256
 from infusion.records import Batch, Documents, Task, call_model
+from infusion.sharding import all_alike, is_parallel
 
 
 class OutputsModule(nn.Module):
@@ -158,17 +159,19 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def check_task(task: Task, data: Documents) -> None:
-    """Refuse a bare model or bare tensors.
+    """Refuse a bare model or bare tensors, and processes that differ in weights.
 
     Args:
         task: Must be a task.
         data: Must be a dataset or a stream.
 
     Raises:
-        InputError: One of them is something else.
+        InputError: One of them is something else, or another process has other weights.
     """
     check_type("task", task, Task)
     check_documents(data)
+    if is_parallel():
+        all_alike("weights", model_sha256(task.model))
 
 
 def check_documents(data: Documents) -> None:

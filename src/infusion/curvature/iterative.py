@@ -22,7 +22,13 @@ from infusion.memory import freed_memory_kept
 from infusion.params import Params, axpy, dot
 from infusion.records import Documents, Task
 from infusion.sharding import all_sum, shard
-from infusion.tasks import batches, evaluating, functional_outputs, losses
+from infusion.tasks import (
+    batches,
+    check_task,
+    evaluating,
+    functional_outputs,
+    losses,
+)
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,7 @@ def solve_cg(
             is at other weights than the curvature.
         NotConvergedError: ``max_products`` did not reach ``rtol``.
     """
+    check_task(task, data)
     by_name = _damping_by_name(curvature, damping, damping_ratio)
     missing = sorted(set(by_name) - set(gradient))
     if missing:

@@ -16,8 +16,8 @@ from infusion.records import Batch, Dataset, check_put
 class Stream:
     """A corpus larger than memory, by position.
 
-    ``train``, ``fit_curvature``, ``influence`` and its relatives, ``select``, ``craft``
-    and ``Edits.apply`` take one in place of a :class:`infusion.Dataset`, and hold a
+    ``train``, ``fit_curvature``, ``influence`` and its relatives, ``craft`` and
+    ``Edits.apply`` take one in place of a :class:`infusion.Dataset`, and hold a
     batch of it at a time.
 
     Attributes:
@@ -73,8 +73,8 @@ class Stream:
             A dataset of ``k`` rows.
 
         Raises:
-            InputError: What was read are not as many documents, or stored otherwise
-                than the first.
+            InputError: There are no such positions, or what was read are not as many
+                documents or stored otherwise than the first.
         """
         found = self._rows(documents)
         if not self._first.is_stored_like(found):
@@ -86,6 +86,12 @@ class Stream:
         return found
 
     def _rows(self, documents: Int[Tensor, " k"]) -> Dataset:
+        low, high = documents.aminmax() if len(documents) else (0, 0)
+        if not 0 <= low <= high < self.size:
+            raise InputError(
+                f"documents must be positions in 0…{self.size - 1}, got {int(low)} to "
+                f"{int(high)}; draw them from the stream"
+            )
         found = self.read(documents)
         if not isinstance(found, Dataset) or len(found) != len(documents):
             got = len(found) if isinstance(found, Dataset) else type(found).__name__

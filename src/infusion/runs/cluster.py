@@ -9,8 +9,8 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ class RayTasks:
     shipped: Shipped | None
     alive: Callable[[], bool]
     gpus: int = 0
+    _running: set[Any] = field(default_factory=set, init=False)
 
     def submit(self, job: Job, given: Given) -> Hashable:
         """Hand it in with what it reads."""
@@ -67,9 +68,12 @@ class RayTasks:
 
         self._check()
         if self.shipped is None:
-            return _task(_here, self.gpus).remote(job, given)
-        reads = self.shipped.reads(given, ray.put)
-        return _task(run_there, self.gpus).remote(job, given, reads)
+            handle = _task(_here, self.gpus).remote(job, given)
+        else:
+            reads = self.shipped.reads(given, ray.put)
+            handle = _task(run_there, self.gpus).remote(job, given, reads)
+        self._running.add(handle)
+        return handle
 
     def _check(self) -> None:
         if not self.alive():
@@ -90,6 +94,7 @@ class RayTasks:
         import ray
         from ray.exceptions import RayError, RayTaskError
 
+        self._running.discard(handle)
         try:
             found, made = ray.get(handle)
         except RayTaskError as error:
@@ -107,20 +112,27 @@ class RayTasks:
         return found
 
     def close(self) -> None:
-        """Remove what other machines hold."""
+        """End what runs, and remove what other machines hold."""
         import ray
+        from ray.exceptions import RayError
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         if self.shipped is None:
             return
         names = self.shipped.forget()
-        there = [
-            NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
-            for node in ray.nodes()
-            if node["Alive"]
-        ]
-        task = _task(remove)
-        ray.get([task.options(scheduling_strategy=s).remote(names) for s in there])
+        if not self.alive():
+            return
+        with suppress(ConnectionError, RayError):  # gone meanwhile, or too busy
+            for handle in self._running:
+                ray.cancel(handle, force=True)
+            there = [
+                NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
+                for node in ray.nodes()
+                if node["Alive"]
+            ]
+            task = ray.remote(num_cpus=0)(remove)
+            handles = [task.options(scheduling_strategy=s).remote(names) for s in there]
+            ray.get(handles, timeout=_GRACE)
 
 
 @cache
@@ -166,13 +178,27 @@ def on_ray(address: str | None, workers: int, *, gpus: int = 0) -> Iterator[Back
                 f"{there.get('CPU', 0):g} cores and {there.get('GPU', 0):g} GPUs at "
                 f"{address or 'this machine'}; add nodes"
             )
-        shipped = None if address is None else Shipped()
+        if gpus:
+            _check_alike()
+        shipped = None if address is None else Shipped(gpu=gpus > 0)
         tasks = RayTasks(slots, shipped, alive, gpus)
         try:
             yield tasks
         finally:
-            if alive():
-                tasks.close()
+            tasks.close()
+
+
+def _check_alike() -> None:
+    """Refuse a machine whose GPUs would round differently."""
+    import torch
+
+    count = torch.cuda.device_count()
+    kinds = {torch.cuda.get_device_name(number) for number in range(count)}
+    if len(kinds) > 1:
+        raise InputError(
+            f"GPUs of one machine must be of one kind, got {', '.join(sorted(kinds))}; "
+            "choose some with CUDA_VISIBLE_DEVICES"
+        )
 
 
 @contextmanager
@@ -188,7 +214,16 @@ def _local(workers: int, gpus: int) -> Iterator[Callable[[], bool]]:
         start_new_session=True,
     )
     assert undertaker.stdin is not None
-    over = threading.Event()
+    over, most = threading.Event(), 0
+
+    def alive() -> bool:
+        """As many daemons as there ever were; none is missing before there are any."""
+        nonlocal most
+        now = len(reaper.daemons_of(folder))
+        most = max(most, now)
+        return now >= most
+
+    threading.Thread(target=_watch, args=(alive, over), daemon=True).start()
     try:
         with _own_signals(), _started():
             ray.init(
@@ -202,14 +237,10 @@ def _local(workers: int, gpus: int) -> Iterator[Callable[[], bool]]:
                 _temp_dir=folder,
                 _system_config={"health_check_failure_threshold": MISSED},
             )
-        begun = len(reaper.daemons_of(folder))
-
-        def alive() -> bool:
-            return len(reaper.daemons_of(folder)) >= begun
-
-        threading.Thread(target=_watch, args=(alive, over), daemon=True).start()
         yield alive
     finally:
+        if alive():  # else shutdown may wait for what is gone, and is watched
+            over.set()
         ray.shutdown()
         over.set()
         _task.cache_clear()

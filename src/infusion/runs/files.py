@@ -42,6 +42,22 @@ def check_size(
     )
 
 
+def refuse_link(path: Path) -> None:
+    """Refuse to write through a link, which may lead out of a folder.
+
+    Args:
+        path: A file, there or not.
+
+    Raises:
+        ArtefactError: It is a symbolic link.
+    """
+    if path.is_symlink():
+        raise ArtefactError(
+            f"{path} must be a file of its own, got a link to {path.readlink()}; "
+            "replace it by what it names"
+        )
+
+
 def small_file(path: Path) -> bytes:
     """Read a file of settings, hashes or times.
 

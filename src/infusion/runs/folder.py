@@ -7,7 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from infusion.errors import ArtefactError, InputError
-from infusion.runs.files import LOCK, clear_unfinished, small_file, small_text
+from infusion.runs.files import (
+    LOCK,
+    clear_unfinished,
+    refuse_link,
+    small_file,
+    small_text,
+)
 from infusion.runs.store import environment, json_bytes, write_whole
 
 
@@ -23,8 +29,10 @@ def alone_in(root: Path) -> Iterator[None]:
 
     Raises:
         InputError: Another process works in it.
+        ArtefactError: Its lock is a link.
     """
-    with (root / LOCK).open("w") as file:
+    refuse_link(root / LOCK)
+    with (root / LOCK).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -34,6 +42,7 @@ def alone_in(root: Path) -> Iterator[None]:
             ) from error
         clear_unfinished(root)
         yield
+        clear_unfinished(root)  # of workers that were killed meanwhile
 
 
 def check_out(out: Path, *inputs: Path) -> None:

@@ -4,6 +4,7 @@ One thread per job is faster on the whole than all threads on one job, and makes
 bits independent of how many run at once.
 """
 
+import errno
 import multiprocessing
 import os
 import threading
@@ -21,6 +22,8 @@ from infusion.errors import InfusionError
 from infusion.memory import keep_freed_memory
 from infusion.runs.progress import progress
 
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""A disk is full, or may not be written to."""
 Job = Callable[..., Any]
 Given = tuple[Any, ...]
 
@@ -135,6 +138,7 @@ class Engine:
 
         Raises:
             LostPlaceError: There is nowhere left to run.
+            OSError: The disk is full or read-only, or a connection is lost.
             InfusionError: A worker was killed, or whatever a job raised, where nothing
                 is tried again; the jobs that finished before are kept.
         """
@@ -164,7 +168,7 @@ class Engine:
         try:
             found = self.backend.result(handle)
         except Exception as error:
-            if self.retries is None or isinstance(error, LostPlaceError):
+            if self.retries is None or _ends_all(error):
                 raise
             tried.error = _said(error)
             if isinstance(error, LostWorkerError) and not alone:
@@ -216,6 +220,12 @@ class _Queue:
     @property
     def more(self) -> bool:
         return bool(self.suspects or self.waiting)
+
+
+def _ends_all(error: Exception) -> bool:
+    """Tell whether every other job would fail alike: no place, no disk, no network."""
+    disk = isinstance(error, OSError) and error.errno in _DISK
+    return disk or isinstance(error, (LostPlaceError, ConnectionError))
 
 
 def _said(error: Exception) -> str:

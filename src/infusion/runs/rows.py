@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from infusion.errors import ArtefactError
-from infusion.runs.files import check_size
+from infusion.runs.files import check_size, refuse_link
 from infusion.runs.store import digest
 
 _SEAL = "row_sha256"
@@ -53,7 +53,11 @@ def cut_off_torn(path: Path) -> bytes:
 
     Returns:
         What is left.
+
+    Raises:
+        ArtefactError: It is a link, or too large to be read.
     """
+    refuse_link(path)
     check_size(path)
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
@@ -131,7 +135,11 @@ class Rows:
 
         Args:
             row: Holds the entries of ``key``.
+
+        Raises:
+            ArtefactError: The file is a link.
         """
+        refuse_link(self.path)
         line = json.dumps(sealed({**row, "inputs_sha256": self.inputs_sha256}))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:

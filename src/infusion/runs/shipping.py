@@ -8,18 +8,20 @@ arguments or no pair at all, and what it makes comes back with its result.
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from infusion.runs.files import small_text
 from infusion.runs.parallel import LostPlaceError
 from infusion.runs.store import environment, write_whole
 
 TOKEN = ".seen-by"
 """File that tells whether a worker sees the folder."""
 _PAIR = re.compile(r"pair-(\d+)")
+_TOKEN = re.compile("[0-9a-f]{32}")
 _UNREAD = ("rows",)
 """Folders that no job reads."""
 _SAME = ("infusion", "torch", "processor")
@@ -33,7 +35,7 @@ class Reads:
     Attributes:
         root: Folder of the driver.
         token: Content of its token.
-        here: Processor and libraries of the driver: bits differ between others.
+        here: What the driver computes on and with: bits differ between others.
         files: References to the content of files, by path inside the folder.
     """
 
@@ -45,10 +47,16 @@ class Reads:
 
 @dataclass
 class Shipped:
-    """What was sent so far, of every folder."""
+    """What was sent so far, of every folder.
 
+    Attributes:
+        gpu: Whether jobs compute on one, which must be of the driver's kind.
+    """
+
+    gpu: bool = False
     _sent: dict[tuple[Path, str], tuple[int, Any]] = field(default_factory=dict)
     _tokens: dict[Path, str] = field(default_factory=dict)
+    _before: list[str] = field(default_factory=list)
 
     def reads(self, given: tuple[Any, ...], put: Callable[[bytes], Any]) -> Reads:
         """List what a job reads, and put what is new.
@@ -62,6 +70,7 @@ class Shipped:
         """
         root = Path(given[0].root)
         if root not in self._tokens:
+            self._before += _left_behind(root)
             self._tokens[root] = uuid4().hex
             write_whole(root / TOKEN, self._tokens[root].encode())
         pairs, files = set(_pairs(given[1:])), {}
@@ -74,7 +83,8 @@ class Shipped:
                     known = changed, put(path.read_bytes())
                     self._sent[root, name] = known
                 files[name] = known[1]
-        return Reads(root, self._tokens[root], _kind(), files)
+        names = (*_SAME, "gpu") if self.gpu else _SAME
+        return Reads(root, self._tokens[root], _kind(names), files)
 
     def forget(self) -> list[str]:
         """Remove the tokens.
@@ -84,7 +94,8 @@ class Shipped:
         """
         for root in self._tokens:
             (root / TOKEN).unlink(missing_ok=True)
-        return [_copy(token).name for token in self._tokens.values()]
+        tokens = [*self._before, *self._tokens.values()]
+        return [_copy(token).name for token in tokens]
 
     def keep(self, made: dict[Path, bytes]) -> None:
         """Write what a worker made elsewhere, unless it is there.
@@ -111,9 +122,9 @@ def run_there(job: Callable[..., Any], given: tuple[Any, ...], reads: Reads) -> 
     Raises:
         LostPlaceError: This machine computes other bits than the driver's.
     """
-    if (there := _kind()) != reads.here:
+    if (there := _kind(reads.here)) != reads.here:
         raise LostPlaceError(
-            f"all machines of a cluster must have the driver's {', '.join(_SAME)}, got "
+            f"all machines of a cluster must have the driver's {', '.join(there)}, got "
             f"{there} for {reads.here}; use machines of one kind"
         )
     token = reads.root / TOKEN
@@ -134,8 +145,16 @@ def run_there(job: Callable[..., Any], given: tuple[Any, ...], reads: Reads) -> 
     return found, {reads.root / name: (root / name).read_bytes() for name in made}
 
 
-def _kind() -> dict[str, Any]:
-    return {name: value for name, value in environment().items() if name in _SAME}
+def _kind(names: Iterable[str]) -> dict[str, Any]:
+    whole = environment()
+    return {name: whole[name] for name in names}
+
+
+def _left_behind(root: Path) -> list[str]:
+    """Read the token of a driver that was killed before it removed anything."""
+    token = root / TOKEN
+    text = small_text(token) if token.is_file() else ""
+    return [text] if _TOKEN.fullmatch(text) else []
 
 
 def remove(names: list[str]) -> None:

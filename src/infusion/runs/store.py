@@ -87,7 +87,7 @@ def write_whole(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError:  # a full disk, a folder of that name
+    except BaseException:  # a full disk, a folder of that name, a signal
         temporary.unlink(missing_ok=True)
         raise
 

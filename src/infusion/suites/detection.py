@@ -74,16 +74,16 @@ def missing_clean(
         works: Pairs and trials.
 
     Returns:
-        One entry per job.
+        One entry per job: all that read what it makes, several of them one file.
     """
-    jobs: dict[Any, dict[str, tuple[Pair, Trial]]] = {}
+    jobs: dict[Any, list[tuple[Pair, Trial]]] = {}
     for pair, trial in works:
         run = home.run(trial.retraining.architecture)
         name = clean_file(run, pair, trial)
         if trial.audited and not run.store.has(name, _clean_inputs(run, pair, trial)):
             key = trial.retraining, study_of(run).told(trial.change)
-            jobs.setdefault(key, {})[name] = pair, trial
-    return [list(each.values()) for each in jobs.values()]
+            jobs.setdefault(key, []).append((pair, trial))
+    return list(jobs.values())
 
 
 def audit_clean(home: Home, works: list[tuple[Pair, Trial]]) -> None:
@@ -97,6 +97,7 @@ def audit_clean(home: Home, works: list[tuple[Pair, Trial]]) -> None:
     spec = works[0][1].retraining
     run, _ = opened(home, spec.architecture)
     task, study = replayed(run, spec), study_of(run)
+    works = list({clean_file(run, *each): each for each in works}.values())
     reports = tuple(
         study.report(run, task, trial.change, pair)
         for pair, trial in works

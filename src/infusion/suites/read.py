@@ -7,6 +7,7 @@ from typing import Any
 
 from infusion.errors import ArtefactError, InputError
 from infusion.presets import find_preset
+from infusion.runs.files import check_size
 from infusion.runs.rows import opened
 from infusion.suites.study import NAMES
 from infusion.suites.summary import Row
@@ -18,6 +19,8 @@ _READ = (
     "inputs_sha256", "gpu", "cores", "processor",
 )  # fmt: skip
 """What a row must hold."""
+_WHOLE = ("seed", "pair", "place")
+"""What must be a whole number."""
 
 
 def read_rows(folder: Path) -> dict[tuple[str, str, str], list[Row]]:
@@ -40,6 +43,7 @@ def read_rows(folder: Path) -> dict[tuple[str, str, str], list[Row]]:
     base: dict[Any, str] = {}
     paths = [*folder.glob("*-*/*.jsonl"), *folder.glob("rows/*.jsonl")]
     for path in sorted(paths):
+        check_size(path)
         content = path.read_bytes().decode("utf-8", errors="replace")
         for number, line in enumerate(content.splitlines(), 1):
             row = _row(path, number, line)
@@ -75,7 +79,8 @@ def _row(path: Path, number: int, line: str) -> Row:
         row = opened(json.loads(line))
         missing = [name for name in _READ if name not in row]
         known = not missing and row["suite"] in NAMES[find_preset(row["preset"]).kind]
-    except (ValueError, KeyError, TypeError, InputError):
+        known = known and all(type(row[name]) is int for name in _WHOLE)
+    except (ValueError, KeyError, TypeError, AttributeError, InputError):
         known = False
     if not known:
         raise ArtefactError(

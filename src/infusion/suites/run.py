@@ -10,7 +10,13 @@ import torch
 
 from infusion.configs import RunConfig, as_plain
 from infusion.device import settle
-from infusion.errors import ArtefactError, InfusionError, InputError, check_whole
+from infusion.errors import (
+    ArtefactError,
+    InfusionError,
+    InputError,
+    TooFewPairsError,
+    check_whole,
+)
 from infusion.presets.base import check_taken
 from infusion.presets.context import Pair, Run, checkpoint_file
 from infusion.runs.config_files import to_yaml
@@ -99,7 +105,7 @@ def _run_suite(
     bases = {config.architecture: own.store.sha256(_last(own))}
     whole = study_of(own).pairs(*opened(home, config.architecture))
     if pairs > len(whole):
-        raise InputError(
+        raise TooFewPairsError(
             f"pairs must be ≤ {len(whole)}, as many as there are, got {pairs}; "
             "ask for fewer, or for other base models with --seed"
         )

@@ -77,7 +77,7 @@ def show_sweep(
         suite_table(f"{config.preset}, suite {asked.suite}", found, screen)
     early = f", ended early: {tally.reason}" if tally.reason else ""
     failed = len(tally.failed)
-    screen.write(f"{len(tally.rows):,} rows, {failed} jobs given up{early}\n")
+    screen.write(f"{len(tally.rows):,} rows, {failed} given up{early}\n")
     screen.write(f"rows: {root / RESULTS}\n")
     return {
         "run": str(root),

@@ -80,9 +80,13 @@ def scores(home: Home, block: Block) -> list[Work]:
     Returns:
         Calls to make.
     """
-    concerns = tuple((pair.index, None) for pair, _ in block.left)
     return [
-        Work("score", score, (home, block.pairs, source, view), concerns=concerns)
+        Work(
+            "score",
+            score,
+            (home, block.pairs, source, view),
+            concerns=_named(_of_view(block, (source, view))),
+        )
         for source, view in _views(block)
         if any(not _is_scored(seen(home, source, view), pair) for pair in block.pairs)
     ]
@@ -124,22 +128,18 @@ def crafts(home: Home, block: Block) -> list[Work]:
     works = []
     for source, view in _views(block):
         run = seen(home, source, view)
-        wanted = {
-            pair: [t.change for t in listed if _view(t.change) == (source, view)]
-            for pair, listed in block.left
-        }
         scored = [pair for pair in block.pairs if _is_scored(run, pair)]
         for part in parts(home, scored):
-            absent = {
-                change: None
-                for pair in part
-                for change in wanted.get(pair, [])
-                if not has_edits(run, pair, change)
-            }
-            if absent:
-                concerns = tuple((pair.index, None) for pair in part if pair in wanted)
+            lacking = [
+                (pair, trial)
+                for pair, trial in _of_view(block, (source, view))
+                if pair in part and not has_edits(run, pair, trial.change)
+            ]
+            if lacking:
+                absent = dict.fromkeys(trial.change for _, trial in lacking)
                 given = home, part, list(absent)
-                works.append(Work("craft", craft, given, concerns=concerns))
+                named = _named(lacking)
+                works.append(Work("craft", craft, given, concerns=named))
     return works
 
 
@@ -220,6 +220,10 @@ def epochs_of(run: Run, spec: Retraining) -> int:
 
 def _each(block: Block) -> list[tuple[Pair, Trial]]:
     return [(pair, trial) for pair, listed in block.left for trial in listed]
+
+
+def _of_view(block: Block, view: tuple[str, str]) -> list[tuple[Pair, Trial]]:
+    return [each for each in _each(block) if _view(each[1].change) == view]
 
 
 def _named(works: list[tuple[Pair, Trial]]) -> tuple[tuple[int, str], ...]:

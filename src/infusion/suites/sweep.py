@@ -1,6 +1,7 @@
 """A suite on many base models, on any number of workers, through faults."""
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -13,6 +14,7 @@ from infusion.errors import (
     ArtefactError,
     InfusionError,
     InputError,
+    TooFewPairsError,
     check_whole,
     one_line,
 )
@@ -38,6 +40,8 @@ FEWEST = 10
 """Pairs before an interval may end a sweep."""
 KEY = ("seed", "pair", "place")
 """What rows are sorted by."""
+FAILED = ("seed", "pair", "trial")
+"""What was given up; the last two are None where a base model was."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,7 @@ def _local(workers: int, gpus: int) -> AbstractContextManager[Backend]:
     from importlib.util import find_spec
 
     if find_spec("ray") is None:
+        sys.stderr.write("Ray is not installed: jobs run in processes here\n")
         return _processes(workers, gpus)
     return on_ray(None, workers, gpus=gpus)
 
@@ -186,8 +191,9 @@ def sweep(
     """
     _check(asked)
     check_out(root)
-    named = replace(asked.config, pairs=0, seed=0)
-    refuse_other_config(root, f"{to_yaml(named)}# suite: {asked.suite}\n")
+    named = to_yaml(replace(asked.config, pairs=0, seed=0))
+    settings = f"{named}# suite: {asked.suite}\n"
+    refuse_other_config(root, settings)
     began, measure = time.monotonic(), measured(asked.config)
     tally, looks = Tally([], []), _Looks()
 
@@ -201,7 +207,6 @@ def sweep(
         if asked.narrow is not None and found is not None:
             enough = half_width(found) <= asked.narrow
             tally.reason = NARROW.format(asked.narrow) if enough else tally.reason
-        on_change(tally)
 
     def on_row(row: Row) -> None:
         tally.rows.append(row)
@@ -215,9 +220,11 @@ def sweep(
 
     engine = Engine(backend, asked.retries, stopped, on_running)
     with alone_in(root):
+        refuse_other_config(root, settings)  # of two that began it, one has the lock
         tally.rows = _stored(asked, root)
         looks.start(tally.rows)
         look()
+        on_change(tally)
         try:
             for seed in asked.seeds:
                 if not stopped():
@@ -240,37 +247,46 @@ def _run_seed(
     tally: Tally,
 ) -> None:
     """Run the suite on one base model; what ends it leaves the others alone."""
+    attempts = 1
 
     def on_failed(failed: Failed) -> None:
+        nonlocal attempts
         tally.failed += _failures(seed, failed)
+        if not failed.work.concerns:  # a clean replay, which ends the suite
+            attempts = failed.attempts
+
+    def given_up(error: InfusionError) -> None:
+        said = {"stage": "base model", "error": one_line(error), "attempts": attempts}
+        tally.failed.append({**said, "seed": seed, "pair": None, "trial": None})
 
     config, follow = replace(asked.config, seed=seed), Follow(on_row, on_failed)
     home = root / f"seed-{seed}"
     try:
         run_suite(config, asked.suite, home, engine=engine, follow=follow)
-    except (InputError, ArtefactError, LostPlaceError):
-        raise
+    except (InputError, ArtefactError, LostPlaceError) as error:
+        first = seed == asked.seeds[0]  # whose want of pairs is told at once
+        if first or not isinstance(error, TooFewPairsError):
+            raise
+        given_up(error)
     except InfusionError as error:
-        tally.failed.append(
-            {
-                "stage": "base model",
-                "error": one_line(error),
-                "attempts": 1,
-                "seed": seed,
-                "pair": None,
-                "trial": None,
-            }
-        )
+        given_up(error)
 
 
 def _stored(asked: Sweep, root: Path) -> list[Row]:
     """Read what is on the disk of the pairs asked for."""
     name = asked.config.preset, asked.config.scale, asked.suite
     found: list[Row] = []
-    for home in (root / f"seed-{seed}" for seed in asked.seeds):
+    for seed in asked.seeds:
+        home = root / f"seed-{seed}"
         for path in home.glob("rows/*.jsonl"):
             cut_off_torn(path)
-        found += read_rows(home).get(name, [])
+        rows = read_rows(home).get(name, [])
+        if any(row["seed"] != seed for row in rows):
+            raise ArtefactError(
+                f"{home} must hold rows of seed {seed}, got others; restore its rows, "
+                "or choose another --out"
+            )
+        found += rows
     return [
         {key: value for key, value in row.items() if key != "source"}
         for row in found
@@ -337,15 +353,12 @@ def write(root: Path, tally: Tally) -> list[dict[str, Any]]:
     """
     rows = sorted(tally.rows, key=lambda row: tuple(row[name] for name in KEY))
     timed = [_apart(row) for row in rows]
-    done = {(row["seed"], row["pair"], row["trial"]) for row in rows}
-    names = {trial for _, _, trial in done}
-
-    def is_made_good(each: dict[str, Any]) -> bool:
-        lost = names if each["trial"] is None else {each["trial"]}
-        wanted = {(each["seed"], each["pair"], trial) for trial in lost}
-        return bool(wanted) and wanted <= done
-
-    failed = [each for each in tally.failed if not is_made_good(each)]
+    done = {tuple(row[name] for name in FAILED) for row in rows}
+    failed = [
+        each
+        for each in tally.failed
+        if tuple(each[name] for name in FAILED) not in done
+    ]
     failed.sort(key=lambda each: json.dumps(each, sort_keys=True))
     files = {
         RESULTS: [result for result, _ in timed],
@@ -370,7 +383,7 @@ def _apart(row: Row) -> tuple[Row, Row]:
 
 
 def _failures(seed: int, failed: Failed) -> list[dict[str, Any]]:
-    """List a failed job pair by pair, and trial by trial where it is of trials.
+    """List a failed job trial by trial.
 
     A clean replay is of none: the base model's failure is recorded after it.
 
