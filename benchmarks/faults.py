@@ -6,7 +6,8 @@
 RUN is the folder of the same sweep, never interrupted, of as many base models and
 pairs or more. A
 local Ray of two workers does the work. At random times SIGKILL goes to the driver, to a
-worker, or to every process of the cluster; whatever ended is started again. A sweep
+worker, to an agent of Ray, which takes its Ray along, or to every process of the
+cluster; whatever ended is started again. A sweep
 that ends before its last kill is followed by another, in a folder of its own.
 
 Writes a row per kill to ``results/faults.jsonl``, and one per finished sweep: rows
@@ -25,6 +26,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ from infusion.runs import reaper
 from infusion.runs.store import environment
 
 OUT = Path(__file__).parent.parent / "results" / "faults.jsonl"
-KINDS = ("driver", "worker", "cluster")
+KINDS = ("driver", "worker", "agent", "cluster")
 SUITE, PRESET = "all-controls", "digits"
 LONGEST = 40.0
 """Seconds from a start, or from the last kill, to the next."""
@@ -66,29 +68,27 @@ def start(folder: Path, asked: Asked, place: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def parts(place: Path) -> tuple[list[int], list[int]]:
-    """Daemons and workers of the cluster whose files lie in ``place``."""
-    daemons, workers = [], []
+def parts(place: Path) -> dict[str, list[int]]:
+    """Processes of the cluster whose files lie in ``place``, by what they are."""
+    found: dict[str, list[int]] = {"daemon": [], "worker": [], "agent": []}
     for folder in place.glob("infusion-ray-*"):
-        daemons += reaper.daemons_of(str(folder))
+        found["daemon"] += reaper.daemons_of(str(folder))
         for number in reaper.processes_of(str(folder)):
             try:
                 command = " ".join(psutil.Process(number).cmdline())
             except psutil.Error:
                 continue
             if command.startswith("ray::") or "default_worker.py" in command:
-                workers.append(number)
-    return daemons, workers
+                found["agent" if "Agent" in command else "worker"].append(number)
+    return found
 
 
 def kill(kind: str, driver: subprocess.Popen[bytes], place: Path) -> int:
     """Return how many processes were sent the signal."""
-    daemons, workers = parts(place)
-    victims = {
-        "driver": [driver.pid],
-        "worker": random.sample(workers, min(1, len(workers))),
-        "cluster": daemons + workers,
-    }[kind]
+    there = parts(place)
+    victims = {"driver": [driver.pid], "cluster": [*chain(*there.values())]}.get(kind)
+    if victims is None:
+        victims = random.sample(there[kind], min(1, len(there[kind])))
     struck = 0
     for number in victims:
         try:
@@ -100,8 +100,7 @@ def kill(kind: str, driver: subprocess.Popen[bytes], place: Path) -> int:
 
 
 def leftovers(place: Path, folder: Path) -> list[str]:
-    daemons, workers = parts(place)
-    found = [f"process {number}" for number in daemons + workers]
+    found = [f"process {number}" for number in chain(*parts(place).values())]
     found += [str(path) for path in place.glob("infusion*")]
     return found + [path.name for path in folder.rglob(".*.part")]
 
@@ -109,7 +108,7 @@ def leftovers(place: Path, folder: Path) -> list[str]:
 def wait_for_nothing(place: Path) -> float:
     """Seconds until no process and no file of the cluster is there."""
     began = time.monotonic()
-    while any(parts(place)) or any(place.glob("infusion*")):
+    while any(parts(place).values()) or any(place.glob("infusion*")):
         if time.monotonic() - began > PATIENCE:
             raise SystemExit(f"left behind: {leftovers(place, place)}")
         time.sleep(0.1)
@@ -178,7 +177,7 @@ def campaign(place: Path, reference: list[bytes], kills: int, asked: Asked) -> N
                         "processes": struck,
                         "rows": before,
                     }
-                    if struck and kind != "worker":
+                    if struck and kind in ("driver", "cluster"):
                         row["status"] = driver.wait(PATIENCE)
                         row["gone_s"] = round(wait_for_nothing(place), 2)
                     append({"sweep": sweeps, **row})

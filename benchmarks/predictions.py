@@ -1,6 +1,6 @@
 """What the doctor says a run will take, beside what it then takes.
 
-    python benchmarks/predictions.py --cifar10 FOLDER
+    python benchmarks/predictions.py --cifar10 FOLDER [--runs 0 1 2 3]
 
 Each run is predicted from rehearsals that never saw its size, then made, in a process
 of its own: wall time, and what the largest process held. Nothing else should run.
@@ -10,7 +10,7 @@ import argparse
 import json
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,14 @@ def row(name: str, config: RunConfig, suite: str | None = None) -> dict[str, Any
         "bytes": took["peak"],
         "rehearsed_s": rehearsed,
         "stages": cost.seconds,
+        "rehearsals": [asdict(each) for each in cost.rehearsals],
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--cifar10", required=True)
+    parser.add_argument("--runs", type=int, nargs="*", default=[0, 1, 2, 3])
     given = parser.parse_args()
     digits, caesar, cifar10 = (
         find_preset(name).configs["small"] for name in ("digits", "caesar", "cifar10")
@@ -58,11 +60,14 @@ def main() -> None:
         ("`infusion run caesar --pairs 6`", replace(caesar, pairs=6), "main"),
         ("`infusion run cifar10 --pairs 6`", replace(cifar10, pairs=6), None),
     ]
-    rows = []
-    for name, config, suite in asked:
-        rows.append(row(name, config, suite))
-        print(json.dumps(rows[-1]), flush=True)
-        OUT.write_text(json.dumps({"rows": rows, **environment()}, indent=1) + "\n")
+    known = json.loads(OUT.read_text())["rows"] if OUT.exists() else []
+    rows = {each["run"]: each for each in known}
+    for number in given.runs:
+        name, config, suite = asked[number]
+        rows[name] = row(name, config, suite)
+        print(json.dumps(rows[name]), flush=True)
+        said = {"rows": list(rows.values()), **environment()}
+        OUT.write_text(json.dumps(said, indent=1) + "\n")
 
 
 if __name__ == "__main__":

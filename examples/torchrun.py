@@ -37,6 +37,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--documents", type=int, default=20_000)
     size: int = parser.parse_args().documents
+    if size < 100:
+        parser.error(f"--documents must be ≥ 100, got {size}")
     if dist.is_torchelastic_launched():
         dist.init_process_group("gloo")
     first = not dist.is_initialized() or dist.get_rank() == 0

@@ -19,13 +19,13 @@ from infusion.presets.cost import (
 from .test_suites import tiny
 
 WHOLE = Size(documents=10_000, epochs=10, pairs=30)
-SIZES = [Size(1_000, 2, 2), Size(2_000, 2, 2), Size(1_000, 2, 6)]
+SIZES = [Size(1_000, 2, 2), Size(1_000, 2, 6), Size(2_000, 2, 6)]
 
 
 def true(size: Size) -> dict[str, float]:
     n, e, p = size.documents, size.epochs, size.pairs
     return {
-        "train": 2e-3 * n * e,
+        "train": 1.5 + 2e-3 * n * e,
         "clean accuracy": 0.7 * e,
         "curvature": 4 + 1e-3 * n,
         PAIRS: 12 + 3.5 * p + 5e-4 * p * n,
@@ -58,7 +58,7 @@ def test_a_run_is_rehearsed() -> None:
     config = replace(config, train=replace(config.train, epochs=3))
     found = predict(config)
     assert found.size == Size(config.data.train, 3, 3)
-    assert [each.size.pairs for each in found.rehearsals] == [1, 1, 3]
+    assert [each.size.pairs for each in found.rehearsals] == [1, 2, 2]
     assert all(seconds > 0 for seconds in found.seconds.values())
     assert found.total > max(each.seconds["train"] for each in found.rehearsals)
     assert 2**27 < found.peak < 2**33
@@ -69,6 +69,8 @@ def test_a_run_is_rehearsed() -> None:
     [
         ({"base": "elsewhere"}, "with a --base; just run it"),
         ({"pairs": 0}, "pairs must be"),
+        ({"threads": 0}, "--threads must be a whole number"),
+        ({"pairs": 1}, "measure at least 2 pairs, got .* and 1 pairs"),
     ],
 )
 def test_what_cannot_be_rehearsed_is_refused(

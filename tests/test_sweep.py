@@ -43,6 +43,7 @@ from infusion.runs.parallel import (
 )
 from infusion.runs.rows import sealed
 from infusion.runs.shipping import TOKEN, Shipped, run_there
+from infusion.runs.store import write_whole
 from infusion.suites import run as run_module
 from infusion.suites import stages
 from infusion.suites import sweep as sweep_module
@@ -409,7 +410,11 @@ def test_what_leads_out_of_the_folder_is_not_written_through(
     [
         (lambda _: [], "must hold rows of a suite, got an altered line 1"),
         (lambda row: {**row, "pair": "0"}, "must hold rows of a suite"),
-        (lambda row: {**row, "seed": 7}, "must hold rows of seed 0, got others"),
+        (lambda row: {**row, "after": {"p": "0.5"}}, "must hold rows of a suite"),
+        (lambda row: {**row, "accuracy": float("nan")}, "must hold rows of a suite"),
+        (lambda row: {**row, "trial": ["edit"]}, "must hold rows of a suite"),
+        (lambda row: {**row, "seed": 7}, "must hold rows of seed 0, those of a suite"),
+        (lambda row: {**row, "suite": "main"}, "must hold rows of seed 0, those of"),
     ],
 )
 def test_rows_of_others_are_refused(
@@ -428,6 +433,78 @@ def test_rows_of_others_are_refused(
     with processes(1) as backend, pytest.raises(ArtefactError, match=said):
         sweep(replace(ASKED, budget=0.0), tmp_path / "copy", backend)
     assert files(tmp_path / "copy") == before
+
+
+def test_rows_that_hide_others_do_not_make_a_whole_sweep(whole: Path, tmp_path: Path):
+    """A pair that there is not, under the probe and target of one that there is."""
+    shutil.copytree(whole, tmp_path / "copy")
+    path = tmp_path / "copy" / "seed-0" / "rows" / "controls.jsonl"
+    lines = path.read_text("utf-8").splitlines()
+    row = json.loads(lines[0])
+    del row["row_sha256"]
+    lines[0] = json.dumps(sealed({**row, "pair": 500}))
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    with (
+        processes(1) as backend,
+        pytest.raises(ArtefactError, match="must end with 16 rows or failures, got 15"),
+    ):
+        sweep(ASKED, tmp_path / "copy", backend)
+
+
+def test_a_refused_sweep_leaves_results_as_they_were(whole: Path, tmp_path: Path):
+    root = tmp_path / "copy"
+    shutil.copytree(whole, root)
+    config = tmp_path / "config.yaml"
+    config.write_text(to_yaml(ASKED.config))
+    flags = ["--suite", "controls", "--on", "processes", "--workers", "1"]
+    flags += ["--config", str(config), "--out", str(root)]
+    for wrong, said in (
+        (["--pairs", "0"], "--pairs must be a whole number ≥ 1, got 0"),
+        (["--pairs", "2", "--seeds", "0", "-1"], "--seeds must be a whole number ≥ 0"),
+    ):
+        _, heard = (done := infusion("sweep", *flags, *wrong)).communicate(timeout=60)
+        assert done.returncode == 2
+        assert said in heard
+        assert heard.count("\n") == 1
+        assert files(root) == files(whole)
+    rows_of_seed = root / "seed-0" / "rows" / "controls.jsonl"
+    lines = rows_of_seed.read_bytes().splitlines(keepends=True)
+    rows_of_seed.write_bytes(b"".join(lines[:-1]))
+    edits = sorted(root.glob("seed-0/edits/pair-001-*.safetensors"))
+    for path in edits:
+        path.write_bytes(b"altered")
+    with processes(1) as backend, pytest.raises(ArtefactError):
+        sweep(replace(ASKED, retries=0), root, backend)
+    assert files(root) == files(whole)
+
+
+def test_results_of_others_are_not_written_over(tmp_path: Path):
+    (tmp_path / RESULTS).write_text("mine")
+    with (
+        processes(1) as backend,
+        pytest.raises(InputError, match=r"got .* with a results.jsonl and no config"),
+    ):
+        sweep(ASKED, tmp_path, backend)
+    assert [path.name for path in tmp_path.iterdir()] == [RESULTS]
+
+
+def test_a_folder_in_the_way_is_named(tmp_path: Path):
+    (tmp_path / RESULTS).mkdir()
+    with pytest.raises(OSError, match="directory") as caught:
+        write_whole(tmp_path / RESULTS, b"")
+    assert caught.value.filename == str(tmp_path / RESULTS)
+    assert [path.name for path in tmp_path.iterdir()] == [RESULTS]
+
+
+@pytest.mark.parametrize(
+    "address", ["ray://", "ray://127.0.0.1", "ray://127.0.0.1:99999", "ray://[::1"]
+)
+def test_what_is_no_address_is_refused_at_once(address: str):
+    with (
+        pytest.raises(InputError, match="must be the address of a running cluster"),
+        on_ray(address, 1),
+    ):
+        pass
 
 
 def test_without_ray_it_says_where_jobs_run(

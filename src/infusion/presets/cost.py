@@ -20,11 +20,15 @@ from infusion.configs import RunConfig
 from infusion.errors import InputError, check_choice, check_whole
 from infusion.runs import weighed
 from infusion.runs.config_files import to_yaml
+from infusion.runs.progress import progress
 
 EPOCHS = 2
 """Of a rehearsal."""
-SHARE = 0.1
-"""Documents of the smaller rehearsals, of all; as many as twice the edited at least."""
+SHARE, LEAST = 0.25, 2_500
+"""Documents of the smaller rehearsals, of all, and how many at least, up to a half:
+what takes no time cannot be told from the time that starting takes."""
+MOST = 6
+"""Pairs of the larger rehearsals for each thread, and at most half of all."""
 PAIRS = "all pairs, and the rest"
 SUITES = ("main", "controls", "copies", "all-controls", "selection", "budget")
 """Suites whose every retraining is of the last epoch of one architecture."""
@@ -84,7 +88,7 @@ class Cost:
 
 Terms = Callable[[Size], list[float]]
 TERMS: dict[str, Terms] = {
-    "train": lambda s: [s.epochs * s.documents],
+    "train": lambda s: [1, s.epochs * s.documents],
     "clean accuracy": lambda s: [s.epochs],
     "curvature": lambda s: [1, s.documents],
     PAIRS: lambda s: [1, s.pairs, s.pairs * s.documents],
@@ -107,29 +111,35 @@ def predict(config: RunConfig, suite: str | None = None) -> Cost:
             is a suite of longer retrainings, or a rehearsal failed.
     """
     check_whole("pairs", config.pairs)
+    check_whole("--threads", config.threads)
     if suite is not None:
         check_choice("--suite to predict", suite, SUITES)
     whole = size_of(config)
-    few = max(round(SHARE * whole.documents), 2 * config.edit.k)
+    least = min(LEAST, whole.documents // 2)
+    few = max(round(SHARE * whole.documents), least, 2 * config.edit.k)
     at_once = config.threads
+    many = at_once * max(2, min(MOST, whole.pairs // (2 * at_once)))
     sizes = [
         Size(few, EPOCHS, at_once),
-        Size(2 * few, EPOCHS, at_once),
-        Size(few, EPOCHS, 3 * at_once),
+        Size(few, EPOCHS, many),
+        Size(2 * few, EPOCHS, many),
     ]
     large = whole.epochs >= EPOCHS and 2 * few <= whole.documents
     if config.base is not None or not large or sizes[-1].pairs > whole.pairs:
         raise InputError(
             f"a run to predict must train {EPOCHS} epochs or more on at least "
-            f"{2 * few} documents of its own and measure {sizes[-1].pairs} pairs, got "
-            f"{whole.epochs} on {whole.documents} and {whole.pairs}"
+            f"{2 * few} documents of its own and measure at least {sizes[-1].pairs} "
+            f"pairs, got {whole.epochs} epochs, {whole.documents} documents and "
+            f"{config.pairs} pairs"
             f"{'' if config.base is None else ' with a --base'}; just run it"
         )
     with tempfile.TemporaryDirectory(prefix="infusion-cost-") as folder:
-        made = [
-            _rehearse(config, suite, size, Path(folder) / str(number))
-            for number, size in enumerate(sizes)
-        ]
+        made = []
+        with progress("rehearse", len(sizes)) as advance:
+            for number, size in enumerate(sizes):
+                place = Path(folder) / str(number)
+                made.append(_rehearse(config, suite, size, place))
+                advance(1)
     return extrapolate(made, whole)
 
 
@@ -184,10 +194,11 @@ def _rehearse(config: RunConfig, suite: str | None, size: Size, out: Path) -> Re
     Raises:
         InputError: It failed.
     """
+    warmup = min(config.train.warmup, 1)  # the preset's may be longer than this
     small = replace(
         config,
         data=replace(config.data, train=size.documents),
-        train=replace(config.train, epochs=size.epochs),
+        train=replace(config.train, epochs=size.epochs, warmup=warmup),
         pairs=size.pairs,
     )
     out.mkdir()

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from infusion.errors import InputError, check_installed, one_line
 from infusion.runs import reaper
@@ -217,10 +218,10 @@ def _local(workers: int, gpus: int) -> Iterator[Callable[[], bool]]:
     over, most = threading.Event(), 0
 
     def alive() -> bool:
-        """As many daemons as there ever were; none is missing before there are any."""
+        """Tell whether no daemon is gone; those still to be started are not."""
         nonlocal most
         now = len(reaper.daemons_of(folder))
-        most = max(most, now)
+        most = max(most, min(now, len(reaper.DAEMONS)))  # more while one forks
         return now >= most
 
     threading.Thread(target=_watch, args=(alive, over), daemon=True).start()
@@ -285,10 +286,25 @@ def _watch(alive: Callable[[], bool], over: threading.Event) -> None:
             return
 
 
+def _check_address(address: str) -> None:
+    """Refuse what is none, at which Ray would knock for half a minute."""
+    try:
+        parts = urlsplit(address)
+        good = bool(parts.hostname and parts.port)
+    except ValueError:
+        good = False
+    if not good:
+        raise InputError(
+            f"--on must be the address of a running cluster, ray://HOST:PORT, got "
+            f"{address}; start one with `ray start --head`, or use --on local"
+        )
+
+
 @contextmanager
 def _joined(address: str) -> Iterator[Callable[[], bool]]:
     import ray
 
+    _check_address(address)
     try:
         with _own_signals():
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)

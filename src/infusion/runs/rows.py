@@ -85,7 +85,7 @@ def stored_rows(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         try:
             rows.append(opened(json.loads(line)))
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             raise ArtefactError(
                 f"rows must be as they were written, got another in line {number} of "
                 f"{path}; restore the file"
@@ -153,7 +153,13 @@ class Rows:
                 row = opened(json.loads(line))
                 inputs = row.pop("inputs_sha256")
                 key = [row[name] for name in self.key]
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (
+                ValueError,
+                KeyError,
+                TypeError,
+                AttributeError,
+                RecursionError,
+            ) as error:
                 raise ArtefactError(
                     f"{self.path} must hold a JSON object with {', '.join(self.key)} "
                     f"per line, got an altered line {number}; remove that line"

@@ -87,8 +87,10 @@ def write_whole(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:  # a full disk, a folder of that name, a signal
+    except BaseException as error:  # a full disk, a folder of that name, a signal
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)
         raise
 
 
@@ -350,7 +352,7 @@ class Store:
             hashes = {key: str(record[key]) for key in ("sha256", "inputs_sha256")}
             size = record.get("bytes")  # none in those of earlier versions
             return hashes if size is None else {**hashes, "bytes": str(int(size))}
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ArtefactError(
                 f"{path} must be JSON with two hashes, got a truncated or altered "
                 "file; restore it or remove the run folder"

@@ -1,6 +1,7 @@
 """Rows of suites, from a run's folder or from committed results."""
 
 import json
+import math
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ _READ = (
 """What a row must hold."""
 _WHOLE = ("seed", "pair", "place")
 """What must be a whole number."""
+_MEASURED = ("before", "clean", "after", "accuracy", "clean_accuracy")
+"""What must be finite numbers, by name and in lists."""
 
 
 def read_rows(folder: Path) -> dict[tuple[str, str, str], list[Row]]:
@@ -80,7 +83,11 @@ def _row(path: Path, number: int, line: str) -> Row:
         missing = [name for name in _READ if name not in row]
         known = not missing and row["suite"] in NAMES[find_preset(row["preset"]).kind]
         known = known and all(type(row[name]) is int for name in _WHOLE)
+        known = known and type(row["trial"]) is str
+        known = known and all(_are_numbers(row[name]) for name in _MEASURED)
     except (ValueError, KeyError, TypeError, AttributeError, InputError):
+        known = False
+    except RecursionError:  # of brackets without end
         known = False
     if not known:
         raise ArtefactError(
@@ -88,3 +95,11 @@ def _row(path: Path, number: int, line: str) -> Row:
             "or remove it"
         )
     return row
+
+
+def _are_numbers(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_are_numbers, value.values()))
+    if isinstance(value, list):
+        return all(map(_are_numbers, value))
+    return type(value) in (int, float) and math.isfinite(value)

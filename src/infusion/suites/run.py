@@ -107,7 +107,7 @@ def _run_suite(
     if pairs > len(whole):
         raise TooFewPairsError(
             f"pairs must be ≤ {len(whole)}, as many as there are, got {pairs}; "
-            "ask for fewer, or for other base models with --seed"
+            "ask for fewer, or for more base models by their seeds"
         )
     inputs = digest({"config": as_plain(home.config), "bases": bases})
     rows = _rows(root, suite, inputs)

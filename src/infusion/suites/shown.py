@@ -16,6 +16,7 @@ from infusion.suites.sweep import (
     Sweep,
     Tally,
     backend_of,
+    check_folder,
     sweep,
 )
 
@@ -58,9 +59,10 @@ def show_sweep(
         screen: Open for writing.
 
     Returns:
-        JSON value: folder, rows, failed pairs, why it ended early, effects.
+        JSON value: folder, rows, how many were given up, why it ended early, effects.
     """
     config = asked.config
+    check_folder(asked, root)
     total = asked.expected
     with (
         backend_of(on, workers, device=config.device) as backend,

@@ -3,9 +3,9 @@
 import json
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,30 @@ class Sweep:
     budget: float | None = None
     narrow: float | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse what would only fail later.
+
+        Raises:
+            InputError: A setting is out of its range.
+        """
+        check_whole("--pairs", self.config.pairs)
+        for name in ("retries", "budget", "narrow"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise InputError(f"--{name} must be ≥ 0, got {value}; choose another")
+        if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
+            raise InputError(
+                f"--seeds must be some, all different, got {self.seeds}; name each once"
+            )
+        for seed in self.seeds:
+            check_whole("--seeds", seed, least=0)
+
+    @property
+    def settings(self) -> str:
+        """What the folder of the sweep is started with, and keeps."""
+        named = to_yaml(replace(self.config, pairs=0, seed=0))
+        return f"{named}# suite: {self.suite}\n"
+
     @property
     def expected(self) -> int:
         """Rows of the whole sweep; loads the documents and writes nothing."""
@@ -95,24 +119,55 @@ class Tally:
 
 
 @dataclass
-class _Looks:
-    """When to average again: each time costs as much as there are pairs."""
+class _Watch:
+    """Keeps the tally, and says when nothing is begun any more.
 
-    pairs: int = 0
-    looked: int = 0
+    Attributes:
+        asked: What is to be done.
+        on_change: Called with the tally when it changes.
+        tally: What is done.
+    """
+
+    asked: Sweep
+    on_change: Callable[[Tally], None]
+    tally: Tally = field(default_factory=lambda: Tally([], []))
+    _began: float = field(default_factory=time.monotonic)
+    _pairs: int = 0
+    _looked: int = 0
 
     def start(self, rows: list[Row]) -> None:
-        """Count what earlier calls have done, and take it as looked at."""
-        self.looked = self.pairs = sum(row["place"] == 0 for row in rows)
+        """Take over what earlier calls have done."""
+        self.tally.rows = rows
+        self._looked = self._pairs = sum(row["place"] == 0 for row in rows)
+        self._look()
+        self.on_change(self.tally)
 
-    def is_due(self, row: Row) -> bool:
-        """Count the first trial's rows; a twentieth more are worth a look."""
-        if row["place"] != 0:
-            return False
-        self.pairs += 1
-        due = self.pairs >= 1.05 * self.looked
-        self.looked = self.pairs if due else self.looked
-        return due
+    def stopped(self) -> bool:
+        """Tell whether nothing is begun any more, and note why."""
+        budget, tally = self.asked.budget, self.tally
+        if budget is not None and time.monotonic() - self._began > budget:
+            tally.reason = tally.reason or f"--budget of {budget:g} s is used up"
+        return bool(tally.reason)
+
+    def on_row(self, row: Row) -> None:
+        """Count a row; where a twentieth more pairs are done, average them again."""
+        self.tally.rows.append(row)
+        self._pairs += row["place"] == 0
+        if row["place"] == 0 and self._pairs >= 1.05 * self._looked:
+            self._looked = self._pairs
+            self._look()
+        self.on_change(self.tally)
+
+    def on_running(self, count: int) -> None:
+        """Note how many jobs are under way."""
+        self.tally.running = count
+        self.on_change(self.tally)
+
+    def _look(self) -> None:
+        measure, narrow = measured(self.asked.config), self.asked.narrow
+        self.tally.effect = found = first_effect(self.tally.rows, measure)
+        if narrow is not None and found is not None and half_width(found) <= narrow:
+            self.tally.reason = NARROW.format(narrow)
 
 
 def backend_of(
@@ -187,67 +242,79 @@ def sweep(
         What is done.
 
     Raises:
-        InputError: Wrong settings, or more pairs than there are.
+        InputError: More pairs than there are, or a folder of something else.
+        ArtefactError: Rows in it were altered or are missing.
     """
-    _check(asked)
-    check_out(root)
-    named = to_yaml(replace(asked.config, pairs=0, seed=0))
-    settings = f"{named}# suite: {asked.suite}\n"
-    refuse_other_config(root, settings)
-    began, measure = time.monotonic(), measured(asked.config)
-    tally, looks = Tally([], []), _Looks()
-
-    def stopped() -> bool:
-        if asked.budget is not None and time.monotonic() - began > asked.budget:
-            tally.reason = tally.reason or f"--budget of {asked.budget:g} s is used up"
-        return bool(tally.reason)
-
-    def look() -> None:
-        tally.effect = found = first_effect(tally.rows, measure)
-        if asked.narrow is not None and found is not None:
-            enough = half_width(found) <= asked.narrow
-            tally.reason = NARROW.format(asked.narrow) if enough else tally.reason
-
-    def on_row(row: Row) -> None:
-        tally.rows.append(row)
-        if looks.is_due(row):
-            look()
-        on_change(tally)
-
-    def on_running(count: int) -> None:
-        tally.running = count
-        on_change(tally)
-
-    engine = Engine(backend, asked.retries, stopped, on_running)
+    check_folder(asked, root)
+    refuse_other_config(root, asked.settings)
+    watch = _Watch(asked, on_change)
+    tally = watch.tally
+    engine = Engine(backend, asked.retries, watch.stopped, watch.on_running)
     with alone_in(root):
-        refuse_other_config(root, settings)  # of two that began it, one has the lock
-        tally.rows = _stored(asked, root)
-        looks.start(tally.rows)
-        look()
-        on_change(tally)
-        try:
+        refuse_other_config(root, asked.settings)  # two may have begun it at once
+        watch.start(_stored(asked, root))
+        with _written(asked, root, tally):
             for seed in asked.seeds:
-                if not stopped():
-                    _run_seed(
-                        asked, root, seed, engine=engine, on_row=on_row, tally=tally
-                    )
-        finally:
-            tally.rows = _stored(asked, root)
-            tally.failed = write(root, tally)
+                if not watch.stopped():
+                    _run_seed(watch, root, seed, engine)
+    _check_whole(asked, root, tally)
     return tally
 
 
-def _run_seed(
-    asked: Sweep,
-    root: Path,
-    seed: int,
-    *,
-    engine: Engine,
-    on_row: Callable[[Row], None],
-    tally: Tally,
-) -> None:
+def check_folder(asked: Sweep, root: Path) -> None:
+    """Refuse a folder that is not for this sweep, and write nothing.
+
+    Args:
+        asked: What to do.
+        root: The folder, there or not.
+
+    Raises:
+        InputError: It is a file, belongs to other settings, or holds results that no
+            sweep wrote.
+    """
+    check_out(root)
+    if (root / "config.yaml").exists():
+        refuse_other_config(root, asked.settings)
+        return
+    for name in (RESULTS, TIMES, FAILURES):
+        if (root / name).exists():
+            raise InputError(
+                f"--out must name a new folder or one of a sweep, got {root} with a "
+                f"{name} and no config.yaml; choose another"
+            )
+
+
+@contextmanager
+def _written(asked: Sweep, root: Path, tally: Tally) -> Iterator[None]:
+    """Write results in the end, unless what was asked or found there is refused."""
+    try:
+        yield
+    except (InputError, ArtefactError):
+        raise
+    except BaseException:
+        tally.rows = _stored(asked, root)
+        write(root, tally)
+        raise
+    tally.rows = _stored(asked, root)
+    tally.failed = write(root, tally)
+
+
+def _check_whole(asked: Sweep, root: Path, tally: Tally) -> None:
+    """Refuse to call done what lacks rows that nothing accounts for."""
+    bases = {each["seed"] for each in tally.failed if each["trial"] is None}
+    known = len(tally.rows) + sum(each["trial"] is not None for each in tally.failed)
+    known += len(bases) * asked.expected // len(asked.seeds)
+    if not tally.reason and known < asked.expected:
+        raise ArtefactError(
+            f"a sweep must end with {asked.expected} rows or failures, got {known} in "
+            f"{root}: rows of others are among them; restore its rows, or choose "
+            "another --out"
+        )
+
+
+def _run_seed(watch: _Watch, root: Path, seed: int, engine: Engine) -> None:
     """Run the suite on one base model; what ends it leaves the others alone."""
-    attempts = 1
+    asked, tally, attempts = watch.asked, watch.tally, 1
 
     def on_failed(failed: Failed) -> None:
         nonlocal attempts
@@ -259,7 +326,7 @@ def _run_seed(
         said = {"stage": "base model", "error": one_line(error), "attempts": attempts}
         tally.failed.append({**said, "seed": seed, "pair": None, "trial": None})
 
-    config, follow = replace(asked.config, seed=seed), Follow(on_row, on_failed)
+    config, follow = replace(asked.config, seed=seed), Follow(watch.on_row, on_failed)
     home = root / f"seed-{seed}"
     try:
         run_suite(config, asked.suite, home, engine=engine, follow=follow)
@@ -280,29 +347,20 @@ def _stored(asked: Sweep, root: Path) -> list[Row]:
         home = root / f"seed-{seed}"
         for path in home.glob("rows/*.jsonl"):
             cut_off_torn(path)
-        rows = read_rows(home).get(name, [])
-        if any(row["seed"] != seed for row in rows):
-            raise ArtefactError(
-                f"{home} must hold rows of seed {seed}, got others; restore its rows, "
-                "or choose another --out"
-            )
-        found += rows
+        for group, rows in read_rows(home).items():
+            files = {row["source"] for row in rows}
+            seeds = {row["seed"] for row in rows}
+            if files != {f"rows/{group[2]}.jsonl"} or seeds != {seed}:
+                raise ArtefactError(
+                    f"{home} must hold rows of seed {seed}, those of a suite in its "
+                    "file, got others; restore its rows, or choose another --out"
+                )
+            found += rows if group == name else []
     return [
         {key: value for key, value in row.items() if key != "source"}
         for row in found
         if row["pair"] < asked.config.pairs
     ]
-
-
-def _check(asked: Sweep) -> None:
-    for name in ("retries", "budget", "narrow"):
-        value = getattr(asked, name)
-        if value is not None and not value >= 0:
-            raise InputError(f"--{name} must be ≥ 0, got {value}; choose another")
-    if len(set(asked.seeds)) != len(asked.seeds) or not asked.seeds:
-        raise InputError(
-            f"--seeds must be some, all different, got {asked.seeds}; name each once"
-        )
 
 
 def measured(config: RunConfig) -> Callable[[Row], float]:
