@@ -23,7 +23,7 @@ from infusion.errors import InputError, check_choice
 from infusion.params import Params, model_sha256
 from infusion.records import Documents, Task
 from infusion.sharding import all_sum
-from infusion.tasks import batches, evaluating, functional_losses
+from infusion.tasks import batches, check_task, evaluating, functional_losses
 
 LARGEST = 20_000
 """Parameters of the largest dense curvature: 3.2 GiB in float64."""
@@ -57,6 +57,7 @@ def fit_dense(
         InputError: The model has too many parameters, or as in ``fit_curvature``.
         UncoveredLayerError: A trainable layer is neither covered nor skipped.
     """
+    check_task(task, data)
     check_choice("kind", kind, ("gauss_newton", "hessian"))
     layers, skipped = cover(task.model, skip)
     names = tuple(name for layer in layers for name in layer.layout.names)
