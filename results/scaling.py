@@ -68,8 +68,7 @@ def sweep() -> str:
         f"{stored['rows']:,} rows, {stored['given_up']} given up; `results.jsonl` has "
         f"sha256 {stored['sha256'][:16]}…."
     )
-    headings, rows = suite_rows(stored["effects"])
-    return "\n".join([said, "", *markdown(headings, rows)])
+    return _with_effects(said, stored)
 
 
 def sweep_on_gpu() -> str:
@@ -83,6 +82,10 @@ def sweep_on_gpu() -> str:
         f"curvature and reading the pictures, **{60 * edits / seconds:.1f} a minute**. "
         f"`results.jsonl` has sha256 {stored['sha256'][:16]}…."
     )
+    return _with_effects(said, stored)
+
+
+def _with_effects(said: str, stored: Any) -> str:
     headings, rows = suite_rows(stored["effects"])
     return "\n".join([said, "", *markdown(headings, rows)])
 
@@ -114,8 +117,9 @@ def faults() -> str:
     same = sum(row["identical"] for row in sweeps)
     hashes = ", ".join(f"{row['sha256'][:16]}…" for row in sweeps)
     said = (
-        f"{end['kills']} kills, seed {asked['asked']['seed']}, in {len(sweeps)} sweeps "
-        f"of {asked['asked']['bases'] * asked['asked']['pairs']} pairs, started "
+        f"{end['kills']} kills, seed {asked['asked']['seed']}, in {len(sweeps)} "
+        f"sweep{'s' * (len(sweeps) != 1)} of "
+        f"{asked['asked']['bases'] * asked['asked']['pairs']} pairs, started "
         f"{end['starts']} times; {sum('itself' in row for row in done)} times a sweep "
         f"ended by itself for want of its Ray. Of {totals['rows']:,} rows "
         f"{totals['lost']} were lost and {totals['doubled']} doubled, "

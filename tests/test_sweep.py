@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
@@ -98,6 +98,17 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield Path(folder)
 
 
+def run_at(
+    where: str, request: pytest.FixtureRequest, run: Callable[[Backend], None]
+) -> None:
+    """Run what needs a backend on Ray, in two processes, or in this one."""
+    if where == "ray":
+        run(request.getfixturevalue("ray"))
+        return
+    with processes(2 if where == "processes" else 1) as backend:
+        run(backend)
+
+
 def leftovers(place: Path) -> list[str]:
     """Name what is left in a folder for temporary files, and whose it is."""
     folders = [str(path) for path in place.glob("infusion*")]
@@ -175,11 +186,7 @@ def test_a_worker_killed_in_the_middle_of_a_job(
         )
         assert "got one" in lost.error
 
-    if where == "ray":
-        run(request.getfixturevalue("ray"))
-        return
-    with processes(2) as backend:
-        run(backend)
+    run_at(where, request, run)
 
 
 @pytest.mark.parametrize("where", ["ray", "processes", "here"])
@@ -195,11 +202,7 @@ def test_a_failed_job_is_tried_again_and_the_others_go_on(
         assert failed.error == "a loss became NaN, got nan"
         assert (failed.attempts, failed.work.given) == (3, (1,))
 
-    if where == "ray":
-        run(request.getfixturevalue("ray"))
-        return
-    with processes(2 if where == "processes" else 1) as backend:
-        run(backend)
+    run_at(where, request, run)
 
 
 def test_a_pair_that_fails_is_recorded_and_comes_back(
@@ -379,11 +382,7 @@ def test_a_full_disk_ends_the_sweep_at_once(where: str, request: pytest.FixtureR
         with pytest.raises(OSError, match="No space left"):
             Engine(backend, 2)("all", calls(full, [(k,) for k in range(4)], print))
 
-    if where == "ray":
-        run(request.getfixturevalue("ray"))
-        return
-    with processes(2 if where == "processes" else 1) as backend:
-        run(backend)
+    run_at(where, request, run)
 
 
 def test_what_leads_out_of_the_folder_is_not_written_through(

@@ -10,6 +10,8 @@ SMALL = 16 << 20
 """Most bytes of a file of settings, hashes or times."""
 LOCK = ".lock"
 """File that is locked by the process that works in its folder."""
+ALTERED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What reading JSON raises that is cut, not of the shape, or nested without end."""
 PART = ".part"
 """Ending of a file that is being written."""
 _HALF = re.compile(rf"\..+\.\d+{re.escape(PART)}")

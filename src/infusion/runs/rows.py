@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from infusion.errors import ArtefactError
-from infusion.runs.files import check_size, refuse_link
+from infusion.runs.files import ALTERED, check_size, refuse_link
 from infusion.runs.store import digest
 
 _SEAL = "row_sha256"
@@ -85,7 +85,7 @@ def stored_rows(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         try:
             rows.append(opened(json.loads(line)))
-        except (ValueError, AttributeError, RecursionError):
+        except ALTERED:
             raise ArtefactError(
                 f"rows must be as they were written, got another in line {number} of "
                 f"{path}; restore the file"
@@ -153,13 +153,7 @@ class Rows:
                 row = opened(json.loads(line))
                 inputs = row.pop("inputs_sha256")
                 key = [row[name] for name in self.key]
-            except (
-                ValueError,
-                KeyError,
-                TypeError,
-                AttributeError,
-                RecursionError,
-            ) as error:
+            except ALTERED as error:
                 raise ArtefactError(
                     f"{self.path} must hold a JSON object with {', '.join(self.key)} "
                     f"per line, got an altered line {number}; remove that line"

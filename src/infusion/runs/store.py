@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from infusion.configs import as_plain
 from infusion.errors import ArtefactError
-from infusion.runs.files import PART, check_size, small_file
+from infusion.runs.files import ALTERED, PART, check_size, small_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -352,7 +352,7 @@ class Store:
             hashes = {key: str(record[key]) for key in ("sha256", "inputs_sha256")}
             size = record.get("bytes")  # none in those of earlier versions
             return hashes if size is None else {**hashes, "bytes": str(int(size))}
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except ALTERED as error:
             raise ArtefactError(
                 f"{path} must be JSON with two hashes, got a truncated or altered "
                 "file; restore it or remove the run folder"

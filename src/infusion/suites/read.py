@@ -8,7 +8,7 @@ from typing import Any
 
 from infusion.errors import ArtefactError, InputError
 from infusion.presets import find_preset
-from infusion.runs.files import check_size
+from infusion.runs.files import ALTERED, check_size
 from infusion.runs.rows import opened
 from infusion.suites.study import NAMES
 from infusion.suites.summary import Row
@@ -85,9 +85,7 @@ def _row(path: Path, number: int, line: str) -> Row:
         known = known and all(type(row[name]) is int for name in _WHOLE)
         known = known and type(row["trial"]) is str
         known = known and all(_are_numbers(row[name]) for name in _MEASURED)
-    except (ValueError, KeyError, TypeError, AttributeError, InputError):
-        known = False
-    except RecursionError:  # of brackets without end
+    except (*ALTERED, InputError):
         known = False
     if not known:
         raise ArtefactError(

@@ -301,12 +301,13 @@ def _written(asked: Sweep, root: Path, tally: Tally) -> Iterator[None]:
 
 def _check_whole(asked: Sweep, root: Path, tally: Tally) -> None:
     """Refuse to call done what lacks rows that nothing accounts for."""
+    expected = asked.expected
     bases = {each["seed"] for each in tally.failed if each["trial"] is None}
     known = len(tally.rows) + sum(each["trial"] is not None for each in tally.failed)
-    known += len(bases) * asked.expected // len(asked.seeds)
-    if not tally.reason and known < asked.expected:
+    known += len(bases) * expected // len(asked.seeds)
+    if not tally.reason and known < expected:
         raise ArtefactError(
-            f"a sweep must end with {asked.expected} rows or failures, got {known} in "
+            f"a sweep must end with {expected} rows or failures, got {known} in "
             f"{root}: rows of others are among them; restore its rows, or choose "
             "another --out"
         )
