@@ -489,5 +489,6 @@ def test_a_disk_that_refuses_is_named_in_one_line(
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 2
-    assert "got No space left on device; mend that" in capfd.readouterr().err
+    wanted = f"got No space left on device at {tmp_path / 'new' / 'seal'}; mend that"
+    assert wanted in capfd.readouterr().err
     assert list((tmp_path / "new").iterdir()) == []
