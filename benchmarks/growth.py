@@ -25,8 +25,9 @@ import infusion as inf
 from infusion.bench.cost import measure
 from infusion.models.resnet import TinyResNet
 from infusion.presets import find_preset
+from infusion.runs.places import backend_of
 from infusion.runs.store import environment
-from infusion.suites.sweep import Sweep, backend_of, sweep
+from infusion.suites.sweep import Sweep, sweep
 from infusion.training.loop import init_model
 
 OUT = Path(__file__).parent.parent / "results" / "growth.json"

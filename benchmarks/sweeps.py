@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from infusion.presets import find_preset
+from infusion.runs.places import backend_of
 from infusion.runs.store import environment
-from infusion.suites.sweep import RESULTS, Sweep, backend_of, sweep
+from infusion.suites.sweep import RESULTS, Sweep, sweep
 
 OUT = Path(__file__).parent.parent / "results" / "sweeps.json"
 PLACES = {

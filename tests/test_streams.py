@@ -20,6 +20,17 @@ def test_positions_beyond_the_ends_are_refused(positions: list[int]) -> None:
         stream.take(torch.tensor(positions))
 
 
+def test_a_bad_row_is_named_by_its_position() -> None:
+    """Its row in the batch that was read says nothing where batches are shuffled."""
+    rows = torch.zeros(8, 2)
+    rows[5, 1] = torch.nan
+    stream = inf.Stream(8, lambda at: inf.Dataset(rows[at], torch.zeros(len(at))))
+    with pytest.raises(
+        inf.InputError, match=r"^document 5 of a stream: inputs must be"
+    ):
+        stream.take(torch.tensor([7, 2, 5, 1]))
+
+
 def read_from(data: Dataset, seen: list[int]) -> inf.Stream:
     def read(positions: Tensor) -> Dataset:
         seen.append(len(positions))

@@ -41,12 +41,12 @@ from infusion.runs.parallel import (
     Work,
     processes,
 )
+from infusion.runs.places import backend_of
 from infusion.runs.rows import sealed
 from infusion.runs.shipping import TOKEN, Shipped, run_there
 from infusion.runs.store import write_whole
 from infusion.suites import run as run_module
-from infusion.suites import stages
-from infusion.suites import sweep as sweep_module
+from infusion.suites import stages, tally
 from infusion.suites.run import run_suite
 from infusion.suites.sweep import FAILURES, RESULTS, TIMES, Sweep, sweep
 
@@ -510,7 +510,7 @@ def test_without_ray_it_says_where_jobs_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with sweep_module.backend_of("local", 1) as backend:
+    with backend_of("local", 1) as backend:
         assert backend.slots == 1
     assert capsys.readouterr().err == (
         "Ray is not installed: jobs run in processes here\n"
@@ -530,7 +530,7 @@ def test_it_ends_early_and_forgets_nothing(
         assert files(tmp_path / "copy") == files(whole)
         fewer = replace(ASKED, config=replace(ASKED.config, pairs=1))
         assert len(sweep(fewer, tmp_path / "copy", backend).rows) == WORKS / 2
-        monkeypatch.setattr(sweep_module, "FEWEST", 2)
+        monkeypatch.setattr(tally, "FEWEST", 2)
         narrow = replace(ASKED, narrow=1.0)
         some = sweep(narrow, tmp_path / "narrow", backend)
         assert some.reason == "the interval is narrower than ±1"

@@ -92,7 +92,11 @@ class Stream:
                 f"documents must be positions in 0…{self.size - 1}, got {int(low)} to "
                 f"{int(high)}; draw them from the stream"
             )
-        found = self.read(documents)
+        try:
+            found = self.read(documents)
+        except InputError:  # its rows are numbered from the first of these
+            self._name_bad_row(documents)
+            raise
         if not isinstance(found, Dataset) or len(found) != len(documents):
             got = len(found) if isinstance(found, Dataset) else type(found).__name__
             raise InputError(
@@ -100,6 +104,14 @@ class Stream:
                 f"asked for, got {got}; return one row per position, in their order"
             )
         return found
+
+    def _name_bad_row(self, documents: Int[Tensor, " k"]) -> None:
+        """Raise what the first row that is refused alone raises, with its position."""
+        for document in documents.tolist():
+            try:
+                self.read(torch.tensor([document]))
+            except InputError as error:
+                raise InputError(f"document {document} of a stream: {error}") from error
 
     def batch(
         self, documents: Int[Tensor, " b"], *, like: Tensor | None = None

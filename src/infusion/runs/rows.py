@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from infusion.runs.files import ALTERED, check_size, refuse_link
 from infusion.runs.store import digest
 
 _SEAL = "row_sha256"
+_BEGINS = b'{"'
+"""Of every row."""
 
 
 def sealed(row: dict[str, Any]) -> dict[str, Any]:
@@ -46,7 +49,7 @@ def opened(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def cut_off_torn(path: Path) -> bytes:
-    """Cut off a last line that a killed process did not finish.
+    """Cut off a last line that a killed process did not finish, and say so.
 
     Args:
         path: The file.
@@ -55,14 +58,23 @@ def cut_off_torn(path: Path) -> bytes:
         What is left.
 
     Raises:
-        ArtefactError: It is a link, or too large to be read.
+        ArtefactError: It is a link, too large to be read, or ends in something else
+            than the beginning of a row.
     """
     refuse_link(path)
     check_size(path)
     content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        os.truncate(path, len(whole))
+    end = content.rfind(b"\n") + 1
+    whole, torn = content[:end], content[end:]
+    if not torn:
+        return whole
+    if not _BEGINS.startswith(torn[: len(_BEGINS)]):
+        raise ArtefactError(
+            f"{path} must end in a row or the beginning of one, got {len(torn)} other "
+            "bytes after its last line; remove them, or restore the file"
+        )
+    os.truncate(path, end)
+    sys.stderr.write(f"cut {len(torn)} bytes of an unfinished row off {path}\n")
     return whole
 
 

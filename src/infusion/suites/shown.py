@@ -8,17 +8,12 @@ from typing import IO, Any
 
 from infusion.configs import RunConfig
 from infusion.report.suites import suite_table, suites_page
+from infusion.runs.places import backend_of
 from infusion.suites.board import board
 from infusion.suites.collected import collect, effects_of
 from infusion.suites.run import run_suite
-from infusion.suites.sweep import (
-    RESULTS,
-    Sweep,
-    Tally,
-    backend_of,
-    check_folder,
-    sweep,
-)
+from infusion.suites.sweep import RESULTS, Sweep, check_folder, sweep
+from infusion.suites.tally import Tally
 
 PAGE = "suites.html"
 
@@ -54,7 +49,7 @@ def show_sweep(
     Args:
         asked: What to do.
         root: Folder of the sweep.
-        on: Where jobs run, see :func:`infusion.suites.sweep.backend_of`.
+        on: Where jobs run, see :func:`infusion.runs.places.backend_of`.
         workers: How many at a time.
         screen: Open for writing.
 

@@ -1,11 +1,9 @@
 """A suite on many base models, on any number of workers, through faults."""
 
 import json
-import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +16,11 @@ from infusion.errors import (
     check_whole,
     one_line,
 )
-from infusion.intervals import Interval
 from infusion.presets import find_preset
 from infusion.presets.texts import texts_of
-from infusion.runs.cluster import on_ray
 from infusion.runs.config_files import to_yaml
 from infusion.runs.folder import alone_in, check_out, refuse_other_config
-from infusion.runs.parallel import Backend, Engine, Failed, LostPlaceError, processes
+from infusion.runs.parallel import Backend, Engine, Failed, LostPlaceError
 from infusion.runs.rows import cut_off_torn, sealed
 from infusion.runs.store import write_whole
 from infusion.suites.read import read_rows
@@ -32,12 +28,10 @@ from infusion.suites.run import run_suite
 from infusion.suites.site import Follow
 from infusion.suites.study import study_of
 from infusion.suites.subjects import Home
-from infusion.suites.summary import Row, interval, moved, units
+from infusion.suites.summary import Row, moved
+from infusion.suites.tally import Tally, Watch
 
 RESULTS, TIMES, FAILURES = "results.jsonl", "times.jsonl", "failures.jsonl"
-NARROW = "the interval is narrower than ±{:g}"
-FEWEST = 10
-"""Pairs before an interval may end a sweep."""
 KEY = ("seed", "pair", "place")
 """What rows are sorted by."""
 FAILED = ("seed", "pair", "trial")
@@ -55,8 +49,8 @@ class Sweep:
         retries: How often a failed job is tried again.
         budget: Seconds after which nothing is begun any more; None for no end.
         narrow: Half-width of the first trial's interval at which nothing is begun any
-            more, from :data:`FEWEST` pairs on; None for all pairs. An interval that
-            ended its own sweep is narrower than it should be.
+            more, from :data:`infusion.suites.tally.FEWEST` pairs on; None for all
+            pairs. An interval that ended its own sweep is narrower than it should be.
     """
 
     config: RunConfig
@@ -99,126 +93,6 @@ class Sweep:
         return len(self.seeds) * self.config.pairs * len(trials)
 
 
-@dataclass
-class Tally:
-    """What a sweep has done so far.
-
-    Attributes:
-        rows: Finished, those of earlier calls too.
-        failed: Given up, as ``failures.jsonl`` has them.
-        reason: Why nothing is begun any more; empty while something is.
-        running: Jobs under way.
-        effect: Of the first trial, once there are :data:`FEWEST` pairs.
-    """
-
-    rows: list[Row]
-    failed: list[dict[str, Any]]
-    reason: str = ""
-    running: int = 0
-    effect: Interval | None = None
-
-
-@dataclass
-class _Watch:
-    """Keeps the tally, and says when nothing is begun any more.
-
-    Attributes:
-        asked: What is to be done.
-        on_change: Called with the tally when it changes.
-        tally: What is done.
-    """
-
-    asked: Sweep
-    on_change: Callable[[Tally], None]
-    tally: Tally = field(default_factory=lambda: Tally([], []))
-    _began: float = field(default_factory=time.monotonic)
-    _pairs: int = 0
-    _looked: int = 0
-
-    def start(self, rows: list[Row]) -> None:
-        """Take over what earlier calls have done."""
-        self.tally.rows = rows
-        self._looked = self._pairs = sum(row["place"] == 0 for row in rows)
-        self._look()
-        self.on_change(self.tally)
-
-    def stopped(self) -> bool:
-        """Tell whether nothing is begun any more, and note why."""
-        budget, tally = self.asked.budget, self.tally
-        if budget is not None and time.monotonic() - self._began > budget:
-            tally.reason = tally.reason or f"--budget of {budget:g} s is used up"
-        return bool(tally.reason)
-
-    def on_row(self, row: Row) -> None:
-        """Count a row; where a twentieth more pairs are done, average them again."""
-        self.tally.rows.append(row)
-        self._pairs += row["place"] == 0
-        if row["place"] == 0 and self._pairs >= 1.05 * self._looked:
-            self._looked = self._pairs
-            self._look()
-        self.on_change(self.tally)
-
-    def on_running(self, count: int) -> None:
-        """Note how many jobs are under way."""
-        self.tally.running = count
-        self.on_change(self.tally)
-
-    def _look(self) -> None:
-        measure, narrow = measured(self.asked.config), self.asked.narrow
-        self.tally.effect = found = first_effect(self.tally.rows, measure)
-        if narrow is not None and found is not None and half_width(found) <= narrow:
-            self.tally.reason = NARROW.format(narrow)
-
-
-def backend_of(
-    on: str, workers: int, *, device: str = "cpu"
-) -> AbstractContextManager[Backend]:
-    """Open where a sweep runs.
-
-    Args:
-        on: ``local``, a Ray of our own, or processes where Ray is not installed;
-            ``processes``; or the address of a Ray cluster, ``ray://HOST:PORT``.
-        workers: Of one core each, where they are our own.
-        device: ``cuda`` gives each job a GPU, on Ray, or the only process all of them.
-
-    Returns:
-        Context of the backend.
-
-    Raises:
-        InputError: There is no such place.
-    """
-    check_whole("--workers", workers)
-    gpus = int(device == "cuda")
-    if on in PLACES:
-        return PLACES[on](workers, gpus)
-    if on.startswith("ray://"):
-        return on_ray(on, workers, gpus=gpus)
-    raise InputError(
-        f"--on must be {', '.join(PLACES)} or ray://HOST:PORT, got {on!r}; "
-        "use --on local on this machine"
-    )
-
-
-def _local(workers: int, gpus: int) -> AbstractContextManager[Backend]:
-    from importlib.util import find_spec
-
-    if find_spec("ray") is None:
-        sys.stderr.write("Ray is not installed: jobs run in processes here\n")
-        return _processes(workers, gpus)
-    return on_ray(None, workers, gpus=gpus)
-
-
-def _processes(workers: int, gpus: int) -> AbstractContextManager[Backend]:
-    return processes(1 if gpus else workers)
-
-
-PLACES: dict[str, Callable[[int, int], AbstractContextManager[Backend]]] = {
-    "local": _local,
-    "processes": _processes,
-}
-"""By name: workers and GPUs of a job to where jobs run."""
-
-
 def sweep(
     asked: Sweep,
     root: Path,
@@ -247,7 +121,8 @@ def sweep(
     """
     check_folder(asked, root)
     refuse_other_config(root, asked.settings)
-    watch = _Watch(asked, on_change)
+    measure = measured(asked.config)
+    watch = Watch(measure, asked.budget, asked.narrow, on_change)
     tally = watch.tally
     engine = Engine(backend, asked.retries, watch.stopped, watch.on_running)
     with alone_in(root):
@@ -256,7 +131,7 @@ def sweep(
         with _written(asked, root, tally):
             for seed in asked.seeds:
                 if not watch.stopped():
-                    _run_seed(watch, root, seed, engine)
+                    _run_seed(asked, root, seed, engine, watch)
     _check_whole(asked, root, tally)
     return tally
 
@@ -313,9 +188,11 @@ def _check_whole(asked: Sweep, root: Path, tally: Tally) -> None:
         )
 
 
-def _run_seed(watch: _Watch, root: Path, seed: int, engine: Engine) -> None:
+def _run_seed(
+    asked: Sweep, root: Path, seed: int, engine: Engine, watch: Watch
+) -> None:
     """Run the suite on one base model; what ends it leaves the others alone."""
-    asked, tally, attempts = watch.asked, watch.tally, 1
+    tally, attempts = watch.tally, 1
 
     def on_failed(failed: Failed) -> None:
         nonlocal attempts
@@ -376,28 +253,6 @@ def measured(config: RunConfig) -> Callable[[Row], float]:
     if find_preset(config.preset).kind == "pictures":
         return moved
     return next(iter(texts_of(config.preset).columns.values()))
-
-
-def first_effect(rows: list[Row], measure: Callable[[Row], float]) -> Interval | None:
-    """Average the suite's first trial.
-
-    Args:
-        rows: So far.
-        measure: Of a row.
-
-    Returns:
-        Mean and interval; None without :data:`FEWEST` pairs.
-    """
-    first = [row for row in rows if row["place"] == 0]
-    enough = len(units(first, measure)) >= FEWEST
-    return interval(first, measure) if enough else None
-
-
-def half_width(found: Interval) -> float:
-    """Half of an interval, infinite where it has no ends."""
-    if found.low is None or found.high is None:
-        return float("inf")
-    return (found.high - found.low) / 2
 
 
 def write(root: Path, tally: Tally) -> list[dict[str, Any]]:
