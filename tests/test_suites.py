@@ -337,6 +337,7 @@ def test_rows_of_a_trial_that_has_changed_are_refused(home: Home) -> None:
 
 
 def test_other_settings_are_refused(home: Home) -> None:
+    run_suite(tiny(1), "controls", home.root)
     other = replace(tiny(), edit=replace(tiny().edit, k=3))
     with pytest.raises(InputError, match="must keep the inputs it was started with"):
         run_suite(other, "controls", home.root)

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -22,6 +22,7 @@ import psutil
 import pytest
 import torch
 
+from infusion.command.cli import main
 from infusion.errors import (
     ArtefactError,
     DivergedError,
@@ -759,10 +760,14 @@ def test_an_ended_driver_leaves_nothing_and_the_sweep_goes_on(
     else:
         assert not (out / RESULTS).exists()
     wait_for_nothing(place)
-    again = infusion(*flags, "--json")
-    said, heard = again.communicate(timeout=240)
-    assert again.returncode == 0, heard
-    assert json.loads(said.splitlines()[-1])["rows"] == WORKS
+    if sent == signal.SIGKILL:  # by the same command, as whoever is told to
+        again = infusion(*flags, "--json")
+        said, heard = again.communicate(timeout=240)
+        assert again.returncode == 0, heard
+        assert json.loads(said.splitlines()[-1])["rows"] == WORKS
+    else:  # at another place, with another number of workers
+        with processes(1) as backend:
+            sweep(ASKED, out, backend)
     assert files(out) == files(whole)
     assert leftovers(place) == []
 
@@ -771,6 +776,13 @@ def free_port() -> int:
     with socket.socket() as made:
         made.bind(("127.0.0.1", 0))
         return made.getsockname()[1]
+
+
+OF_HEAD = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "120",  # beside other tests
+}
 
 
 @pytest.fixture
@@ -786,7 +798,7 @@ def cluster(place: Path) -> Iterator[str]:
         [sys.executable, "-m", "ray.scripts.scripts", "start", *flags],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"},
+        env={**os.environ, **OF_HEAD},
     )
     deadline = time.monotonic() + 90
     while head.poll() is None and time.monotonic() < deadline:
@@ -829,26 +841,66 @@ def test_a_killed_cluster_ends_the_sweep_and_it_goes_on(
     assert driver.returncode == 2, heard
     assert "must live to their end, got it killed" in heard.splitlines()[-1]
     wait_for_nothing(place)
-    again = infusion(*flags)
-    _, heard = again.communicate(timeout=240)
-    assert again.returncode == 0, heard
+    with processes(1) as backend:
+        sweep(ASKED, out, backend)
     assert files(out) == files(whole)
 
 
-def test_flags_of_a_sweep_are_checked(tmp_path: Path):
-    for flags, message in (
+@pytest.mark.parametrize("busy", [0, 2, 3])
+def test_a_busy_cluster_is_asked_again(
+    busy: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    ray, asked = pytest.importorskip("ray"), count()
+
+    def init(**_: Any) -> None:
+        if next(asked) < busy:
+            raise ConnectionAbortedError("Initialization failure from server:\n ...")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 5.0})
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with suppress(InputError) if busy == 3 else nullcontext():
+        with on_ray("ray://127.0.0.1:10001", 1) as backend:
+            assert backend.slots == 5
+        assert busy < 3, "it must be refused"
+    assert next(asked) == min(busy + 1, 3)
+    assert capsys.readouterr().err.count("did not let us in yet") == min(busy, 2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
         (["--budget", "soon"], "--budget must be like 90s, 30m or 2h, got 'soon'"),
         (["--on", "nowhere"], "--on must be local, processes or ray://HOST:PORT"),
         (["--workers", "0"], "--workers must be"),
-        *(
-            [(["--device", "cuda"], "must have a core and a GPU for jobs, got 2 cores")]
-            if not torch.cuda.is_available()
-            else []
-        ),
-    ):
-        done = infusion("sweep", "digits", "--out", tmp_path / "new", *flags)
-        _, heard = done.communicate(timeout=60)
-        assert done.returncode == 2
-        assert heard.count("\n") == 1
-        assert message in heard
-        assert not (tmp_path / "new").exists()
+        (["--suite", "nonsense"], "--suite must be one of main, controls, copies"),
+    ],
+)
+def test_flags_of_a_sweep_are_checked(
+    flags: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    words = ["infusion", "sweep", "digits", "--out", str(tmp_path / "new"), *flags]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    heard = capfd.readouterr().err
+    assert heard.count("\n") == 1
+    assert message in heard
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_missed(tmp_path: Path):
+    flags = ["--device", "cuda", "--out", tmp_path / "new"]
+    done = infusion("sweep", "digits", *flags)
+    _, heard = done.communicate(timeout=60)
+    assert done.returncode == 2
+    assert heard.count("\n") == 1
+    assert "must have a core and a GPU for jobs, got 2 cores" in heard
+    assert not (tmp_path / "new").exists()

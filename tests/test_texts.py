@@ -605,9 +605,8 @@ def test_each_view_has_a_curvature_of_its_own(home: Home) -> None:
 
 def test_a_recipe_that_is_the_papers_has_no_second_base(tmp_path: Path) -> None:
     paper = find_preset("caesar").configs["paper"]
+    own = Home(tmp_path, replace(tiny(), pairs=0)).run(tiny().architecture)
     for config, more in ((tiny(), 1), (paper, 0)):
-        run = Home(tmp_path / config.scale, replace(config, pairs=0)).run(
-            config.architecture
-        )
+        run = replace(own, config=config)
         names = [t.name for t in study_of(run).trials("editors", run)]
         assert names.count("as coded, weight decay") == more

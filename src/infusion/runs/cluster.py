@@ -34,6 +34,8 @@ GPUS: int | None = None
 MISSED = 100
 """Heartbeats that a local Ray may miss: on a busy machine it is slow, not gone, and
 whether it is gone this module sees for itself."""
+TRIES = 3
+"""To join a cluster that answers; Ray gives each half a minute."""
 _GRACE = 5.0
 """Seconds for this process to end by itself without Ray."""
 _PATIENCE = 2.0
@@ -300,6 +302,21 @@ def _check_address(address: str) -> None:
         )
 
 
+def _join(address: str) -> None:
+    """Join; a cluster that is busy may take longer for it than Ray waits."""
+    import ray
+
+    for left in reversed(range(TRIES)):
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except ConnectionAbortedError:
+            if not left:
+                raise
+            sys.stderr.write(f"{address} did not let us in yet; trying again\n")
+        else:
+            return
+
+
 @contextmanager
 def _joined(address: str) -> Iterator[Callable[[], bool]]:
     import ray
@@ -307,7 +324,7 @@ def _joined(address: str) -> Iterator[Callable[[], bool]]:
     _check_address(address)
     try:
         with _own_signals():
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            _join(address)
     except (ConnectionError, ValueError, ImportError, TimeoutError) as error:
         raise InputError(
             f"--on must be the address of a running cluster, got {address}: "

@@ -1,9 +1,9 @@
 """Where jobs run, by name: on Ray, in processes here, or on a cluster."""
 
+import importlib.util
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from importlib.util import find_spec
 
 from infusion.errors import InputError, check_whole
 from infusion.runs.cluster import on_ray
@@ -40,7 +40,7 @@ def backend_of(
 
 
 def _local(workers: int, gpus: int) -> AbstractContextManager[Backend]:
-    if find_spec("ray") is None:
+    if importlib.util.find_spec("ray") is None:
         sys.stderr.write("Ray is not installed: jobs run in processes here\n")
         return _processes(workers, gpus)
     return on_ray(None, workers, gpus=gpus)

@@ -42,7 +42,7 @@ from infusion.suites.stages import (
     retrainings,
     scores,
 )
-from infusion.suites.study import study_of
+from infusion.suites.study import check_suite, study_of
 from infusion.suites.subjects import Home, fitted, opened
 from infusion.suites.trial import Trial
 
@@ -79,6 +79,7 @@ def run_suite(
         DivergedError: A training, a score or an edit became NaN or infinite.
     """
     check_whole("pairs", config.pairs)
+    check_suite(config.preset, suite)
     home = Home(root, replace(config, pairs=0))
     begun = (root / "config.yaml").exists()
     if begun:  # before documents are read

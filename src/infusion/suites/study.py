@@ -9,7 +9,9 @@ from torch import Tensor
 
 from infusion.audit.evidence import Report
 from infusion.data.edits import Edits
+from infusion.errors import check_choice
 from infusion.params import Params
+from infusion.presets import find_preset
 from infusion.presets.context import Pair, Run
 from infusion.records import Dataset, Measurement, Task
 from infusion.suites.trial import Change, Retraining, Trial
@@ -90,6 +92,19 @@ NAMES: dict[str, tuple[str, ...]] = {
     "texts": ("main", "copies", "editors", "fresh", "confidence", "detection"),
 }  # fmt: skip
 """Suites by kind of documents."""
+
+
+def check_suite(preset: str, suite: str) -> None:
+    """Refuse a suite that there is not, before documents are read.
+
+    Args:
+        preset: Name of the preset.
+        suite: Name of the suite.
+
+    Raises:
+        InputError: There is no such preset, or no such suite for its documents.
+    """
+    check_choice("--suite", suite, NAMES[find_preset(preset).kind])
 
 
 def study_of(run: Run) -> Study:

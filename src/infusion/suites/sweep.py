@@ -26,7 +26,7 @@ from infusion.runs.store import write_whole
 from infusion.suites.read import read_rows
 from infusion.suites.run import run_suite
 from infusion.suites.site import Follow
-from infusion.suites.study import study_of
+from infusion.suites.study import check_suite, study_of
 from infusion.suites.subjects import Home
 from infusion.suites.summary import Row, moved
 from infusion.suites.tally import Tally, Watch
@@ -67,6 +67,7 @@ class Sweep:
             InputError: A setting is out of its range.
         """
         check_whole("--pairs", self.config.pairs)
+        check_suite(self.config.preset, self.suite)
         for name in ("retries", "budget", "narrow"):
             value = getattr(self, name)
             if value is not None and not value >= 0:

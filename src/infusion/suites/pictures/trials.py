@@ -6,7 +6,6 @@ from typing import Any, Literal, get_args
 
 from infusion.configs import EditConfig, RunConfig
 from infusion.errors import check_choice
-from infusion.suites.study import NAMES
 from infusion.suites.trial import Hardening, Order, Retraining, Trial
 
 Operator = Literal["ascent", "noise_linf", "noise_l2", "copies", "flips", "patch"]
@@ -274,10 +273,8 @@ def trials(
         Trials with different names.
 
     Raises:
-        InputError: There is no such suite, or it does not go with the norm or the
-            storage grid.
+        InputError: It does not go with the norm or the storage grid.
     """
-    check_choice("--suite", suite, NAMES["pictures"])
     plain = Change(edit=config.edit, source=config.architecture)
     own = Retraining(architecture=config.architecture)
     usual = config.edit.steps

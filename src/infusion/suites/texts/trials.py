@@ -5,9 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from infusion.configs import EditConfig, RunConfig, TokenConfig
-from infusion.errors import InputError, check_choice
+from infusion.errors import InputError
 from infusion.presets.texts import CODED, ONE
-from infusion.suites.study import NAMES
 from infusion.suites.trial import Retraining, Trial
 
 Operator = Literal[
@@ -163,9 +162,8 @@ def trials(
         Trials with different names.
 
     Raises:
-        InputError: There is no such suite, or the preset has no models for it.
+        InputError: The preset has no models for it.
     """
-    check_choice("--suite", suite, NAMES["texts"])
     tokens = config.tokens or TokenConfig(changes=1)  # refused before anything is done
     plain = Change(tokens=tokens, edit=config.edit, source=config.architecture)
     own = Retraining(architecture=config.architecture)
