@@ -25,9 +25,8 @@ def test_a_bad_row_is_named_by_its_position() -> None:
     rows = torch.zeros(8, 2)
     rows[5, 1] = torch.nan
     stream = inf.Stream(8, lambda at: inf.Dataset(rows[at], torch.zeros(len(at))))
-    with pytest.raises(
-        inf.InputError, match=r"^document 5 of a stream: inputs must be"
-    ):
+    wanted = "^document 5 of a stream, read by itself as row 0: inputs must be finite"
+    with pytest.raises(inf.InputError, match=wanted):
         stream.take(torch.tensor([7, 2, 5, 1]))
 
 

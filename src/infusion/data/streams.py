@@ -73,8 +73,8 @@ class Stream:
             A dataset of ``k`` rows.
 
         Raises:
-            InputError: There are no such positions, or what was read are not as many
-                documents or stored otherwise than the first.
+            InputError: There are no such positions, a row is refused, or what was
+                read are not as many documents or stored otherwise than the first.
         """
         found = self._rows(documents)
         if not self._first.is_stored_like(found):
@@ -111,7 +111,9 @@ class Stream:
             try:
                 self.read(torch.tensor([document]))
             except InputError as error:
-                raise InputError(f"document {document} of a stream: {error}") from error
+                raise InputError(
+                    f"document {document} of a stream, read by itself as row 0: {error}"
+                ) from error
 
     def batch(
         self, documents: Int[Tensor, " b"], *, like: Tensor | None = None

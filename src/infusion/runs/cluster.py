@@ -35,7 +35,7 @@ MISSED = 100
 """Heartbeats that a local Ray may miss: on a busy machine it is slow, not gone, and
 whether it is gone this module sees for itself."""
 TRIES = 3
-"""To join a cluster that answers; Ray gives each half a minute."""
+"""To join a cluster that answers; by default it gives each half a minute."""
 _GRACE = 5.0
 """Seconds for this process to end by itself without Ray."""
 _PATIENCE = 2.0
@@ -303,16 +303,20 @@ def _check_address(address: str) -> None:
 
 
 def _join(address: str) -> None:
-    """Join; a cluster that is busy may take longer for it than Ray waits."""
+    """Join; a busy cluster may need longer to start a driver's server than it waits."""
     import ray
 
     for left in reversed(range(TRIES)):
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except ConnectionAbortedError:
+        except ConnectionAbortedError as error:
+            said = str(error).strip().splitlines()[-1]  # of the cluster's traceback
             if not left:
-                raise
-            sys.stderr.write(f"{address} did not let us in yet; trying again\n")
+                raise InputError(
+                    f"a cluster must let this driver in, {address} refused {TRIES} "
+                    f"times: {said}; wait until it is less busy, or look into its logs"
+                ) from error
+            sys.stderr.write(f"{address} is asked again, it said: {said}\n")
         else:
             return
 

@@ -13,7 +13,7 @@ from infusion.runs.parallel import Backend, processes
 def backend_of(
     on: str, workers: int, *, device: str = "cpu"
 ) -> AbstractContextManager[Backend]:
-    """Open where a sweep runs.
+    """Open where jobs run.
 
     Args:
         on: ``local``, a Ray of our own, or processes where Ray is not installed;

@@ -13,8 +13,8 @@ from infusion.runs.files import ALTERED, check_size, refuse_link
 from infusion.runs.store import digest
 
 _SEAL = "row_sha256"
-_BEGINS = b'{"'
-"""Of every row."""
+_ROW_START = b'{"'
+"""First bytes of every row."""
 
 
 def sealed(row: dict[str, Any]) -> dict[str, Any]:
@@ -68,7 +68,8 @@ def cut_off_torn(path: Path) -> bytes:
     whole, torn = content[:end], content[end:]
     if not torn:
         return whole
-    if not _BEGINS.startswith(torn[: len(_BEGINS)]):
+    lost = not torn.strip(b"\0")  # as some file systems leave what power failed under
+    if not (lost or _ROW_START.startswith(torn[: len(_ROW_START)])):
         raise ArtefactError(
             f"{path} must end in a row or the beginning of one, got {len(torn)} other "
             "bytes after its last line; remove them, or restore the file"

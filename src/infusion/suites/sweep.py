@@ -64,7 +64,8 @@ class Sweep:
         """Refuse what would only fail later.
 
         Raises:
-            InputError: A setting is out of its range.
+            InputError: A setting is out of its range, or there is no such preset or
+                suite.
         """
         check_whole("--pairs", self.config.pairs)
         check_suite(self.config.preset, self.suite)
@@ -122,8 +123,12 @@ def sweep(
     """
     check_folder(asked, root)
     refuse_other_config(root, asked.settings)
-    measure = measured(asked.config)
-    watch = Watch(measure, asked.budget, asked.narrow, on_change)
+    watch = Watch(
+        measure=measured(asked.config),
+        budget=asked.budget,
+        narrow=asked.narrow,
+        on_change=on_change,
+    )
     tally = watch.tally
     engine = Engine(backend, asked.retries, watch.stopped, watch.on_running)
     with alone_in(root):
@@ -132,7 +137,7 @@ def sweep(
         with _written(asked, root, tally):
             for seed in asked.seeds:
                 if not watch.stopped():
-                    _run_seed(asked, root, seed, engine, watch)
+                    _run_seed(asked, root, seed, engine=engine, watch=watch)
     _check_whole(asked, root, tally)
     return tally
 
@@ -190,7 +195,7 @@ def _check_whole(asked: Sweep, root: Path, tally: Tally) -> None:
 
 
 def _run_seed(
-    asked: Sweep, root: Path, seed: int, engine: Engine, watch: Watch
+    asked: Sweep, root: Path, seed: int, *, engine: Engine, watch: Watch
 ) -> None:
     """Run the suite on one base model; what ends it leaves the others alone."""
     tally, attempts = watch.tally, 1

@@ -8,7 +8,7 @@ from typing import Any
 from infusion.intervals import Interval
 from infusion.suites.summary import Row, interval, units
 
-NARROW = "the interval is narrower than ±{:g}"
+_NARROW = "the interval is narrower than ±{:g}"
 FEWEST = 10
 """Pairs before an interval may end a sweep."""
 
@@ -32,7 +32,7 @@ class Tally:
     effect: Interval | None = None
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Watch:
     """Keeps the tally, and says when nothing is begun any more.
 
@@ -82,14 +82,14 @@ class Watch:
         self.on_change(self.tally)
 
     def _look(self) -> None:
-        self.tally.effect = found = first_effect(self.tally.rows, self.measure)
+        self.tally.effect = found = _first_effect(self.tally.rows, self.measure)
         if self.narrow is None or found is None:
             return
-        if half_width(found) <= self.narrow:
-            self.tally.reason = NARROW.format(self.narrow)
+        if _half_width(found) <= self.narrow:
+            self.tally.reason = _NARROW.format(self.narrow)
 
 
-def first_effect(rows: list[Row], measure: Callable[[Row], float]) -> Interval | None:
+def _first_effect(rows: list[Row], measure: Callable[[Row], float]) -> Interval | None:
     """Average the suite's first trial.
 
     Args:
@@ -104,7 +104,7 @@ def first_effect(rows: list[Row], measure: Callable[[Row], float]) -> Interval |
     return interval(first, measure) if enough else None
 
 
-def half_width(found: Interval) -> float:
+def _half_width(found: Interval) -> float:
     """Half of an interval, infinite where it has no ends."""
     if found.low is None or found.high is None:
         return float("inf")
