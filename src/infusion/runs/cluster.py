@@ -329,6 +329,8 @@ def _joined(address: str) -> Iterator[Callable[[], bool]]:
     try:
         with _own_signals():
             _join(address)
+    except InputError:
+        raise
     except (ConnectionError, ValueError, ImportError, TimeoutError) as error:
         raise InputError(
             f"--on must be the address of a running cluster, got {address}: "
