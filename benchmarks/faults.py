@@ -70,16 +70,15 @@ def start(folder: Path, asked: Asked, place: Path) -> subprocess.Popen[bytes]:
 
 def parts(place: Path) -> dict[str, list[int]]:
     """Processes of the cluster whose files lie in ``place``, by what they are."""
-    found: dict[str, list[int]] = {"daemon": [], "worker": [], "agent": []}
-    for folder in place.glob("infusion-ray-*"):
-        found["daemon"] += reaper.daemons_of(str(folder))
-        for number in reaper.processes_of(str(folder)):
-            try:
-                command = " ".join(psutil.Process(number).cmdline())
-            except psutil.Error:
-                continue
-            if command.startswith("ray::") or "default_worker.py" in command:
-                found["agent" if "Agent" in command else "worker"].append(number)
+    folders = str(place / "infusion-ray-")  # those that are gone, too
+    found = {"daemon": reaper.daemons_of(folders), "worker": [], "agent": []}
+    for number in reaper.processes_of(folders):
+        try:
+            command = " ".join(psutil.Process(number).cmdline())
+        except psutil.Error:
+            continue
+        if command.startswith("ray::") or "default_worker.py" in command:
+            found["agent" if "Agent" in command else "worker"].append(number)
     return found
 
 

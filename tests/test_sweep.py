@@ -112,10 +112,10 @@ def run_at(
 
 
 def leftovers(place: Path) -> list[str]:
-    """Name what is left in a folder for temporary files, and whose it is."""
+    """Name what is left in a folder for temporary files, and what had files there."""
     folders = [str(path) for path in place.glob("infusion*")]
-    alive = [f"process {n}" for path in folders for n in reaper.processes_of(path)]
-    return folders + alive
+    alive = reaper.processes_of(str(place / "infusion"))
+    return folders + [f"process {number}" for number in alive]
 
 
 def test_results_are_sorted_and_times_are_apart(whole: Path):
@@ -751,10 +751,31 @@ def under_way(flags: list[object], out: Path, least: int) -> subprocess.Popen[st
 
 
 def wait_for_nothing(place: Path) -> None:
-    deadline = time.monotonic() + 120
+    """Agents of Ray would end by themselves in a minute or two."""
+    deadline = time.monotonic() + 30
     while leftovers(place):
         assert time.monotonic() < deadline, leftovers(place)
         time.sleep(0.1)
+
+
+def test_an_agent_whose_title_hides_its_environment_is_found(place: Path):
+    log = place / "infusion-ray-x" / "agent.log"
+    log.parent.mkdir()
+    with log.open("w") as file:
+        agent, reader = (
+            subprocess.Popen([title, "60"], executable="sleep", stdout=file, env={})
+            for title in ("ray::DashboardAgent", "tail")
+        )
+    try:
+        for folder in (log.parent, place / "infusion"):
+            assert reaper.processes_of(str(folder)) == [agent.pid]
+        shutil.rmtree(log.parent)
+        assert leftovers(place) == [f"process {agent.pid}"]
+        assert reaper.processes_of(str(place / "infusion-ray-y")) == []
+    finally:
+        for process in (agent, reader):
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.parametrize("on", ["local", "processes"])

@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 PATIENCE = 20.0
@@ -25,7 +26,7 @@ def processes_of(folder: str) -> list[int]:
     """List the daemons of a local Ray and what they or its driver started.
 
     Args:
-        folder: Of one local Ray.
+        folder: Of one local Ray, or what the names of several begin with.
 
     Returns:
         Their numbers.
@@ -35,12 +36,38 @@ def processes_of(folder: str) -> list[int]:
         if int(place.name) == os.getpid():
             continue
         try:
-            inherited = (place / "environ").read_bytes()
+            inherited = f"{MARK}={folder}".encode() in (place / "environ").read_bytes()
+            theirs = inherited or _is_titled_and_writes_to(place, folder)
         except OSError:  # gone, or somebody else's
             continue
-        if f"{MARK}={folder}".encode() in inherited:
+        if theirs:
             found.append(int(place.name))
     return list(dict.fromkeys(found))
+
+
+def _is_titled_and_writes_to(place: Path, folder: str) -> bool:
+    """Know what gave itself a title of Ray's, which may lie over its environment.
+
+    Such are the agents, which outlive their Ray for a minute or two. Others that have a
+    file of the folder open, such as whoever reads a log, are not meant.
+
+    Args:
+        place: Of the process in ``/proc``.
+        folder: See :func:`processes_of`.
+
+    Returns:
+        True for one of that Ray.
+
+    Raises:
+        OSError: It is gone, or somebody else's.
+    """
+    if not (place / "cmdline").read_bytes().startswith(b"ray::"):
+        return False
+    for file in (place / "fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            if str(file.readlink()).startswith(folder):
+                return True
+    return False
 
 
 def daemons_of(folder: str) -> list[int]:
