@@ -317,6 +317,12 @@ def _join(address: str) -> None:
                     f"times: {said}; wait until it is less busy, or look into its logs"
                 ) from error
             sys.stderr.write(f"{address} is asked again, it said: {said}\n")
+        except (ConnectionError, ValueError, ImportError, TimeoutError) as error:
+            raise InputError(
+                f"--on must be the address of a running cluster, got {address}: "
+                f"{one_line(error)}; start one with `ray start --head`, set "
+                "RAY_AUTH_MODE=token where it asks for one, or use --on local"
+            ) from error
         else:
             return
 
@@ -326,17 +332,8 @@ def _joined(address: str) -> Iterator[Callable[[], bool]]:
     import ray
 
     _check_address(address)
-    try:
-        with _own_signals():
-            _join(address)
-    except InputError:
-        raise
-    except (ConnectionError, ValueError, ImportError, TimeoutError) as error:
-        raise InputError(
-            f"--on must be the address of a running cluster, got {address}: "
-            f"{one_line(error)}; start one with `ray start --head`, set "
-            "RAY_AUTH_MODE=token where it asks for one, or use --on local"
-        ) from error
+    with _own_signals():
+        _join(address)
     try:
         yield ray.is_initialized
     finally:
