@@ -99,3 +99,23 @@ def no_type_check() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let worker processes import the jobs of a test's own file."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent))
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small sweep in this process, never interrupted."""
+    from infusion.runs.parallel import processes
+    from infusion.suites.sweep import sweep
+
+    from .sweeps import ASKED
+
+    root = tmp_path_factory.mktemp("sweep") / "whole"
+    with processes(1) as backend:
+        sweep(ASKED, root, backend)
+    return root

@@ -22,11 +22,7 @@ from infusion.suites.study import study_of
 from infusion.suites.subjects import Home
 from infusion.suites.trial_rows import measured
 
-
-@pytest.fixture(autouse=True)
-def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let worker processes import the jobs of this file."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent))
+pytestmark = pytest.mark.usefixtures("importable")
 
 
 @pytest.fixture

@@ -1,24 +1,14 @@
-"""Sweeps: the same results wherever they run and whatever is killed."""
+"""Sweeps: what is written, given up, refused, and when they end."""
 
-import errno
 import json
-import os
 import re
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 
@@ -29,22 +19,13 @@ from infusion.errors import (
     InputError,
     TooFewPairsError,
 )
-from infusion.presets.context import Pair
-from infusion.runs import reaper, shipping
-from infusion.runs.cluster import TRIES, RayTasks, on_ray
 from infusion.runs.config_files import to_yaml
 from infusion.runs.folder import alone_in
 from infusion.runs.parallel import (
-    Backend,
     Engine,
-    LostPlaceError,
-    LostWorkerError,
-    Work,
     processes,
 )
-from infusion.runs.places import backend_of
 from infusion.runs.rows import sealed
-from infusion.runs.shipping import TOKEN, Shipped, run_there
 from infusion.runs.store import write_whole
 from infusion.suites import run as run_module
 from infusion.suites import stages, tally
@@ -52,70 +33,9 @@ from infusion.suites.run import run_suite
 from infusion.suites.subjects import Home
 from infusion.suites.sweep import FAILURES, RESULTS, TIMES, Sweep, sweep
 
-from .test_suites import tiny
+from .sweeps import ASKED, WORKS, files, infusion, rows
 
-ASKED = Sweep(replace(tiny(2), threads=2), "controls", (0, 1))
-WORKS = 2 * 2 * 4
-"""Rows: base models, pairs, trials."""
-
-
-def files(root: Path) -> dict[str, bytes]:
-    return {name: (root / name).read_bytes() for name in (RESULTS, FAILURES)}
-
-
-def rows(root: Path, name: str = RESULTS) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (root / name).read_text("utf-8").splitlines()]
-
-
-@pytest.fixture(autouse=True)
-def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let worker processes import the jobs of this file."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent))
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep in this process, never interrupted."""
-    root = tmp_path_factory.mktemp("sweep") / "whole"
-    with processes(1) as backend:
-        sweep(ASKED, root, backend)
-    return root
-
-
-@pytest.fixture(scope="module")
-def ray() -> Iterator[Backend]:
-    """A local Ray of two workers, which leaves nothing."""
-    with on_ray(None, 2) as backend:
-        folder = Path(os.environ[reaper.MARK])
-        yield backend
-    assert not folder.exists()
-    assert reaper.processes_of(str(folder)) == []
-
-
-@pytest.fixture
-def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A short path for temporary files: the names of sockets have a limit."""
-    with tempfile.TemporaryDirectory(prefix="swp", dir="/tmp") as folder:
-        monkeypatch.setenv("TMPDIR", folder)
-        yield Path(folder)
-
-
-def run_at(
-    where: str, request: pytest.FixtureRequest, run: Callable[[Backend], None]
-) -> None:
-    """Run what needs a backend on Ray, in two processes, or in this one."""
-    if where == "ray":
-        run(request.getfixturevalue("ray"))
-        return
-    with processes(2 if where == "processes" else 1) as backend:
-        run(backend)
-
-
-def leftovers(place: Path) -> list[str]:
-    """Name what is left in a folder for temporary files, and what had files there."""
-    folders = [str(path) for path in place.glob("infusion*")]
-    alive = reaper.processes_of(str(place / "infusion"))
-    return folders + [f"process {number}" for number in alive]
+pytestmark = pytest.mark.usefixtures("importable")
 
 
 def test_results_are_sorted_and_times_are_apart(whole: Path):
@@ -128,83 +48,6 @@ def test_results_are_sorted_and_times_are_apart(whole: Path):
     assert [row["trial"] for row in times] == [row["trial"] for row in found]
     assert all(row["seconds"] > 0 for row in times)
     assert rows(whole, FAILURES) == []
-
-
-def test_two_workers_of_ray_write_the_same_bytes(
-    whole: Path, ray: Backend, tmp_path: Path
-):
-    sweep(ASKED, tmp_path, ray)
-    assert files(tmp_path) == files(whole)
-
-
-def test_two_processes_write_the_same_bytes(whole: Path, tmp_path: Path):
-    with processes(2) as backend:
-        sweep(ASKED, tmp_path, backend)
-    assert files(tmp_path) == files(whole)
-
-
-def calls(job: Any, given: Any, on_result: Any) -> list[Work]:
-    return [Work("stage", job, each, on_result) for each in given]
-
-
-def once_killed(mark: Path, value: int) -> int:
-    """Kill the worker the first time."""
-    if value == 1 and not mark.exists():
-        mark.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return value
-
-
-def never(value: int) -> int:
-    if value == 1:
-        raise DivergedError("a loss became NaN,\n got nan")
-    return value
-
-
-@pytest.mark.parametrize("where", ["ray", "processes"])
-def test_a_worker_killed_in_the_middle_of_a_job(
-    where: str, request: pytest.FixtureRequest, tmp_path: Path
-):
-    given = [(tmp_path / "mark", value) for value in range(6)]
-
-    def run(backend: Backend) -> None:
-        found: list[int] = []
-        with pytest.raises(LostWorkerError, match="must live to the end of its job"):
-            Engine(backend)("strict", calls(once_killed, given, found.append))
-        (tmp_path / "mark").unlink()
-        found = []
-        assert (
-            Engine(backend, 1)("patient", calls(once_killed, given, found.append)) == []
-        )
-        assert sorted(found) == list(range(6))
-        (tmp_path / "mark").unlink()
-        (lost,) = Engine(backend, 0)(
-            "hasty", calls(once_killed, given[1:2], found.append)
-        )
-        assert (lost.work.stage, lost.work.given, lost.attempts) == (
-            "stage",
-            given[1],
-            1,
-        )
-        assert "got one" in lost.error
-
-    run_at(where, request, run)
-
-
-@pytest.mark.parametrize("where", ["ray", "processes", "here"])
-def test_a_failed_job_is_tried_again_and_the_others_go_on(
-    where: str, request: pytest.FixtureRequest
-):
-    found: list[int] = []
-
-    def run(backend: Backend) -> None:
-        engine = Engine(backend, 2)
-        (failed,) = engine("all", calls(never, [(k,) for k in range(4)], found.append))
-        assert sorted(found) == [0, 2, 3]
-        assert failed.error == "a loss became NaN, got nan"
-        assert (failed.attempts, failed.work.given) == (3, (1,))
-
-    run_at(where, request, run)
 
 
 def test_a_pair_that_fails_is_recorded_and_comes_back(
@@ -372,21 +215,6 @@ def test_a_base_model_of_fewer_pairs_leaves_the_others_alone(
             sweep(ASKED, tmp_path / "first", backend)
 
 
-def full(_: int) -> None:
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-
-@pytest.mark.parametrize("where", ["ray", "processes", "here"])
-def test_a_full_disk_ends_the_sweep_at_once(where: str, request: pytest.FixtureRequest):
-    """It is not the fault of a job, and every other would meet it."""
-
-    def run(backend: Backend) -> None:
-        with pytest.raises(OSError, match="No space left"):
-            Engine(backend, 2)("all", calls(full, [(k,) for k in range(4)], print))
-
-    run_at(where, request, run)
-
-
 def test_what_leads_out_of_the_folder_is_not_written_through(
     whole: Path, tmp_path: Path
 ):
@@ -497,28 +325,6 @@ def test_a_folder_in_the_way_is_named(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == [RESULTS]
 
 
-@pytest.mark.parametrize(
-    "address", ["ray://", "ray://127.0.0.1", "ray://127.0.0.1:99999", "ray://[::1"]
-)
-def test_what_is_no_address_is_refused_at_once(address: str):
-    with (
-        pytest.raises(InputError, match="must be the address of a running cluster"),
-        on_ray(address, 1),
-    ):
-        pass
-
-
-def test_without_ray_it_says_where_jobs_run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with backend_of("local", 1) as backend:
-        assert backend.slots == 1
-    assert capsys.readouterr().err == (
-        "Ray is not installed: jobs run in processes here\n"
-    )
-
-
 def test_it_ends_early_and_forgets_nothing(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -583,115 +389,6 @@ def test_the_documented_ways_to_read_results(
     assert one["row_sha256"].tolist() == other["row_sha256"].to_list() == hashes
 
 
-def killer(mark: Path, value: int) -> int:
-    """Kill the worker whenever the value is 1, while others work."""
-    if value == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(0.3)
-    return value
-
-
-def test_a_job_that_kills_its_workers_takes_no_other_along(tmp_path: Path):
-    found: list[int] = []
-    given = [(tmp_path, value) for value in range(4)]
-    with processes(2) as backend:
-        (failed,) = Engine(backend, 1)("deadly", calls(killer, given, found.append))
-    assert sorted(found) == [0, 2, 3]
-    assert (failed.work.given[1], failed.attempts) == (1, 2)
-
-
-@dataclass(frozen=True)
-class Folder:
-    root: Path
-
-
-def made_elsewhere(home: Folder, pairs: list[Pair]) -> list[str]:
-    """Write a file of a pair, and die after it the first time."""
-    place = home.root / "edits" / f"pair-{pairs[0].index:03d}.txt"
-    tried = place.exists()
-    place.parent.mkdir(exist_ok=True)
-    place.write_text((home.root / "base" / "model.txt").read_text())
-    if not tried:
-        raise DivergedError("the first try")
-    return sorted(p.name for p in home.root.rglob("*") if p.is_file())
-
-
-class OutOfSight(Shipped):
-    """Workers that do not see the driver's folder."""
-
-    def reads(self, given: Any, put: Any) -> Any:
-        found = super().reads(given, put)
-        (found.root / TOKEN).write_text("not for you")
-        return found
-
-
-def token_of(tasks: RayTasks) -> str:
-    assert tasks.shipped is not None
-    (token,) = tasks.shipped._tokens.values()
-    return token
-
-
-def test_workers_elsewhere_get_what_they_read_and_send_what_they_made(
-    ray: Any, tmp_path: Path
-):
-    for name in ("base/model.txt", "edits/pair-001-a.txt", "edits/pair-002-a.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(name)
-    (tmp_path / "rows").mkdir()
-    (tmp_path / "rows" / "main.jsonl").write_text("not read")
-    tasks = RayTasks(2, OutOfSight(), ray.alive)
-    found: list[list[str]] = []
-    given = [(Folder(tmp_path), [Pair(1, 0, 0, 1)])]
-    assert Engine(tasks, 1)("ship", calls(made_elsewhere, given, found.append)) == []
-    assert found == [["model.txt", "pair-001-a.txt", "pair-001.txt"]]
-    assert (tmp_path / "edits" / "pair-001.txt").read_text() == "base/model.txt"
-    (copy,) = Path(tempfile.gettempdir()).glob(f"infusion-{token_of(tasks)}")
-    tasks.close()
-    assert not copy.exists()
-    assert not (tmp_path / TOKEN).exists()
-
-
-def test_what_a_killed_driver_left_elsewhere_is_removed_by_the_next(
-    ray: Any, tmp_path: Path
-):
-    old = Path(tempfile.gettempdir()) / f"infusion-{'5' * 32}"
-    (old / "base").mkdir(parents=True)
-    (tmp_path / TOKEN).write_text("5" * 32)
-    tasks = RayTasks(2, Shipped(), ray.alive)
-    given, found = [(Folder(tmp_path), 1)], []
-    assert Engine(tasks, 0)("ship", calls(second, given, found.append)) == []
-    tasks.close()
-    assert found == [1]
-    assert not old.exists()
-    (tmp_path / TOKEN).write_text("../../home")
-    assert "../../home" not in str(named_by(Shipped(), tmp_path))
-
-
-def second(_: Folder, value: int) -> int:
-    return value
-
-
-def named_by(shipped: Shipped, root: Path) -> list[str]:
-    shipped.reads((Folder(root),), lambda content: content)
-    return shipped.forget()
-
-
-def test_a_machine_with_another_gpu_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """Its bits would be others; jobs of a processor do not mind."""
-    given: Any = (Folder(tmp_path), 1)
-    ours = Shipped().reads(given, lambda content: content)
-    gpus = Shipped(gpu=True).reads(given, lambda content: content)
-    there = {**shipping.environment(), "gpu": "another"}
-    monkeypatch.setattr(shipping, "environment", lambda: there)
-    with pytest.raises(LostPlaceError, match=r"processor, gpu, got .*another"):
-        run_there(second, given, gpus)
-    token = tmp_path / TOKEN
-    token.write_text(ours.token)
-    assert run_there(second, given, ours) == (1, {})
-
-
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -719,198 +416,6 @@ def test_a_suite_that_is_none_is_refused_before_documents_are_read(
         replace(ASKED, suite="nonsense")
     with pytest.raises(InputError, match="--suite must be one of main, controls"):
         run_suite(ASKED.config, "nonsense", tmp_path / "new")
-
-
-def infusion(*flags: object, **more: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "infusion", *map(str, flags)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **more,
-    )
-
-
-def flags_of_sweep(folder: Path, on: str) -> list[object]:
-    """What :data:`ASKED` is called on the command line; it writes into ``out``."""
-    config = folder / "config.yaml"
-    config.write_text(to_yaml(ASKED.config))
-    flags = ["sweep", "--config", config, "--suite", "controls", "--on", on]
-    return [*flags, "--pairs", 2, "--seeds", 0, 1, "--out", folder / "out"]
-
-
-def under_way(flags: list[object], out: Path, least: int) -> subprocess.Popen[str]:
-    """Start a sweep, and wait until so many of its rows are on the disk."""
-    driver, deadline = infusion(*flags), time.monotonic() + 120
-    written = out / "seed-0" / "rows" / "controls.jsonl"
-    while not written.exists() or written.read_text().count("\n") < least:
-        assert time.monotonic() < deadline
-        assert driver.poll() is None, driver.communicate()
-        time.sleep(0.02)
-    return driver
-
-
-def wait_for_nothing(place: Path) -> None:
-    """Agents of Ray would end by themselves in a minute or two."""
-    deadline = time.monotonic() + 30
-    while leftovers(place):
-        assert time.monotonic() < deadline, leftovers(place)
-        time.sleep(0.1)
-
-
-def test_an_agent_whose_title_hides_its_environment_is_found(place: Path):
-    log = place / "infusion-ray-x" / "agent.log"
-    log.parent.mkdir()
-    with log.open("w") as file:
-        agent, reader = (
-            subprocess.Popen([title, "60"], executable="sleep", stdout=file, env={})
-            for title in ("ray::DashboardAgent", "tail")
-        )
-    try:
-        for folder in (log.parent, place / "infusion"):
-            assert reaper.processes_of(str(folder)) == [agent.pid]
-        shutil.rmtree(log.parent)
-        assert leftovers(place) == [f"process {agent.pid}"]
-        assert reaper.processes_of(str(place / "infusion-ray-y")) == []
-    finally:
-        for process in (agent, reader):
-            process.kill()
-            process.wait()
-
-
-@pytest.mark.parametrize("on", ["local", "processes"])
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
-def test_an_ended_driver_leaves_nothing_and_the_sweep_goes_on(
-    on: str, sent: signal.Signals, whole: Path, tmp_path: Path, place: Path
-):
-    flags, out = flags_of_sweep(tmp_path, on), tmp_path / "out"
-    driver = under_way(flags, out, 2)
-    driver.send_signal(sent)
-    _, heard = driver.communicate()
-    if sent == signal.SIGTERM:
-        assert driver.returncode == 143
-        last = heard.splitlines()[-1]
-        assert last == "infusion: terminated; run the same command to go on"
-        assert 0 < len(rows(out)) < WORKS, "what is done is listed"
-    else:
-        assert not (out / RESULTS).exists()
-    wait_for_nothing(place)
-    again = infusion(*flags, "--json")
-    said, heard = again.communicate(timeout=240)
-    assert again.returncode == 0, heard
-    assert json.loads(said.splitlines()[-1])["rows"] == WORKS
-    assert files(out) == files(whole)
-    assert leftovers(place) == []
-
-
-def free_port() -> int:
-    with socket.socket() as made:
-        made.bind(("127.0.0.1", 0))
-        return made.getsockname()[1]
-
-
-# Beside other tests a driver's server takes longer to start than Ray waits for it.
-HEAD_ENVIRONMENT = {
-    "RAY_AUTH_MODE": "disabled",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "120",
-}
-
-
-@pytest.fixture
-def cluster(place: Path) -> Iterator[str]:
-    """A Ray that is there already, to be reached by its address."""
-    pytest.importorskip("grpc")
-    outer, inner = free_port(), free_port()
-    flags = ["--head", "--block", "--num-cpus", "2", "--port", str(inner)]
-    flags += ["--ray-client-server-port", str(outer), "--include-dashboard", "false"]
-    flags += ["--min-worker-port", "0", "--max-worker-port", "0"]
-    flags += ["--object-store-memory", str(200 << 20), "--temp-dir", str(place / "r")]
-    head = subprocess.Popen(
-        [sys.executable, "-m", "ray.scripts.scripts", "start", *flags],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, **HEAD_ENVIRONMENT},
-    )
-    deadline = time.monotonic() + 90
-    while head.poll() is None and time.monotonic() < deadline:
-        with socket.socket() as tried:
-            if tried.connect_ex(("127.0.0.1", outer)) == 0:
-                break
-        time.sleep(0.2)
-    yield f"ray://127.0.0.1:{outer}"
-    started = psutil.Process(head.pid).children(recursive=True)
-    for process in started:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    head.kill()
-    head.wait()
-    assert psutil.wait_procs(started, timeout=30)[1] == []
-
-
-def test_a_cluster_is_reached_by_its_address(
-    cluster: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    flags, out = flags_of_sweep(tmp_path, cluster), tmp_path / "out"
-    _, heard = (driver := infusion(*flags)).communicate(timeout=240)
-    assert driver.returncode == 0, heard
-    assert files(out) == files(whole)
-    assert not list(out.rglob(TOKEN)), "no file of its own is left"
-
-
-def test_a_killed_cluster_ends_the_sweep_and_it_goes_on(
-    whole: Path, tmp_path: Path, place: Path
-):
-    flags, out = flags_of_sweep(tmp_path, "local"), tmp_path / "out"
-    driver = under_way(flags, out, 1)
-    (folder,) = place.glob("infusion-ray-*")
-    killed = reaper.daemons_of(str(folder))
-    assert len(killed) == 2
-    for number in killed:
-        os.kill(number, signal.SIGKILL)
-    _, heard = driver.communicate(timeout=60)
-    assert driver.returncode == 2, heard
-    assert "must live to their end, got it killed" in heard.splitlines()[-1]
-    wait_for_nothing(place)
-    again = infusion(*flags)
-    _, heard = again.communicate(timeout=240)
-    assert again.returncode == 0, heard
-    assert files(out) == files(whole)
-
-
-REFUSED = """Initialization failure from server:
-Traceback (most recent call last):
-  File "/somewhere/long/ray/util/client/server/proxier.py", line 780, in Datapath
-    raise RuntimeError(
-RuntimeError: Proxy failed to Connect to backend!
-"""
-"""What Ray says where a driver's server did not start in time."""
-
-
-@pytest.mark.parametrize("busy", [0, TRIES - 1, TRIES])
-def test_a_busy_cluster_is_asked_again(
-    busy: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    ray, asked = pytest.importorskip("ray"), count()
-
-    def init(**_: Any) -> None:
-        if next(asked) < busy:
-            raise ConnectionAbortedError(REFUSED)
-
-    monkeypatch.setattr(ray, "init", init)
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 5.0})
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "shutdown", lambda: None)
-    reason = "RuntimeError: Proxy failed to Connect to backend!"
-    told = f"^a cluster must let .*:10001 refused {TRIES} times: {reason}; wait"
-    wanted = pytest.raises(InputError, match=told)
-    refused = wanted if busy == TRIES else nullcontext()
-    with refused, on_ray("ray://127.0.0.1:10001", 1) as backend:
-        assert backend.slots == 5
-    assert next(asked) == min(busy + 1, TRIES)
-    said = f"ray://127.0.0.1:10001 is asked again, it said: {reason}\n"
-    assert capsys.readouterr().err == said * min(busy, TRIES - 1)
 
 
 @pytest.mark.parametrize(
