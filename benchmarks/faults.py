@@ -6,12 +6,14 @@
 RUN is the folder of the same sweep, never interrupted, of as many base models and
 pairs or more. A
 local Ray of two workers does the work. At random times SIGKILL goes to the driver, to a
-worker, to an agent of Ray, which takes its Ray along, or to every process of the
-cluster; whatever ended is started again. A sweep
-that ends before its last kill is followed by another, in a folder of its own.
+worker, to an agent or a daemon of Ray, which take their Ray along, or to every process
+of the cluster; whatever ended is started again. A sweep that ends before its last kill
+is followed by another, in a folder of its own.
 
 Writes a row per kill to ``results/faults.jsonl``, and one per finished sweep: rows
-lost, doubled and different from the reference, and what was left behind.
+lost, doubled and different from the reference, and what was left behind. ``gone_s`` is
+how long after the kill of a driver or a cluster, or after the end of a driver by
+itself, nothing of either was there any more: no process and no file.
 """
 
 import argparse
@@ -36,9 +38,9 @@ from infusion.runs import reaper
 from infusion.runs.store import environment
 
 OUT = Path(__file__).parent.parent / "results" / "faults.jsonl"
-KINDS = ("driver", "worker", "agent", "cluster")
+KINDS = ("driver", "worker", "agent", "daemon", "cluster")
 SUITE, PRESET = "all-controls", "digits"
-LONGEST = 40.0
+LONGEST = 30.0
 """Seconds from a start, or from the last kill, to the next."""
 PATIENCE = 120.0
 """Seconds for a driver without its cluster, and for leftovers, to go."""
@@ -71,15 +73,29 @@ def start(folder: Path, asked: Asked, place: Path) -> subprocess.Popen[bytes]:
 def parts(place: Path) -> dict[str, list[int]]:
     """Processes of the cluster whose files lie in ``place``, by what they are."""
     folders = str(place / "infusion-ray-")  # those that are gone, too
-    found = {"daemon": reaper.daemons_of(folders), "worker": [], "agent": []}
-    for number in reaper.processes_of(folders):
+    daemons = reaper.daemons_of(folders)
+    found = {"daemon": daemons, "worker": [], "agent": [], "other": []}
+    for number in set(reaper.processes_of(folders)) - set(daemons):
         try:
-            command = " ".join(psutil.Process(number).cmdline())
+            words = psutil.Process(number).cmdline()
         except psutil.Error:
             continue
-        if command.startswith("ray::") or "default_worker.py" in command:
-            found["agent" if "Agent" in command else "worker"].append(number)
+        found[_kind(" ".join(words[:3]))].append(number)
     return found
+
+
+def _kind(command: str) -> str:
+    """Tell agents from workers, which have a title or are about to."""
+    if "agent" in command.lower():
+        return "agent"
+    titled = command.startswith("ray::")
+    return "worker" if titled or "default_worker.py" in command else "other"
+
+
+def everything(place: Path) -> list[str]:
+    """Name what has its temporary files in ``place``, and those files."""
+    numbers = reaper.processes_of(str(place), "TMPDIR")
+    return [f"process {n}" for n in numbers] + [*map(str, place.glob("infusion*"))]
 
 
 def kill(kind: str, driver: subprocess.Popen[bytes], place: Path) -> int:
@@ -98,20 +114,13 @@ def kill(kind: str, driver: subprocess.Popen[bytes], place: Path) -> int:
     return struck
 
 
-def leftovers(place: Path, folder: Path) -> list[str]:
-    found = [f"process {number}" for number in chain(*parts(place).values())]
-    found += [str(path) for path in place.glob("infusion*")]
-    return found + [path.name for path in folder.rglob(".*.part")]
-
-
-def wait_for_nothing(place: Path) -> float:
-    """Seconds until no process and no file of the cluster is there."""
-    began = time.monotonic()
-    while any(parts(place).values()) or any(place.glob("infusion*")):
+def wait_for_nothing(place: Path, began: float) -> float:
+    """Seconds since then until nothing of a driver and its cluster is there."""
+    while left := everything(place):
         if time.monotonic() - began > PATIENCE:
-            raise SystemExit(f"left behind: {leftovers(place, place)}")
-        time.sleep(0.1)
-    return time.monotonic() - began
+            raise SystemExit(f"left behind: {left}")
+        time.sleep(0.05)
+    return round(time.monotonic() - began, 2)
 
 
 def count(folder: Path) -> int:
@@ -165,7 +174,7 @@ def campaign(place: Path, reference: list[bytes], kills: int, asked: Asked) -> N
                 try:
                     driver.wait(wait)
                 except subprocess.TimeoutExpired:
-                    before = count(folder)
+                    before, at = count(folder), time.monotonic()
                     struck = kill(kind, driver, place)
                     if struck:
                         done += 1
@@ -178,20 +187,21 @@ def campaign(place: Path, reference: list[bytes], kills: int, asked: Asked) -> N
                     }
                     if struck and kind in ("driver", "cluster"):
                         row["status"] = driver.wait(PATIENCE)
-                        row["gone_s"] = round(wait_for_nothing(place), 2)
+                        row["gone_s"] = wait_for_nothing(place, at)
                     append({"sweep": sweeps, **row})
                 else:
                     if driver.returncode != 0:  # as what lost its Ray may
+                        gone = wait_for_nothing(place, time.monotonic())
                         last = (place / "log").read_text().splitlines()[-1]
                         ended = {"itself": driver.returncode, "said": last}
-                        append({"sweep": sweeps, **ended})
-                        wait_for_nothing(place)
+                        append({"sweep": sweeps, **ended, "gone_s": gone})
             if driver.poll() is not None and driver.returncode != 0:
                 driver = start(folder, asked, place)
                 starts += 1
-        wait_for_nothing(place)
-        found = compared(folder, reference, asked)
-        found["left"] = leftovers(place, folder)
+        found: dict[str, Any] = {"gone_s": wait_for_nothing(place, time.monotonic())}
+        found |= compared(folder, reference, asked)
+        halves = [path.name for path in folder.rglob(".*.part")]
+        found["left"] = everything(place) + halves
         seconds = round(time.monotonic() - began)
         append({"sweep": sweeps, **asdict(asked), "seconds": seconds, **found})
         shutil.rmtree(folder)

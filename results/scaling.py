@@ -106,10 +106,12 @@ def faults() -> str:
                 kind,
                 str(len(found)),
                 str(sum(row["processes"] for row in found)),
-                f"{max(gone):.1f}" if gone else "–",
+                f"{max(gone):.2f}" if gone else "–",
             ]
         )
     headings = ["killed", "times", "processes", "all gone after, s, at most"]
+    alone = [row["gone_s"] for row in done if "itself" in row]
+    whole = [row["gone_s"] for row in sweeps]
     totals = {
         name: sum(row[name] for row in sweeps)
         for name in ("rows", "lost", "doubled", "given_up")
@@ -120,8 +122,10 @@ def faults() -> str:
         f"{end['kills']} kills, seed {asked['asked']['seed']}, in {len(sweeps)} "
         f"sweep{'s' * (len(sweeps) != 1)} of "
         f"{asked['asked']['bases'] * asked['asked']['pairs']} pairs, started "
-        f"{end['starts']} times; {sum('itself' in row for row in done)} times a sweep "
-        f"ended by itself for want of its Ray. Of {totals['rows']:,} rows "
+        f"{end['starts']} times; {len(alone)} times a sweep "
+        f"ended by itself for want of its Ray, and {max(alone + whole):.2f} s "
+        f"after such an end, or that of a whole sweep, nothing of it was left. "
+        f"Of {totals['rows']:,} rows "
         f"{totals['lost']} were lost and {totals['doubled']} doubled, "
         f"{totals['given_up']} jobs given up; {same} of {len(sweeps)} files have the "
         f"bytes of a sweep that nothing interrupted (sha256 {hashes}). Left behind: "

@@ -1,5 +1,6 @@
 """Fixtures shared by the tests: one thread, small pictures, small models."""
 
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -119,3 +120,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with processes(1) as backend:
         sweep(ASKED, root, backend)
     return root
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A short path for temporary files: the names of sockets have a limit."""
+    with tempfile.TemporaryDirectory(prefix="swp", dir="/tmp") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)

@@ -3,10 +3,13 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from infusion.runs.config_files import to_yaml
 from infusion.suites.sweep import FAILURES, RESULTS, Sweep
 
 from .test_suites import tiny
@@ -24,11 +27,24 @@ def rows(root: Path, name: str = RESULTS) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (root / name).read_text("utf-8").splitlines()]
 
 
-def infusion(*flags: object, **more: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextmanager
+def infusion(*flags: object) -> Iterator[subprocess.Popen[str]]:
+    """Start the command; a test that fails does not leave it running."""
+    with subprocess.Popen(
         [sys.executable, "-m", "infusion", *map(str, flags)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **more,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def flags_of_sweep(folder: Path, on: str) -> list[object]:
+    """What :data:`ASKED` is called on the command line; it writes into ``out``."""
+    config = folder / "config.yaml"
+    config.write_text(to_yaml(ASKED.config))
+    flags = ["sweep", "--config", config, "--suite", "controls", "--on", on]
+    return [*flags, "--pairs", 2, "--seeds", 0, 1, "--out", folder / "out"]

@@ -3,21 +3,22 @@
 import errno
 import os
 import signal
+import socket
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from infusion.errors import (
-    DivergedError,
-    InputError,
-)
+from infusion.errors import DivergedError, InputError
 from infusion.presets.context import Pair
 from infusion.runs import reaper, shipping
 from infusion.runs.cluster import TRIES, RayTasks, on_ray
@@ -33,7 +34,7 @@ from infusion.runs.places import backend_of
 from infusion.runs.shipping import TOKEN, Shipped, run_there
 from infusion.suites.sweep import sweep
 
-from .sweeps import ASKED, files
+from .sweeps import ASKED, files, flags_of_sweep, infusion
 
 pytestmark = pytest.mark.usefixtures("importable")
 
@@ -41,11 +42,18 @@ pytestmark = pytest.mark.usefixtures("importable")
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Backend]:
     """A local Ray of two workers, which leaves nothing."""
-    with on_ray(None, 2) as backend:
-        folder = Path(os.environ[reaper.MARK])
-        yield backend
-    assert not folder.exists()
-    assert reaper.processes_of(str(folder)) == []
+    with (
+        tempfile.TemporaryDirectory(prefix="swp", dir="/tmp") as place,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(tempfile, "tempdir", place)
+        with on_ray(None, 2) as backend:
+            assert reaper.processes_of(place)
+            assert reaper.MARK not in os.environ, "what a driver starts is its own"
+            patch.undo()
+            yield backend
+        assert not list(Path(place).iterdir())
+        assert reaper.processes_of(place) == []
 
 
 def run_at(
@@ -314,3 +322,84 @@ def test_a_busy_cluster_is_asked_again(
     assert next(asked) == min(busy + 1, TRIES)
     said = f"ray://127.0.0.1:10001 is asked again, it said: {reason}\n"
     assert capsys.readouterr().err == said * min(busy, TRIES - 1)
+
+
+def free_port() -> int:
+    with socket.socket() as made:
+        made.bind(("127.0.0.1", 0))
+        return made.getsockname()[1]
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0
+
+
+# Beside other tests a driver's server takes longer to start than Ray waits for it.
+HEAD_ENVIRONMENT = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "120",
+}
+
+
+@pytest.fixture
+def cluster(place: Path) -> Iterator[str]:
+    """A Ray that is there already, to be reached by its address."""
+    pytest.importorskip("grpc")
+    outer, inner = free_port(), free_port()
+    flags = ["--head", "--block", "--num-cpus", "2", "--port", str(inner)]
+    flags += ["--ray-client-server-port", str(outer), "--include-dashboard", "false"]
+    flags += ["--min-worker-port", "0", "--max-worker-port", "0"]
+    flags += ["--object-store-memory", str(200 << 20), "--temp-dir", str(place / "r")]
+    head = subprocess.Popen(
+        [sys.executable, "-m", "ray.scripts.scripts", "start", *flags],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, **HEAD_ENVIRONMENT},
+    )
+    deadline = time.monotonic() + 90
+    try:
+        while not is_listening(outer):
+            assert head.poll() is None, "the head ended"
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        yield f"ray://127.0.0.1:{outer}"
+    finally:
+        ended = head.poll() is not None
+        started = [] if ended else psutil.Process(head.pid).children(recursive=True)
+        for process in started:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        head.kill()
+        head.wait()
+        assert psutil.wait_procs(started, timeout=30)[1] == []
+
+
+def test_a_cluster_is_reached_by_its_address(
+    cluster: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    flags, out = flags_of_sweep(tmp_path, cluster), tmp_path / "out"
+    with infusion(*flags) as driver:
+        _, heard = driver.communicate(timeout=240)
+    assert driver.returncode == 0, heard
+    assert files(out) == files(whole)
+    assert not list(out.rglob(TOKEN)), "no file of its own is left"
+
+
+def test_why_a_cluster_is_not_joined_is_told(monkeypatch: pytest.MonkeyPatch):
+    ray, asked = pytest.importorskip("ray"), count()
+
+    def init(**_: Any) -> None:
+        next(asked)
+        raise ConnectionError("ray client connection timeout")
+
+    monkeypatch.setattr(ray, "init", init)
+    told = "got ray://127.0.0.1:10001: ray client connection timeout; start one with"
+    with (
+        pytest.raises(InputError, match=f"{told} .* set RAY_AUTH_MODE=token"),
+        on_ray("ray://127.0.0.1:10001", 1),
+    ):
+        pass
+    assert next(asked) == 1, "more tries would take longer, for nothing"

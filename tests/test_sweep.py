@@ -21,10 +21,7 @@ from infusion.errors import (
 )
 from infusion.runs.config_files import to_yaml
 from infusion.runs.folder import alone_in
-from infusion.runs.parallel import (
-    Engine,
-    processes,
-)
+from infusion.runs.parallel import Engine, processes
 from infusion.runs.rows import sealed
 from infusion.runs.store import write_whole
 from infusion.suites import run as run_module
@@ -34,8 +31,6 @@ from infusion.suites.subjects import Home
 from infusion.suites.sweep import FAILURES, RESULTS, TIMES, Sweep, sweep
 
 from .sweeps import ASKED, WORKS, files, infusion, rows
-
-pytestmark = pytest.mark.usefixtures("importable")
 
 
 def test_results_are_sorted_and_times_are_apart(whole: Path):
@@ -264,10 +259,24 @@ def test_rows_of_others_are_refused(
     assert files(tmp_path / "copy") == before
 
 
-def test_rows_that_hide_others_do_not_make_a_whole_sweep(whole: Path, tmp_path: Path):
-    """A pair that there is not, under the probe and target of one that there is."""
+@pytest.mark.parametrize("failing", [None, 0])
+def test_rows_that_hide_others_do_not_make_a_whole_sweep(
+    failing: int | None, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A pair that there is not, under the probe and target of one that there is.
+
+    Nor does a base model that fails now and has rows of earlier calls count twice.
+    """
+    right = run_module._run_suite
+
+    def wrong(site: Any, *more: Any) -> Any:
+        if site.home.config.seed == failing:
+            raise DivergedError("a loss must be finite, got nan")
+        return right(site, *more)
+
+    monkeypatch.setattr(run_module, "_run_suite", wrong)
     shutil.copytree(whole, tmp_path / "copy")
-    path = tmp_path / "copy" / "seed-0" / "rows" / "controls.jsonl"
+    path = tmp_path / "copy" / "seed-1" / "rows" / "controls.jsonl"
     lines = path.read_text("utf-8").splitlines()
     row = json.loads(lines[0])
     del row["row_sha256"]
@@ -291,7 +300,8 @@ def test_a_refused_sweep_leaves_results_as_they_were(whole: Path, tmp_path: Path
         (["--pairs", "0"], "--pairs must be a whole number ≥ 1, got 0"),
         (["--pairs", "2", "--seeds", "0", "-1"], "--seeds must be a whole number ≥ 0"),
     ):
-        _, heard = (done := infusion("sweep", *flags, *wrong)).communicate(timeout=60)
+        with infusion("sweep", *flags, *wrong) as done:
+            _, heard = done.communicate(timeout=60)
         assert done.returncode == 2
         assert said in heard
         assert heard.count("\n") == 1
@@ -448,8 +458,8 @@ def test_flags_of_a_sweep_are_checked(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_missed(tmp_path: Path):
     flags = ["--device", "cuda", "--out", tmp_path / "new"]
-    done = infusion("sweep", "digits", *flags)
-    _, heard = done.communicate(timeout=60)
+    with infusion("sweep", "digits", *flags) as done:
+        _, heard = done.communicate(timeout=60)
     assert done.returncode == 2
     assert heard.count("\n") == 1
     assert "must have a core and a GPU for jobs, got 2 cores" in heard

@@ -208,12 +208,11 @@ def _check_alike() -> None:
 def _local(workers: int, gpus: int) -> Iterator[Callable[[], bool]]:
     import ray
 
-    folder = tempfile.mkdtemp(prefix="infusion-ray-")  # short: sockets are named in it
-    os.environ[reaper.MARK] = folder
+    # short, as sockets are named in it; real, as open files are known by it
+    folder = os.path.realpath(tempfile.mkdtemp(prefix="infusion-ray-"))
     undertaker = subprocess.Popen(
         [sys.executable, reaper.__file__, folder],
         stdin=subprocess.PIPE,
-        env={name: v for name, v in os.environ.items() if name != reaper.MARK},
         start_new_session=True,
     )
     assert undertaker.stdin is not None
@@ -228,7 +227,7 @@ def _local(workers: int, gpus: int) -> Iterator[Callable[[], bool]]:
 
     threading.Thread(target=_watch, args=(alive, over), daemon=True).start()
     try:
-        with _own_signals(), _started():
+        with _own_signals(), _started(), _marked(folder):
             ray.init(
                 address="local",
                 num_cpus=workers,
@@ -247,10 +246,19 @@ def _local(workers: int, gpus: int) -> Iterator[Callable[[], bool]]:
         ray.shutdown()
         over.set()
         _task.cache_clear()
-        del os.environ[reaper.MARK]
         shutil.rmtree(folder, ignore_errors=True)
         undertaker.stdin.close()
         undertaker.wait()
+
+
+@contextmanager
+def _marked(folder: str) -> Iterator[None]:
+    """Mark what is started meanwhile as that Ray's: it is to end with it."""
+    os.environ[reaper.MARK] = folder
+    try:
+        yield
+    finally:
+        del os.environ[reaper.MARK]
 
 
 @contextmanager

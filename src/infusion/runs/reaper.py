@@ -22,21 +22,22 @@ MARK = "INFUSION_RAY"
 """Environment variable that names the folder; daemons and workers inherit it."""
 
 
-def processes_of(folder: str) -> list[int]:
-    """List the daemons of a local Ray and what they or its driver started.
+def processes_of(folder: str, variable: str = MARK) -> list[int]:
+    """List the daemons of a local Ray and what they started.
 
     Args:
         folder: Of one local Ray, or what the names of several begin with.
+        variable: Of the environment, by which they are known.
 
     Returns:
         Their numbers.
     """
-    found = daemons_of(folder)
+    found, entry = daemons_of(folder), f"{variable}={folder}".encode()
     for place in Path("/proc").glob("[0-9]*"):
         if int(place.name) == os.getpid():
             continue
         try:
-            inherited = f"{MARK}={folder}".encode() in (place / "environ").read_bytes()
+            inherited = entry in (place / "environ").read_bytes()
             theirs = inherited or _is_titled_and_writes_to(place, folder)
         except OSError:  # gone, or somebody else's
             continue

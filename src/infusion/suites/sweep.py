@@ -184,7 +184,7 @@ def _check_whole(asked: Sweep, root: Path, tally: Tally) -> None:
     """Refuse to call done what lacks rows that nothing accounts for."""
     expected = asked.expected
     bases = {each["seed"] for each in tally.failed if each["trial"] is None}
-    known = len(tally.rows) + sum(each["trial"] is not None for each in tally.failed)
+    known = sum(each["seed"] not in bases for each in (*tally.rows, *tally.failed))
     known += len(bases) * expected // len(asked.seeds)
     if not tally.reason and known < expected:
         raise ArtefactError(
