@@ -76,7 +76,8 @@ def main() -> None:
                 row = timed(place, base, Path(name) / f"{turn}-{place}", given.pairs)
                 rows.append({"round": turn, **row})
                 print(json.dumps(rows[-1]), flush=True)
-    OUT.write_text(json.dumps({"rows": rows, **environment()}, indent=1) + "\n")
+            found = {"rows": rows, **environment()}
+            OUT.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
