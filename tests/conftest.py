@@ -124,7 +124,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A short path for temporary files: the names of sockets have a limit."""
-    with tempfile.TemporaryDirectory(prefix="swp", dir="/tmp") as folder:
-        monkeypatch.setenv("TMPDIR", folder)
-        yield Path(folder)
+    """Holds temporary files in ``real``, which ``TMPDIR`` names by way of a link.
+
+    Its path is short: the names of sockets have a limit.
+    """
+    with tempfile.TemporaryDirectory(prefix="swp", dir="/tmp") as name:
+        real, link = Path(name) / "real", Path(name) / "link"
+        real.mkdir()
+        link.symlink_to(real)
+        monkeypatch.setenv("TMPDIR", str(link))
+        yield Path(name)

@@ -20,7 +20,7 @@ from .sweeps import WORKS, files, flags_of_sweep, infusion, rows
 
 def leftovers(place: Path) -> list[str]:
     """Name what is left in a folder for temporary files, and whatever was to use it."""
-    folders = [str(path) for path in place.glob("infusion*")]
+    folders = [str(path) for path in place.glob("real/infusion*")]
     alive = reaper.processes_of(str(place), "TMPDIR")
     return folders + [f"process {number}" for number in alive]
 
@@ -51,7 +51,7 @@ def wait_for_nothing(place: Path) -> None:
 
 
 def test_an_agent_whose_title_hides_its_environment_is_found(place: Path):
-    log = place / "infusion-ray-x" / "agent.log"
+    log = place / "real" / "infusion-ray-x" / "agent.log"
     log.parent.mkdir()
     with log.open("w") as file:
         agent, reader = (
@@ -59,11 +59,11 @@ def test_an_agent_whose_title_hides_its_environment_is_found(place: Path):
             for title in ("ray::DashboardAgent", "tail")
         )
     try:
-        for folder in (log.parent, place / "infusion"):
+        for folder in (log.parent, place / "real" / "infusion"):
             assert reaper.processes_of(str(folder)) == [agent.pid]
         shutil.rmtree(log.parent)
         assert leftovers(place) == [f"process {agent.pid}"]
-        assert reaper.processes_of(str(place / "infusion-ray-y")) == []
+        assert reaper.processes_of(str(place / "real" / "infusion-ray-y")) == []
     finally:
         for process in (agent, reader):
             process.kill()
@@ -86,7 +86,7 @@ def terminated(driver: subprocess.Popen[str], out: Path, _: Path) -> None:
 
 
 def ray_killed(driver: subprocess.Popen[str], _: Path, place: Path) -> None:
-    (folder,) = place.glob("infusion-ray-*")
+    (folder,) = place.glob("real/infusion-ray-*")
     daemons = reaper.daemons_of(str(folder))
     assert len(daemons) >= 2  # more while one forks
     for number in daemons:

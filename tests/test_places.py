@@ -41,22 +41,19 @@ pytestmark = pytest.mark.usefixtures("importable")
 
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Backend]:
-    """A local Ray of two workers, which leaves nothing; its folder is behind a link."""
+    """A local Ray of two workers, which leaves nothing."""
     with (
-        tempfile.TemporaryDirectory(prefix="swp", dir="/tmp") as name,
+        tempfile.TemporaryDirectory(prefix="swp", dir="/tmp") as place,
         pytest.MonkeyPatch.context() as patch,
     ):
-        place, link = Path(name) / "r", Path(name) / "l"
-        place.mkdir()
-        link.symlink_to(place)
-        patch.setattr(tempfile, "tempdir", str(link))
+        patch.setattr(tempfile, "tempdir", place)
         with on_ray(None, 2) as backend:
-            assert len(reaper.processes_of(str(place))) > len(reaper.DAEMONS)
+            assert len(reaper.processes_of(place)) > len(reaper.DAEMONS)
             assert reaper.MARK not in os.environ, "what a driver starts is its own"
             patch.undo()
             yield backend
-        assert not list(place.iterdir())
-        assert reaper.processes_of(str(place)) == []
+        assert not list(Path(place).iterdir())
+        assert reaper.processes_of(place) == []
 
 
 def run_at(
@@ -354,7 +351,7 @@ def cluster(place: Path) -> Iterator[str]:
     flags = ["--head", "--block", "--num-cpus", "2", "--port", str(inner)]
     flags += ["--ray-client-server-port", str(outer), "--include-dashboard", "false"]
     flags += ["--min-worker-port", "0", "--max-worker-port", "0"]
-    flags += ["--object-store-memory", str(200 << 20), "--temp-dir", str(place / "r")]
+    flags += ["--object-store-memory", str(200 << 20), "--temp-dir", str(place / "ray")]
     head = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", "start", *flags],
         stdout=subprocess.DEVNULL,
