@@ -4,11 +4,10 @@
         [--bases 4] [--pairs 84] [--seed 0]
 
 RUN is the folder of the same sweep, never interrupted, of as many base models and
-pairs or more. A
-local Ray of two workers does the work. At random times SIGKILL goes to the driver, to a
-worker, to an agent or a daemon of Ray, which take their Ray along, or to every process
-of the cluster; whatever ended is started again. A sweep that ends before its last kill
-is followed by another, in a folder of its own.
+pairs or more. A local Ray of two workers does the work. At random times SIGKILL goes to
+the driver, to a worker, to an agent or a daemon of Ray, which take their Ray along, or
+to every process of the cluster; whatever ended is started again. A sweep that ends
+before its last kill is followed by another, in a folder of its own.
 
 Writes a row per kill to ``results/faults.jsonl``, and one per finished sweep: rows
 lost, doubled and different from the reference, and what was left behind. ``gone_s`` is

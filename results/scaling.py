@@ -124,7 +124,7 @@ def faults() -> str:
         f"{asked['asked']['bases'] * asked['asked']['pairs']} pairs, started "
         f"{end['starts']} times; {len(alone)} times a sweep "
         f"ended by itself for want of its Ray, and {max(alone + whole):.2f} s "
-        f"after such an end, or that of a whole sweep, nothing of it was left. "
+        "after such an end, or that of a whole sweep, nothing of it was left. "
         f"Of {totals['rows']:,} rows "
         f"{totals['lost']} were lost and {totals['doubled']} doubled, "
         f"{totals['given_up']} jobs given up; {same} of {len(sweeps)} files have the "
